@@ -1,0 +1,58 @@
+"""gradscope finds the layer, the step and the moment of the sequence at which a gradient goes wrong.
+
+    scope = gradscope.attach(model, optimizer=optimizer)
+    ...                                   # the training loop, unchanged
+    print(scope.diagnose())
+
+Names are loaded on first use: `gradscope --help`, and reading a trace, never import torch.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradscope.errors import GradscopeError as GradscopeError
+    from gradscope.errors import NotJudged as NotJudged
+    from gradscope.findings import Diagnosis as Diagnosis
+    from gradscope.findings import Finding as Finding
+    from gradscope.findings import Severity as Severity
+    from gradscope.records import Quantity as Quantity
+    from gradscope.records import Site as Site
+    from gradscope.records import Statistic as Statistic
+    from gradscope.rules.base import Rule as Rule
+    from gradscope.rules.engine import diagnose as diagnose
+    from gradscope.scope import Scope as Scope
+    from gradscope.scope import attach as attach
+    from gradscope.storage import read_trace as read_trace
+    from gradscope.trace import Trace as Trace
+
+_HOME = {
+    "GradscopeError": "errors",
+    "NotJudged": "errors",
+    "Diagnosis": "findings",
+    "Finding": "findings",
+    "Severity": "findings",
+    "Quantity": "records",
+    "Site": "records",
+    "Statistic": "records",
+    "Rule": "rules.base",
+    "diagnose": "rules.engine",
+    "Scope": "scope",
+    "attach": "scope",
+    "read_trace": "storage",
+    "Trace": "trace",
+}
+
+__all__ = [*_HOME, "__version__"]  # noqa: PLE0604 (a list of strings all the same)
+__version__ = version("gradscope")
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'gradscope' has no attribute {name!r}")
+    return getattr(import_module(f"gradscope.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,222 @@
+"""What the rules say of a trace: findings, what could not be judged, and the diagnosis that holds both."""
+
+import html
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from gradscope.records import Site
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+DIAGNOSIS_SCHEMA = "gradscope/diagnosis/1"
+
+Json = Mapping[str, "Json"] | list["Json"] | str | int | float | bool | None
+
+
+class Severity(StrEnum):
+    """How much a finding costs: `error`, part of the model cannot learn or the run will die; `warning`, it learns
+    markedly worse than it could; `info`, worth knowing.
+    """  # fmt: skip
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+    @property
+    def rank(self) -> int:
+        """0 for info, 1 for warning, 2 for error."""
+        return list(Severity).index(self)
+
+    def reaches(self, threshold: "Severity") -> bool:
+        """Whether this is at least as severe as `threshold`."""
+        return self.rank >= threshold.rank
+
+
+class Role(StrEnum):
+    """Whether a finding is a cause or follows from another finding."""
+
+    ROOT = "root"
+    SYMPTOM = "symptom"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One pathology at one place.
+
+    Attributes:
+        code: "GS101".
+        pathology: The rule's name, "vanishing-gradient".
+        severity: From the consequence for learning, not from the size of a number.
+        module: The module that is to be looked at; "" is the model as a whole.
+        sites: Where the evidence was measured.
+        first_step: First recorded step that shows it.
+        last_step: Last recorded step that shows it.
+        time: Position in the sequence, where the fault has one.
+        measured: The number that was judged; it can be found in, or computed from, the trace.
+        threshold: What it was judged against.
+        unit: Of both.
+        message: What, where and since when, in numbers.
+        cause: Why, as far as the trace shows.
+        remedy: What to change in this model.
+        role: Root or symptom.
+        caused_by: (module, code) of the root that explains a symptom.
+    """
+
+    code: str
+    pathology: str
+    severity: Severity
+    module: str
+    sites: tuple[Site, ...]
+    first_step: int
+    last_step: int
+    measured: float
+    threshold: float
+    unit: str
+    message: str
+    cause: str
+    remedy: str
+    time: int | None = None
+    role: Role = Role.ROOT
+    caused_by: tuple[str, str] | None = None
+
+    def to_dict(self) -> dict[str, Json]:
+        """The finding as JSON types; NaN and infinities become the strings "nan", "inf", "-inf"."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["sites"] = [str(site) for site in self.sites]
+        values["severity"], values["role"] = self.severity.value, self.role.value
+        values["caused_by"] = list(self.caused_by) if self.caused_by else None
+        return {name: finite(value) for name, value in values.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unjudged:
+    """A rule that lacked the data to judge, and what was missing."""
+
+    rule: str
+    reason: str
+
+
+def finite(value: Json) -> Json:
+    """`value` with every NaN or infinite number written as a string, so that it is valid JSON."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """All findings of a trace, roots first and the worst first among them, and the rules that could not judge.
+
+    Printing it with rich shows the roots with their symptoms folded under them.
+    """
+
+    findings: tuple[Finding, ...]
+    not_judged: tuple[Unjudged, ...]
+    steps: int
+    sites: int
+
+    @property
+    def worst(self) -> Severity | None:
+        """The highest severity found, None where there is no finding."""
+        return max((finding.severity for finding in self.findings), key=lambda s: s.rank, default=None)
+
+    @property
+    def ok(self) -> bool:
+        """No finding of severity error. A rule that could not judge is in `not_judged`, it is not counted as clean."""
+        return self.worst is not Severity.ERROR
+
+    @property
+    def roots(self) -> tuple[Finding, ...]:
+        """Findings that no other finding explains."""
+        return tuple(finding for finding in self.findings if finding.role is Role.ROOT)
+
+    def symptoms_of(self, root: Finding) -> tuple[Finding, ...]:
+        """Findings that `root` explains."""
+        return tuple(f for f in self.findings if f.caused_by == (root.module, root.code) and f.role is Role.SYMPTOM)
+
+    @property
+    def codes(self) -> frozenset[str]:
+        """The codes of all findings of severity warning or error."""
+        return frozenset(f.code for f in self.findings if f.severity is not Severity.INFO)
+
+    def to_dict(self) -> dict[str, Json]:
+        """The diagnosis in the form of `gradscope report --format json`."""
+        return {
+            "schema": DIAGNOSIS_SCHEMA,
+            "ok": self.ok,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "not_judged": [{"rule": item.rule, "reason": item.reason} for item in self.not_judged],
+            "steps": self.steps,
+            "sites": self.sites,
+        }
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row for each finding; the columns are the fields of `Finding`."""
+        import pandas as pd
+
+        columns = [f.name for f in fields(Finding)]
+        return pd.DataFrame([finding.to_dict() for finding in self.findings], columns=columns)
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.findings)
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+    def __bool__(self) -> bool:
+        return True  # an empty diagnosis is a diagnosis; ask `.ok` or `.findings`
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from rich.text import Text
+
+        if not self.findings:
+            yield Text.assemble(("healthy", "bold green"), f"  no finding in {self.steps} recorded steps")
+        for root in self.roots:
+            yield from _finding_lines(root)
+            for symptom in self.symptoms_of(root):
+                yield Text.assemble("    ↳ ", (symptom.code, "bold"), f" {symptom.pathology}: {symptom.message}", style="dim")
+        for item in self.not_judged:
+            yield Text.assemble(("not judged ", "dim"), (f"{item.rule}: {item.reason}", "dim"))
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
+            for cells in (
+                (f.code, f.severity.value, f.role.value, f.module or "(model)", f.message, f.cause, f.remedy)
+                for f in self.findings
+            )
+        )
+        unjudged = "".join(f"<li>{html.escape(item.rule)}: {html.escape(item.reason)}</li>" for item in self.not_judged)
+        head = "".join(f"<th>{name}</th>" for name in ("code", "severity", "role", "module", "what", "cause", "remedy"))
+        verdict = f"{len(self.roots)} root findings" if self.findings else "healthy"
+        return (
+            f"<p><b>gradscope: {verdict}</b> ({self.steps} steps, {self.sites} sites)</p>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+            + (f"<p>not judged:</p><ul>{unjudged}</ul>" if unjudged else "")
+        )
+
+
+SEVERITY_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
+
+
+def _finding_lines(finding: Finding) -> "Iterable[RenderResult]":
+    from rich.padding import Padding
+    from rich.text import Text
+
+    yield Text.assemble(
+        (finding.severity.value, SEVERITY_STYLE[finding.severity]),
+        (f" {finding.code} {finding.pathology}", "bold"),
+        (f"  {finding.module or '(model)'}", "bold cyan"),
+    )
+    for label, text in (("", finding.message), ("cause  ", finding.cause), ("remedy ", finding.remedy)):
+        if text:
+            yield Padding(Text.assemble((label, "dim"), text), (0, 0, 0, 4))

@@ -1,0 +1,3 @@
+"""The reports, one file each. `REPORTS` is what gradscope offers through its own entry point."""
+
+REPORTS: tuple[object, ...] = ()

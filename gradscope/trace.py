@@ -1,0 +1,232 @@
+"""The finished recording, columnar. Rules and reports read it and nothing else.
+
+A value has three states: a number, zero, and *never observed* (NaN in every statistic, `numel` included). `TraceBuilder`
+collects the records of a run in memory; `storage.TraceWriter` does the same on disk.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.errors import TraceError, nearest
+from gradscope.findings import Json
+from gradscope.records import COLUMN, STATISTICS, Event, Quantity, Site, Statistic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats: TypeAlias = NDArray[np.float32]
+Doubles: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+
+PER_STEP = ("loss", "lr", "loss_scale")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """Everything recorded in one step, on its way to a trace.
+
+    Attributes:
+        step: Number of the optimizer step, from 0.
+        per_step: Values for `PER_STEP`; a missing one is NaN.
+        values: (site, statistic), over all executions of the step; NaN where not observed.
+        time_index: (row, 2): site and time of each row of `time_values`.
+        time_values: (row, statistic), for sites that have a time axis or ran more than once.
+        events: What happened to the recording.
+    """
+
+    step: int
+    per_step: Mapping[str, float]
+    values: Floats
+    time_index: NDArray[np.int32]
+    time_values: Floats
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeTable:
+    """Values per time, in long form: row i is at index `step[i]` of `Trace.steps`, of `site[i]`, at `time[i]`."""
+
+    step: NDArray[np.int32]
+    site: NDArray[np.int32]
+    time: NDArray[np.int32]
+    values: Floats  # (row, statistic)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trace:
+    """A finished recording.
+
+    Attributes:
+        meta: Versions, model, optimizers, schedule; JSON types.
+        sites: What each column is about, in the order of registration.
+        steps: Numbers of the recorded steps, ascending. Shape (step,).
+        per_step: "loss", "lr" (of the first parameter group) and "loss_scale", each of shape (step,); NaN if unknown.
+        statistics: One array (step, site) for each of `STATISTICS`; NaN where the site was not observed.
+        times: Values per time.
+        events: What happened to the recording.
+    """
+
+    meta: Mapping[str, Json]
+    sites: tuple[Site, ...]
+    steps: Ints
+    per_step: Mapping[str, Doubles]
+    statistics: Mapping[str, Floats]
+    times: TimeTable
+    events: tuple[Event, ...] = field(default=())
+
+    def columns(self, quantity: Quantity | str, module: str | None = None, name: str | None = None) -> list[int]:
+        """Indices of the sites of `quantity`, by depth; of one module and one name, where given."""
+        wanted = _quantity(quantity)
+        found = [
+            index
+            for index, site in enumerate(self.sites)
+            if site.quantity is wanted
+            and (module is None or site.module == module)
+            and (name is None or site.name == name)
+        ]
+        return sorted(found, key=lambda index: self.sites[index].depth)
+
+    def by_depth(self, quantity: Quantity | str, stat: Statistic | str) -> tuple[tuple[Site, ...], Floats]:
+        """Sites of `quantity` that were observed at least once, by depth, and their `stat` of shape (step, depth)."""
+        numel = self.statistics[Statistic.NUMEL]
+        found = [i for i in self.columns(quantity) if not np.isnan(numel[:, i]).all()]
+        return tuple(self.sites[i] for i in found), self.statistics[_statistic(stat)][:, found]
+
+    def column(self, module: str, quantity: Quantity | str, name: str | None = None) -> int:
+        """Index of one site. Without `name`, the first that was registered for the module; ``"fc.weight"`` is fine too.
+
+        Raises:
+            TraceError: There is no such site.
+        """
+        found = self.columns(quantity, module, name)
+        if not found and name is None:
+            owner, _, parameter = module.rpartition(".")
+            found = self.columns(quantity, owner, parameter)
+        if not found:
+            modules = {site.module for site in self.sites if site.quantity is _quantity(quantity)}
+            what = f"module {module!r}" + (f", name {name!r}" if name is not None else "")
+            raise TraceError(f"the trace has no {_quantity(quantity).value} of {what}{nearest(module, modules)}")
+        return min(found)
+
+    def series(
+        self, module: str, quantity: Quantity | str, stat: Statistic | str, *, name: str | None = None
+    ) -> Floats:
+        """`stat` of one site over the steps, shape (step,). Raises as `column`."""
+        return self.statistics[_statistic(stat)][:, self.column(module, quantity, name)]
+
+    def by_time(
+        self, module: str, quantity: Quantity | str, stat: Statistic | str, *, name: str | None = None
+    ) -> Floats:
+        """`stat` of one site over the time within a step, shape (step, time); NaN where not observed. Raises as `column`.
+
+        A site without a time axis that ran once a step has one column.
+        """
+        column = self.column(module, quantity, name)
+        rows = np.flatnonzero(self.times.site == column)
+        if not len(rows):
+            return self.statistics[_statistic(stat)][:, [column]]
+        length = int(self.times.time[rows].max()) + 1
+        values = np.full((len(self.steps), length), np.nan, dtype=np.float32)
+        single = np.ones(len(self.steps), dtype=bool)  # steps in which the site ran just once, so has no time rows
+        single[self.times.step[rows]] = False
+        values[single, 0] = self.statistics[_statistic(stat)][single, column]
+        values[self.times.step[rows], self.times.time[rows]] = self.times.values[rows, COLUMN[_statistic(stat)]]
+        return values
+
+    def observed(self, index: int) -> NDArray[np.bool_]:
+        """In which steps site `index` was observed. Shape (step,)."""
+        return ~np.isnan(self.statistics[Statistic.NUMEL][:, index])
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row for each observed (step, site), with `time` missing, and one for each (step, site, time).
+
+        A row whose `time` is <NA> is over the whole step; do not add it to the rows of its times.
+        """
+        import pandas as pd
+
+        step, site = np.nonzero(~np.isnan(self.statistics[Statistic.NUMEL]))
+        whole = np.stack([self.statistics[s][step, site] for s in STATISTICS], axis=1)
+        steps = np.concatenate([step, self.times.step])
+        sites = np.concatenate([site, self.times.site]).astype(np.intp)
+        time = pd.array(np.concatenate([np.zeros(len(step), np.int64), self.times.time]), dtype="Int64")
+        time[: len(step)] = pd.NA
+
+        def of_site(attribute: str) -> "pd.Categorical":
+            # few distinct values in many rows: categories, not a million strings
+            return pd.Categorical([str(getattr(s, attribute)) for s in self.sites]).take(sites)
+
+        values = np.concatenate([whole, self.times.values])
+        frame = pd.DataFrame(
+            {
+                "step": self.steps[steps],
+                "time": time,
+                **{a: of_site(a).astype(str) for a in ("module", "module_type", "quantity", "name")},
+                "depth": np.array([s.depth for s in self.sites], dtype=np.int64)[sites],
+                **{s.value: values[:, i] for i, s in enumerate(STATISTICS)},
+            }
+        )
+        return frame.sort_values(["step", "depth", "time"], kind="stable", ignore_index=True)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the trace as HDF5; an existing file is replaced only when the new one is complete."""
+        from gradscope.storage import save_trace  # storage imports this module
+
+        save_trace(self, Path(path))
+
+
+class TraceBuilder:
+    """Collects the records of a run in memory. `append` in the order of the steps, `finish` as often as wanted."""
+
+    def __init__(self) -> None:
+        self._records: list[StepRecord] = []
+
+    def append(self, record: StepRecord, sites: Sequence[Site], meta: Mapping[str, Json]) -> None:
+        """Adds a step. `sites` and `meta` are as of now; here only `finish` needs them."""
+        self._records.append(record)
+
+    def finish(self, sites: Sequence[Site], meta: Mapping[str, Json], events: Sequence[Event] = ()) -> Trace:
+        """The trace of what was appended so far; `events` are those that belong to no recorded step."""
+        records = self._records
+        values = np.full((len(records), len(sites), len(STATISTICS)), np.nan, dtype=np.float32)
+        for row, record in enumerate(records):
+            values[row, : len(record.values)] = record.values
+        index = np.concatenate([np.zeros((0, 2), np.int32), *(r.time_index for r in records)])
+        lengths = [len(r.time_index) for r in records]
+        return Trace(
+            meta=dict(meta),
+            sites=tuple(sites),
+            steps=np.array([r.step for r in records], dtype=np.int64),
+            per_step={
+                name: np.array([r.per_step.get(name, np.nan) for r in records], dtype=np.float64) for name in PER_STEP
+            },
+            statistics={s.value: values[:, :, i] for i, s in enumerate(STATISTICS)},
+            times=TimeTable(
+                step=np.repeat(np.arange(len(records), dtype=np.int32), lengths),
+                site=index[:, 0],
+                time=index[:, 1],
+                values=np.concatenate([np.zeros((0, len(STATISTICS)), np.float32), *(r.time_values for r in records)]),
+            ),
+            events=tuple(e for r in records for e in r.events) + tuple(events),
+        )
+
+    def close(self) -> None:
+        """Nothing to release in memory."""
+
+
+def _quantity(quantity: Quantity | str) -> Quantity:
+    try:
+        return Quantity(quantity)
+    except ValueError:
+        raise TraceError(f"{quantity!r} is no quantity{nearest(str(quantity), [q.value for q in Quantity])}") from None
+
+
+def _statistic(stat: Statistic | str) -> Statistic:
+    try:
+        return Statistic(stat)
+    except ValueError:
+        raise TraceError(f"{stat!r} is no statistic{nearest(str(stat), [s.value for s in STATISTICS])}") from None

@@ -1,0 +1,165 @@
+"""What a scenario is: data. A question, a task, and variants that must and must not show a pathology."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from gradscope.findings import Diagnosis, Json
+from gradscope.trace import Trace
+
+if TYPE_CHECKING:  # a list of the scenarios must not cost the import of torch
+    import torch
+    from torch import nn
+
+Setting: TypeAlias = int | float | str
+Settings: TypeAlias = Mapping[str, Setting]
+
+SCENARIO_SCHEMA = "gradscope/scenario/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """Real data and a loss.
+
+    Attributes:
+        batches: An endless iterator of (inputs, targets) for a seed.
+        loss: (outputs, targets) → scalar.
+        score: (model) → "accuracy", say, on held-out data, and its value; called once, after training, in eval mode.
+    """
+
+    batches: "Callable[[int], Iterator[tuple[torch.Tensor, torch.Tensor]]]"
+    loss: "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
+    score: "Callable[[nn.Module], Mapping[str, float]]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One way to build and train the model.
+
+    Attributes:
+        name: Shown in tables and figures; unique in its scenario.
+        build: Settings → model, called after the seed was set.
+        optimizer: (model, settings) → optimizer.
+        clip: Called with the model between backward and step; None for no clipping.
+        expect: Codes that must show, at severity warning or above.
+        forbid: Codes that must not.
+    """
+
+    name: str
+    build: "Callable[[Settings], nn.Module]"
+    optimizer: "Callable[[nn.Module, Settings], torch.optim.Optimizer]"
+    clip: "Callable[[nn.Module, Settings], None] | None" = None
+    expect: frozenset[str] = frozenset()
+    forbid: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantRun:
+    """One variant trained with one seed.
+
+    Attributes:
+        diagnosis: Of the trace.
+        loss_first: Mean loss of the first tenth of the steps (at least one).
+        loss_last: Mean loss of the last tenth.
+        metrics: The scenario's own numbers, e.g. "gain_per_layer", "accuracy".
+        trace: Where the trace lies.
+    """
+
+    variant: str
+    seed: int
+    diagnosis: Diagnosis
+    loss_first: float
+    loss_last: float
+    metrics: Mapping[str, float]
+    trace: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A question, and the variants that answer it side by side.
+
+    Attributes:
+        name: "sigmoid-vs-relu".
+        question: One sentence that ends in a question mark.
+        lesson: What the numbers show, in one or two sentences for a reader who has seen the table.
+        source: Paper, section.
+        task: Settings → task.
+        variants: At least one sick and one healthy.
+        settings: What `--set` can change, with defaults; the type of the default is the type of the setting.
+        steps: Optimizer steps of a variant, by default.
+        measure: (trace, model, task, settings) → the scenario's own numbers, in the order of the table's columns.
+        units: For a metric's column, how it is shown: a format such as ".2f", ".0%", ".1e".
+    """
+
+    name: str
+    question: str
+    lesson: str
+    source: str
+    task: Callable[[Settings], Task]
+    variants: tuple[Variant, ...]
+    steps: int
+    measure: "Callable[[Trace, nn.Module, Task, Settings], Mapping[str, float]]"
+    settings: Settings = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    def variant(self, name: str) -> Variant:
+        """The variant called `name`."""
+        return next(v for v in self.variants if v.name == name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioResult:
+    """All variants of a scenario, each with all seeds."""
+
+    scenario: Scenario
+    seeds: tuple[int, ...]
+    runs: tuple[VariantRun, ...]
+
+    def of(self, variant: Variant) -> Sequence[VariantRun]:
+        """The runs of one variant, in the order of the seeds."""
+        return [run for run in self.runs if run.variant == variant.name]
+
+    def variant_as_expected(self, variant: Variant) -> bool:
+        """Whether every seed shows all expected codes and no forbidden one."""
+        return all(
+            variant.expect <= run.diagnosis.codes and not variant.forbid & run.diagnosis.codes
+            for run in self.of(variant)
+        )
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether every variant came out as expected with every seed."""
+        return all(self.variant_as_expected(variant) for variant in self.scenario.variants)
+
+    def to_dict(self) -> dict[str, Json]:
+        """The result in the form of `gradscope run --format json`; diagnosis, loss, metrics and trace are the first seed's."""
+        from gradscope.findings import finite
+
+        def of_run(run: VariantRun) -> dict[str, Json]:
+            return {
+                "diagnosis": run.diagnosis.to_dict(),
+                "loss": {"first": run.loss_first, "last": run.loss_last},
+                "metrics": dict(run.metrics),
+                "trace": str(run.trace),
+            }
+
+        variants: list[Json] = [
+            {
+                "name": variant.name,
+                "as_expected": self.variant_as_expected(variant),
+                "expected": list[Json](sorted(variant.expect)),
+                "forbidden": list[Json](sorted(variant.forbid)),
+                **of_run(self.of(variant)[0]),
+                "seeds": [{"seed": run.seed, **of_run(run)} for run in self.of(variant)],
+            }
+            for variant in self.scenario.variants
+        ]
+        document: dict[str, Json] = {
+            "schema": SCENARIO_SCHEMA,
+            "scenario": self.scenario.name,
+            "as_expected": self.as_expected,
+            "seeds": list[Json](self.seeds),
+            "variants": variants,
+        }
+        return {key: finite(value) for key, value in document.items()}
