@@ -183,7 +183,9 @@ class Diagnosis:
         for root in self.roots:
             yield from _finding_lines(root)
             for symptom in self.symptoms_of(root):
-                yield Text.assemble("    ↳ ", (symptom.code, "bold"), f" {symptom.pathology}: {symptom.message}", style="dim")
+                yield Text.assemble(
+                    "    ↳ ", (symptom.code, "bold"), f" {symptom.pathology}: {symptom.message}", style="dim"
+                )
         for item in self.not_judged:
             yield Text.assemble(("not judged ", "dim"), (f"{item.rule}: {item.reason}", "dim"))
 

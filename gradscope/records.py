@@ -26,9 +26,7 @@ class Quantity(StrEnum):
     TOTAL_NORM = "total_norm"  # ‖∂L/∂w‖₂ over all parameters; name "raw" or "applied"
 
 
-PARAMETER_QUANTITIES = frozenset(
-    {Quantity.WEIGHT, Quantity.WEIGHT_GRAD, Quantity.APPLIED_GRAD, Quantity.WEIGHT_UPDATE}
-)
+PARAMETER_QUANTITIES = frozenset({Quantity.WEIGHT, Quantity.WEIGHT_GRAD, Quantity.APPLIED_GRAD, Quantity.WEIGHT_UPDATE})
 GRADIENT_QUANTITIES = frozenset(
     {Quantity.INPUT_GRAD, Quantity.OUTPUT_GRAD, Quantity.STATE_GRAD, Quantity.WEIGHT_GRAD, Quantity.APPLIED_GRAD}
 )

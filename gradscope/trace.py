@@ -7,7 +7,7 @@ collects the records of a run in memory; `storage.TraceWriter` does the same on 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,6 +177,22 @@ class Trace:
         from gradscope.storage import save_trace  # storage imports this module
 
         save_trace(self, Path(path))
+
+
+class Sink(Protocol):
+    """Where the records of a running recording go: to memory (`TraceBuilder`) or to disk (`storage.TraceWriter`)."""
+
+    def append(self, record: StepRecord, sites: Sequence[Site], meta: Mapping[str, Json]) -> None:
+        """Adds a step; `sites` and `meta` are as of now."""
+        ...
+
+    def finish(self, sites: Sequence[Site], meta: Mapping[str, Json], events: Sequence[Event] = ()) -> Trace:
+        """The trace of what was appended so far; more may follow."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        ...
 
 
 class TraceBuilder:

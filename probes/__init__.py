@@ -1,0 +1,10 @@
+"""The probes, one file each. `PROBES` is what gradscope offers through its own entry point."""
+
+from gradscope.probes.activations import Activations
+from gradscope.probes.base import Probe
+from gradscope.probes.gradients import Gradients
+from gradscope.probes.parameters import Parameters
+
+PROBES: tuple[type[Probe], ...] = (Activations, Gradients, Parameters)
+
+__all__ = ["PROBES", "Activations", "Gradients", "Parameters", "Probe"]

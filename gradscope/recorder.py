@@ -1,0 +1,326 @@
+"""The running recorder: takes what the probes emit during a step, and closes the step into a `StepRecord`.
+
+Tensors that are large are reduced at once. Small ones on the CPU are copied and reduced together at the end of the step,
+where the arithmetic of a thousand of them costs as much as the calls for fifty. What lives on an accelerator leaves its
+moments there until the end of the step, so a hook never waits for the device.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gradscope.probes.base import StepListener
+from gradscope.records import COLUMN, GRADIENT_QUANTITIES, STATISTICS, Event, Quantity, Site, Statistic
+from gradscope.statistics import (
+    Moments,
+    Rows,
+    combine,
+    fetch,
+    joinable,
+    many_moments,
+    moments_of,
+    rows_of,
+    scalar_row,
+    scaled,
+    slice_moments,
+)
+from gradscope.trace import StepRecord
+from gradscope.units import Liveness
+
+_log = logging.getLogger("gradscope")
+
+_ANY_PASS = -1  # of what belongs to the step and not to a forward pass: parameters, gradients
+
+
+class StepRecorder:
+    """See `probes.base.Recorder` for what probes may ask of it.
+
+    Args:
+        module_types: Class names of the model's modules, by name.
+        advance: Called at a boundary, from within a hook, when the next forward begins.
+        on_backward: Called when the first gradient of a step arrives.
+    """
+
+    def __init__(
+        self, module_types: Mapping[str, str], advance: Callable[[], None], on_backward: Callable[[], None]
+    ) -> None:
+        self.on = False
+        self.step = 0
+        self.boundary = True
+        self.forward = 0
+        self.backward_ran = False
+        self.events: list[Event] = []
+        self.failed_probes: set[str] = set()
+        self._module_types = module_types
+        self._advance = advance
+        self._on_backward = on_backward
+        self._keys: list[tuple[str, Quantity, str]] = []
+        self._index: dict[tuple[str, Quantity, str], int] = {}
+        self._depths: dict[str, int] = {}
+        self._listeners: list[StepListener] = []
+        self._clear()
+
+    def _clear(self) -> None:
+        # three parallel lists instead of one of records: this is the hot path
+        self._where: list[tuple[int, int, int]] = []  # pass, site, time of each entry of _moments
+        self._moments: list[Moments] = []
+        self._small_where: list[tuple[int, int, int]] = []
+        self._small: list[Tensor] = []
+        self._aliases: list[tuple[int, int, int, int, int]] = []
+        self._derived: list[tuple[int, Statistic, Tensor]] = []
+        self._watched: dict[int, Liveness] = {}
+        self._losses: list[Tensor | float] = []
+        self._touched: set[int] = set()
+        self.forward = 0
+        self.backward_ran = False
+
+    # ---------------------------------------------------------------- what probes ask
+
+    def site(self, module: str, quantity: Quantity, name: str = "") -> int:
+        """Index of a site; registers it when it is new."""
+        key = (module, quantity, name)
+        index = self._index.get(key)
+        if index is None:
+            index = self._index[key] = len(self._keys)
+            self._keys.append(key)
+        return index
+
+    def completed(self, module: str) -> None:
+        """`module` has run: it gets the next depth if it has none."""
+        self._depths.setdefault(module, len(self._depths) + 1)
+
+    def advance(self) -> None:
+        """Ends the step at whose boundary we are; not from a recomputation inside of backward."""
+        if torch._C._current_graph_task_id() == -1:
+            self._advance()
+
+    def note_backward(self) -> None:
+        """A gradient of a parameter has arrived for the first time in this step."""
+        self.backward_ran = True
+        self._on_backward()
+
+    def emit(self, site: int, tensor: Tensor, time: int = 0) -> None:
+        """Reduces `tensor` to its statistics, or copies it where that is cheaper."""
+        self._emit(self.forward, site, tensor, time)
+
+    def _emit(self, forward: int, site: int, tensor: Tensor, time: int) -> None:
+        if joinable(tensor):
+            self._small.append(tensor.detach().clone())
+            self._small_where.append((forward, site, time))
+        else:
+            self._moments.append(moments_of(tensor))
+            self._where.append((forward, site, time))
+
+    def emit_slices(self, site: int, tensor: Tensor, axis: int, time: int = 0) -> None:
+        """`emit` for every position along `axis`."""
+        self._emit_slices(self.forward, site, tensor, axis, time)
+
+    def _emit_slices(self, forward: int, site: int, tensor: Tensor, axis: int, time: int) -> None:
+        moments = slice_moments(tensor, axis)
+        self._moments.extend(moments.tolist())
+        self._where.extend((forward, site, time + t) for t in range(len(moments)))
+
+    def emit_many(self, sites: Sequence[int], tensors: Sequence[Tensor]) -> None:
+        """`emit` for each pair."""
+        self._moments.extend(many_moments(tensors).tolist())
+        self._where.extend((_ANY_PASS, site, 0) for site in sites)
+
+    def emit_gradient(self, step: int, forward: int, site: int, time: int, axis: int | None, grad: Tensor) -> None:
+        """`emit` for a gradient; called by autograd."""
+        if not self.on:
+            return
+        if step == self.step:
+            self._touched.add(forward)
+        try:
+            if axis is None:
+                self._emit(_ANY_PASS, site, grad, time)
+            else:
+                self._emit_slices(_ANY_PASS, site, grad, axis, time)
+        except Exception as error:
+            self.failed("gradients", error)
+
+    def same(self, site: int, time: int, source: int, source_time: int) -> None:
+        """The statistics of `source` are those of `site` too."""
+        self._aliases.append((_ANY_PASS, site, time, source, source_time))
+
+    def derive(self, site: int, stat: Statistic, value: Tensor) -> None:
+        """Adds one number to what is known of `site` in this step."""
+        self._derived.append((site, stat, value))
+
+    def watch(self, site: int, liveness: Liveness) -> None:
+        """The dead fraction of `site` will be asked of `liveness`."""
+        self._watched[site] = liveness
+
+    def on_step(self, listener: StepListener) -> None:
+        """`listener` is told when a recorded step begins and ends."""
+        self._listeners.append(listener)
+
+    def failed(self, probe: str, error: Exception) -> None:
+        """Reports the first failure of a probe, in the log and in the trace, and stops listening to it."""
+        if probe in self.failed_probes:
+            return
+        self.failed_probes.add(probe)
+        message = f"probe {probe!r} failed in step {self.step} and was detached: {type(error).__name__}: {error}"
+        self.events.append(Event(step=self.step, kind="probe-failed", message=message))
+        # not a warning: under -W error that would raise into the training
+        _log.warning("gradscope: %s", message, exc_info=error if _log.isEnabledFor(logging.DEBUG) else None)
+
+    # ---------------------------------------------------------------- what the scope asks
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All sites registered so far; a module's depth is −1 until it has run."""
+        return tuple(
+            Site(
+                module=module,
+                module_type=self._module_types.get(module, ""),
+                quantity=quantity,
+                name=name,
+                depth=0 if quantity is Quantity.INPUT else self._depths.get(module, -1),
+            )
+            for module, quantity, name in self._keys
+        )
+
+    @property
+    def holds_something(self) -> bool:
+        """Whether anything was emitted in the running step."""
+        return bool(self._where or self._small_where)
+
+    def add_loss(self, loss: Tensor | float) -> None:
+        """One of the losses of the running step; their mean is recorded."""
+        self._losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
+
+    def begin_step(self) -> None:
+        """The first forward of a recorded step is about to run."""
+        for listener in self._listeners:
+            try:
+                listener.begin()
+            except Exception as error:
+                self.failed("parameters", error)
+
+    def end_step(self, *, lr: float, loss_scale: float) -> StepRecord:
+        """Closes the step: everything that was emitted, as statistics."""
+        for listener in self._listeners:
+            try:
+                listener.end()
+            except Exception as error:
+                self.failed("parameters", error)
+        if self._losses:
+            self.site("", Quantity.LOSS)
+        totals = self._total_sites()
+        where, rows = self._reduced()
+        values, time_index, time_values = _by_site(where, rows, len(self._keys))
+        losses = [float(loss) for loss in self._losses]
+        if losses:
+            values[self._index["", Quantity.LOSS, ""]] = scalar_row(sum(losses) / len(losses))
+        self._add_derived(values)
+        if loss_scale not in (1.0, 0.0) and np.isfinite(loss_scale):
+            self._unscale(values, time_index, time_values, 1.0 / loss_scale)
+        self._add_total_norms(values, totals)
+        record = StepRecord(
+            step=self.step,
+            per_step={"loss": sum(losses) / len(losses) if losses else np.nan, "lr": lr, "loss_scale": loss_scale},
+            values=values,
+            time_index=time_index,
+            time_values=time_values,
+            events=tuple(self.events),
+        )
+        self.events = []
+        self._clear()
+        return record
+
+    def drop_step(self) -> None:
+        """Forgets what the running step has emitted."""
+        self._clear()
+
+    # ---------------------------------------------------------------- closing a step
+
+    def _reduced(self) -> tuple[NDArray[np.int64], Rows]:
+        """Everything that was emitted: (entry, 3) with pass, site and time, and (entry, statistic)."""
+        moments = fetch(self._moments)
+        if self._small:
+            moments = np.concatenate([moments, many_moments(self._small)])
+        where = np.array(self._where + self._small_where, dtype=np.int64).reshape(-1, 3)
+        if self._touched:  # forward passes that no backward reached were evaluation, not training
+            kept = np.isin(where[:, 0], [_ANY_PASS, *self._touched])
+            where, moments = where[kept], moments[kept]
+        rows = rows_of(moments)
+        if self._aliases:
+            entry_of = {(site, time): i for i, (_, site, time) in enumerate(where.tolist())}
+            found = [(a[:3], entry_of[a[3:]]) for a in self._aliases if a[3:] in entry_of]
+            if found:
+                where = np.concatenate([where, np.array([target for target, _ in found])])
+                rows = np.concatenate([rows, rows[[source for _, source in found]]])
+        return where, rows
+
+    def _add_derived(self, values: Rows) -> None:
+        derived = self._derived
+        for site, liveness in self._watched.items():
+            dead = liveness.end_step()
+            if dead is not None:
+                derived.append((site, Statistic.DEAD_FRACTION, dead))
+        cpu = torch.device("cpu")
+        numbers = [float("nan")] * len(derived)
+        for device in {value.device for _, _, value in derived}:
+            picked = [i for i, item in enumerate(derived) if item[2].device == device]
+            stacked = torch.stack([derived[i][2] for i in picked])
+            for i, number in zip(picked, (stacked if device == cpu else stacked.cpu()).tolist(), strict=True):
+                numbers[i] = number
+        sums: dict[tuple[int, Statistic], list[float]] = {}
+        for (site, stat, _), number in zip(derived, numbers, strict=True):
+            sums.setdefault((site, stat), []).append(number)
+        for (site, stat), parts in sums.items():
+            if not np.isnan(values[site, COLUMN["numel"]]):
+                values[site, COLUMN[stat]] = sum(parts) / len(parts)
+
+    def _unscale(self, values: Rows, time_index: NDArray[np.int32], time_values: Rows, factor: float) -> None:
+        """Gradients of a scaled loss, divided by the scale; the applied ones the scaler has unscaled itself."""
+        wanted = GRADIENT_QUANTITIES - {Quantity.APPLIED_GRAD}
+        gradients = np.array([quantity in wanted for _, quantity, _ in self._keys], dtype=bool)
+        values[gradients] = scaled(values[gradients], factor)
+        in_time = gradients[time_index[:, 0]]
+        time_values[in_time] = scaled(time_values[in_time], factor)
+
+    def _total_sites(self) -> dict[str, int]:
+        """Sites of the total norms, by name; registered as soon as a parameter's gradient is."""
+        held = {quantity for _, quantity, _ in self._keys}
+        totals = {}
+        if Quantity.WEIGHT_GRAD in held:
+            totals["raw"] = self.site("", Quantity.TOTAL_NORM, "raw")
+        if Quantity.APPLIED_GRAD in held:
+            totals["applied"] = self.site("", Quantity.TOTAL_NORM, "applied")
+        return totals
+
+    def _add_total_norms(self, values: Rows, totals: Mapping[str, int]) -> None:
+        norm, numel, bad = (values[:, COLUMN[s]].astype(np.float64) for s in ("l2_norm", "numel", "nonfinite_count"))
+        raw = [i for i, key in enumerate(self._keys) if key[1] is Quantity.WEIGHT_GRAD and not np.isnan(numel[i])]
+        applied = [i for i, key in enumerate(self._keys) if key[1] is Quantity.APPLIED_GRAD and not np.isnan(numel[i])]
+        if applied:  # the two are compared, so they are over the same parameters
+            stepped = {(self._keys[i][0], self._keys[i][2]) for i in applied}
+            raw = [i for i in raw if (self._keys[i][0], self._keys[i][2]) in stepped]
+        for name, members in (("raw", raw), ("applied", applied)):
+            if members:
+                row = scalar_row(float(np.linalg.norm(np.nan_to_num(norm[members]))))
+                row[COLUMN["numel"]], row[COLUMN["nonfinite_count"]] = numel[members].sum(), bad[members].sum()
+                values[totals[name]] = row
+
+
+def _by_site(where: NDArray[np.int64], rows: Rows, sites: int) -> tuple[Rows, NDArray[np.int32], Rows]:
+    """One row for each site over all its times, and the times of those that have several."""
+    values = np.full((sites, len(STATISTICS)), np.nan, dtype=np.float32)
+    site, time = where[:, 1], where[:, 2]
+    order = np.lexsort((np.arange(len(where)), time, site))
+    site, time = site[order], time[order]
+    last = np.ones(len(order), dtype=bool)  # of several rows of one site and time the last counts
+    last[:-1] = (site[1:] != site[:-1]) | (time[1:] != time[:-1])
+    order, site, time = order[last], site[last], time[last]
+    many = np.bincount(site, minlength=sites)[site] > 1
+    values[site[~many]] = rows[order[~many]]
+    for index in np.unique(site[many]):
+        values[index] = combine(rows[order[site == index]])
+    index = np.stack([site[many], time[many]], axis=1).astype(np.int32)
+    return values, index, rows[order[many]]

@@ -1,0 +1,325 @@
+"""`attach(model)`: probes → statistics → trace. The only place where hooks and storage meet.
+
+    scope = gradscope.attach(model, optimizer=optimizer)
+    for inputs, targets in data:
+        loss = criterion(model(inputs), targets)     # hooks: outputs
+        loss.backward()                              # hooks: gradients
+        optimizer.step()                             # hooks: applied gradients, updates; the step's boundary
+        optimizer.zero_grad()
+    diagnosis = scope.diagnose()
+
+A step is closed when the next one begins, so a loss recorded after `optimizer.step()` still belongs to it, and two
+optimizers that step one after the other make one step.
+"""
+
+import platform
+import time as clock
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+import gradscope
+from gradscope import plugins
+from gradscope.errors import UsageError, nearest
+from gradscope.findings import Diagnosis, Json
+from gradscope.probes.base import Hook, Probe, Target, leaves
+from gradscope.recorder import StepRecorder
+from gradscope.records import Event
+from gradscope.rules.base import Rule
+from gradscope.rules.engine import diagnose
+from gradscope.schedule import Every, Schedule, as_schedule
+from gradscope.trace import Sink, Trace, TraceBuilder
+
+
+class GradScaler(Protocol):
+    """What gradscope asks of an AMP gradient scaler."""
+
+    def get_scale(self) -> float:
+        """The factor by which the loss is multiplied."""
+        ...
+
+
+_attached: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
+
+
+def attach(
+    model: nn.Module,
+    *,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
+    scaler: GradScaler | None = None,
+    trace: str | Path | None = None,
+    probes: Iterable[Probe] | None = None,
+    rules: Iterable[Rule] | None = None,
+    modules: Iterable[str] = (),
+    every: int | Schedule = 1,
+    meta: "dict[str, Json] | None" = None,
+) -> "Scope":
+    """Watches `model` from now on, without changing a bit of its training.
+
+    Args:
+        model: Leaves, and the modules that `modules` names, are observed.
+        optimizer: Ends the steps by itself; a list where several move the model. Without one a step ends with
+            `Scope.step()`, or else when a forward follows a backward.
+        scaler: An AMP scaler; gradients are recorded unscaled.
+        trace: A file to stream to, readable while the training runs; by default the recording stays in memory.
+        probes: Instead of all installed ones.
+        rules: Instead of all installed ones, for `Scope.diagnose`.
+        modules: Names of containers whose output is wanted too; `encoder.*` matches by wildcard.
+        every: Record every n-th step, or those that a schedule picks (`gradscope.schedule`).
+        meta: Added to the trace's own, e.g. the seed.
+
+    Raises:
+        UsageError: The model has no parameters, is already attached, the optimizer moves none of its parameters, or a
+            name in `modules` matches nothing.
+        TraceError: `trace` cannot be written.
+    """
+    optimizers = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer or ())
+    target = _target(model, optimizers, tuple(modules))
+    schedule = as_schedule(every)
+    about: dict[str, Json] = {**_about(target), "every": schedule.n if isinstance(schedule, Every) else "custom"}
+    sink = TraceBuilder() if trace is None else _writer(Path(trace))
+    chosen = [probe() for probe in plugins.load("probes")] if probes is None else list(probes)  # type: ignore[operator]
+    return Scope(target, chosen, rules, schedule, sink, scaler, {**about, **(meta or {})})
+
+
+class Scope:
+    """A running recording; made by `attach`. Also a context manager that detaches at its end."""
+
+    def __init__(
+        self,
+        target: Target,
+        probes: Sequence[Probe],
+        rules: Iterable[Rule] | None,
+        schedule: Schedule,
+        sink: Sink,
+        scaler: GradScaler | None,
+        meta: "dict[str, Json]",
+    ) -> None:
+        self._target = target
+        self._rules = None if rules is None else tuple(rules)
+        self._schedule = schedule
+        self._sink = sink
+        self._scaler = scaler
+        self._meta = meta
+        self._explicit = False  # the user ends the steps
+        self._begun = False
+        self._late: list[Event] = []
+        types = {name: type(module).__name__ for name, module in target.model.named_modules()}
+        self._recorder = recorder = StepRecorder(types, self._advance, self._backward_ran)
+        self._probes: dict[str, ExitStack] = {}
+        self._handles = ExitStack()
+        self._handles.callback(target.model.register_forward_pre_hook(_PassHook(recorder)).remove)
+        for probe in probes:
+            self._probes[probe.name] = probe.attach(target, recorder)
+        for optimizer in target.optimizers:
+            self._handles.callback(optimizer.register_step_post_hook(_BoundaryHook(recorder)).remove)
+        _attached[target.model] = True
+        self._detached = False
+
+    # ---------------------------------------------------------------- for the user
+
+    def step(self, loss: Tensor | float | None = None) -> None:
+        """Ends a step, in a loop without an attached optimizer; `loss` is recorded with it."""
+        if loss is not None:
+            self.record_loss(loss)
+        self._explicit = True
+        self._close()
+
+    def record_loss(self, loss: Tensor | float) -> None:
+        """The loss of the running step, or of the one that has just ended; optional. Several are averaged."""
+        if self._recorder.on:
+            self._recorder.add_loss(loss)
+
+    @property
+    def trace(self) -> Trace:
+        """What was recorded so far, finished: a step that is still running is not in it."""
+        if self._recorder.boundary and self._begun:
+            self._close()
+        return self._sink.finish(self._recorder.sites, self._meta, [*self._late, *self._recorder.events])
+
+    def diagnose(self) -> Diagnosis:
+        """What the rules find in `trace`; at any time, also after `detach`."""
+        return diagnose(self.trace, self._rules)
+
+    def detach(self) -> None:
+        """Removes every hook. What was recorded stays; a step whose backward has run is kept. Twice is once."""
+        self._detach(keep_partial=self._recorder.backward_ran)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None and not self._detached:
+            step = self._recorder.step
+            message = f"the training stopped in step {step}: {type(error).__name__}: {error}"
+            self._recorder.events.append(Event(step=step, kind="interrupted", message=message))
+        self._detach(keep_partial=error is not None or self._recorder.backward_ran)
+
+    def _repr_html_(self) -> str:
+        return self.diagnose()._repr_html_()
+
+    # ---------------------------------------------------------------- steps
+
+    def _advance(self) -> None:
+        """A forward begins: ends the step before, if there is one, and begins the next."""
+        recorder = self._recorder
+        try:
+            if self._begun:
+                self._close()
+            self._drop_failed()
+            recorder.boundary = False
+            self._begun = True
+            recorder.on = bool(self._schedule(recorder.step))
+            if recorder.on:
+                recorder.begin_step()
+        except Exception as error:
+            self._give_up(error)
+
+    def _close(self) -> None:
+        """Ends the running step and hands it to the sink."""
+        recorder = self._recorder
+        recorder.boundary = True
+        self._begun = False
+        if recorder.on:
+            recorder.on = False
+            groups = self._target.optimizers[0].param_groups if self._target.optimizers else []
+            lr = float(groups[0]["lr"]) if groups and "lr" in groups[0] else float("nan")
+            scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
+            record = recorder.end_step(lr=lr, loss_scale=scale)
+            self._sink.append(record, recorder.sites, self._meta)
+        recorder.backward_ran = False
+        recorder.step += 1
+
+    def _backward_ran(self) -> None:
+        """Without an optimizer, and without `step()`, a forward after this is a new step."""
+        if not self._target.optimizers and not self._explicit:
+            self._recorder.boundary = True
+
+    def _drop_failed(self) -> None:
+        """Removes the hooks of failed probes, here where no hook of torch's is being iterated over."""
+        for name in self._recorder.failed_probes & self._probes.keys():
+            self._probes.pop(name).close()
+
+    def _give_up(self, error: Exception) -> None:
+        """Something in gradscope failed that no probe is to blame for: recording ends, the training goes on."""
+        self._recorder.failed("recorder", error)
+        self._recorder.on = self._recorder.boundary = False
+
+    def _detach(self, *, keep_partial: bool) -> None:
+        if self._detached:
+            return
+        self._detached = True
+        for stack in self._probes.values():
+            stack.close()
+        self._handles.close()
+        _attached.pop(self._target.model, None)
+        recorder = self._recorder
+        try:
+            if self._begun and (recorder.boundary or (keep_partial and recorder.holds_something)):
+                self._close()
+        except Exception as error:
+            self._give_up(error)
+        recorder.on = recorder.boundary = self._begun = False
+        recorder.drop_step()
+        self._late, recorder.events = [*self._late, *recorder.events], []
+        self._sink.finish(recorder.sites, self._meta, self._late)
+        self._sink.close()
+
+
+class _PassHook(Hook):
+    """Counts the forward passes of the whole model within a step."""
+
+    __slots__ = ()
+
+    def __init__(self, recorder: StepRecorder) -> None:
+        super().__init__("recorder", recorder)
+
+    def __call__(self, module: nn.Module, args: object) -> None:
+        recorder = self.recorder
+        if torch.is_grad_enabled():
+            if recorder.boundary:
+                recorder.advance()
+            recorder.forward += 1
+
+
+class _BoundaryHook(Hook):
+    """An optimizer has stepped."""
+
+    __slots__ = ()
+
+    def __init__(self, recorder: StepRecorder) -> None:
+        super().__init__("recorder", recorder)
+
+    def __call__(self, optimizer: object, args: object, kwargs: object) -> None:
+        self.recorder.boundary = True
+
+
+def _writer(path: Path) -> Sink:
+    from gradscope.storage import TraceWriter  # h5py is loaded by those who write a file
+
+    return TraceWriter(path)
+
+
+def _target(model: nn.Module, optimizers: tuple[torch.optim.Optimizer, ...], wanted: tuple[str, ...]) -> Target:
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"`attach({model!r})` needs a torch.nn.Module, this is a {type(model).__name__}.")
+    called = f"`attach({type(model).__name__})`"
+    if model in _attached:
+        raise UsageError(f"{called}: this model is already attached; call `detach()` on its scope first.")
+    parameters = dict(model.named_parameters())
+    if not parameters:
+        raise UsageError(f"{called}: the model has no parameters, so there is no gradient to watch.")
+    own = {id(p) for p in parameters.values()}
+    for optimizer in optimizers:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise UsageError(f"`optimizer={optimizer!r}` must be a torch.optim.Optimizer or a list of them.")
+        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+            raise UsageError(
+                f"`optimizer={type(optimizer).__name__}` holds none of the parameters of {type(model).__name__}; "
+                "was it built for another model, or before this one was moved or copied?"
+            )
+    modules = dict(leaves(model))
+    named = dict(model.named_modules())
+    for pattern in wanted:
+        found = {name: module for name, module in named.items() if fnmatchcase(name, pattern)}
+        if not found:
+            raise UsageError(
+                f"`modules={pattern!r}` matches no module of {type(model).__name__}{nearest(pattern, named)}"
+            )
+        modules |= found
+    return Target(model=model, modules=modules, parameters=parameters, optimizers=optimizers)
+
+
+def _about(target: Target) -> "dict[str, Json]":
+    trainable = [p for p in target.parameters.values() if p.requires_grad]
+    return {
+        "gradscope": gradscope.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "created": clock.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "model": type(target.model).__name__,
+        "modules": {name: type(module).__name__ for name, module in target.model.named_modules()},
+        "parameters": sum(p.numel() for p in target.parameters.values()),
+        "trainable": sum(p.numel() for p in trainable),
+        "optimizers": [_about_optimizer(optimizer) for optimizer in target.optimizers],
+    }
+
+
+def _about_optimizer(optimizer: torch.optim.Optimizer) -> "dict[str, Json]":
+    group = optimizer.param_groups[0]
+    about: dict[str, Json] = {"type": type(optimizer).__name__}
+    for key, value in group.items():
+        if isinstance(value, bool | int | float | str):
+            about[key] = value
+        elif isinstance(value, tuple | list) and all(isinstance(v, int | float) for v in value):
+            about[key] = [float(v) for v in value]
+    return about

@@ -1,0 +1,132 @@
+"""What the modules return."""
+
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from gradscope.probes.base import Hook, Probe, Recorder, Target
+from gradscope.probes.tensors import given_tensors, named_tensors, time_axis
+from gradscope.records import Quantity, Statistic
+from gradscope.units import Activation, Liveness, activation_of, features_last, unit_axis
+
+
+class Activations(Probe):
+    """The output of every observed module, and what the model was given.
+
+    The output is reduced inside the forward hook: a later in-place operation would overwrite it.
+    """
+
+    name = "activations"
+    quantities = frozenset({Quantity.INPUT, Quantity.OUTPUT})
+
+    def attach(self, target: Target, recorder: Recorder) -> ExitStack:
+        """Places a forward hook on each observed module, and a pre-hook on the model."""
+        handles = ExitStack()
+        layout = _Layout()
+        handles.callback(target.model.register_forward_pre_hook(_InputHook(recorder), with_kwargs=True).remove)
+        for name, module in target.modules.items():
+            hook = _OutputHook(recorder, name, module, layout)
+            handles.callback(module.register_forward_hook(hook).remove)
+        return handles
+
+
+class _Layout:
+    """Where the layer that ran last put its features, for activation functions, which do not decide that themselves."""
+
+    __slots__ = ("features_last",)
+
+    def __init__(self) -> None:
+        self.features_last = True
+
+
+class _InputHook(Hook):
+    __slots__ = ("step", "time")
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__(Activations.name, recorder)
+        self.step, self.time = -1, 0
+
+    def __call__(self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        recorder = self.recorder
+        if not torch.is_grad_enabled():
+            return
+        if recorder.boundary:
+            recorder.advance()
+        if not recorder.on:
+            return
+        try:
+            if self.step != recorder.step:
+                self.step, self.time = recorder.step, 0
+            for name, tensor in given_tensors(args, kwargs):
+                recorder.emit(recorder.site("", Quantity.INPUT, name), tensor, self.time)
+            self.time += 1
+        except Exception as error:
+            recorder.failed(self.probe, error)
+
+
+class _OutputHook(Hook):
+    """Emits the outputs of one module."""
+
+    __slots__ = ("activation", "features_last", "layout", "liveness", "module", "sites", "step", "time")
+
+    def __init__(self, recorder: Recorder, name: str, module: nn.Module, layout: _Layout) -> None:
+        super().__init__(Activations.name, recorder)
+        self.module = name
+        self.layout = layout
+        self.features_last = features_last(module)
+        self.activation: Activation | None = activation_of(module)
+        self.liveness = (
+            Liveness(self.activation.silent) if self.activation and self.activation.silent is not None else None
+        )
+        self.sites: dict[str, int] = {}
+        self.step, self.time = -1, 0
+
+    def __call__(self, module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        recorder = self.recorder
+        if not torch.is_grad_enabled():
+            return
+        if recorder.boundary:
+            recorder.advance()
+        if not recorder.on:
+            return
+        try:
+            if self.step != recorder.step:
+                self.step, self.time = recorder.step, 0
+            if self.features_last is not None:
+                self.layout.features_last = self.features_last
+            steps = 1
+            if type(output) is Tensor:
+                steps = self.emit(module, "", output)
+            else:
+                for name, tensor in named_tensors(output):
+                    steps = max(steps, self.emit(module, name, tensor))
+            self.time += steps
+        except Exception as error:
+            recorder.failed(self.probe, error)
+
+    def emit(self, module: nn.Module, name: str, output: Tensor) -> int:
+        """Emits one output; how many times (positions of the sequence) it covers."""
+        if not (output.is_floating_point() or output.is_complex()):
+            return 1
+        recorder = self.recorder
+        site = self.sites.get(name)
+        if site is None:
+            recorder.completed(self.module)
+            site = self.sites[name] = recorder.site(self.module, Quantity.OUTPUT, name)
+        axis = time_axis(module, name, output)
+        if axis is not None:
+            recorder.emit_slices(site, output, axis, self.time)
+            return output.shape[axis]
+        recorder.emit(site, output, self.time)
+        if self.activation is not None:
+            self.emit_units(site, output.detach())
+        return 1
+
+    def emit_units(self, site: int, y: Tensor) -> None:
+        """Emits what the output of an activation function tells of its units."""
+        if self.liveness is not None:
+            self.recorder.watch(site, self.liveness)
+            self.liveness.see(y, unit_axis(y, self.layout.features_last))
+        if self.activation is not None and self.activation.saturated is not None and y.numel():
+            self.recorder.derive(site, Statistic.SATURATED_FRACTION, self.activation.saturated(y).double().mean())

@@ -1,0 +1,193 @@
+"""What a probe is, and what it may ask of the recorder.
+
+A probe sees tensors and emits them at a site; it computes, stores and judges nothing. One step of a training, as its
+hooks see it:
+
+    forward pre-hook    Gradients: a tensor hook on what the module was given
+    forward hook        Activations: emit the output; Gradients: a tensor hook on it
+    tensor hook         Gradients: emit ∂L/∂y
+    post-accumulate     Parameters: emit ∂L/∂w as backward left it
+    optimizer pre-hook  Parameters: emit w, keep a copy
+    optimizer post-hook Parameters: emit ∂L/∂w as it was applied, and Δw
+
+A hook returns None, so nothing it does can change the training, and it is wrapped (`Hook`) so that it can neither raise
+into it nor travel with a copy of the model.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gradscope.records import Quantity, Statistic
+from gradscope.units import Liveness
+
+
+class StepListener(Protocol):
+    """Something that acts at the edges of a recorded step."""
+
+    def begin(self) -> None:
+        """The first forward of the step is about to run."""
+        ...
+
+    def end(self) -> None:
+        """The step is over."""
+        ...
+
+
+class Recorder(Protocol):
+    """What a probe sees of the running recorder.
+
+    Attributes:
+        on: Whether this step is recorded. Hooks look at it first and do nothing else when it is False.
+        step: Number of the running step.
+        boundary: An optimizer has stepped (or, without one, a backward has run): the next forward begins a new step.
+        forward: Number of the running forward pass of the whole model within the step.
+        backward_ran: A gradient of a parameter has arrived in this step.
+    """
+
+    on: bool
+    step: int
+    boundary: bool
+    forward: int
+    backward_ran: bool
+
+    def site(self, module: str, quantity: Quantity, name: str = "") -> int:
+        """Index of a site; registers it when it is new."""
+        ...
+
+    def completed(self, module: str) -> None:
+        """`module` has run for the first time: it gets the next depth."""
+        ...
+
+    def advance(self) -> None:
+        """Ends the step at whose boundary we are, and begins the next."""
+        ...
+
+    def emit(self, site: int, tensor: Tensor, time: int = 0) -> None:
+        """Reduces `tensor` to its statistics now: what happens to it later does not matter."""
+        ...
+
+    def emit_slices(self, site: int, tensor: Tensor, axis: int, time: int = 0) -> None:
+        """Like `emit` for every position along `axis`, at times `time`, `time` + 1, …"""
+        ...
+
+    def emit_many(self, sites: Sequence[int], tensors: Sequence[Tensor]) -> None:
+        """Like `emit` for each pair, faster for many small tensors."""
+        ...
+
+    def emit_gradient(self, step: int, forward: int, site: int, time: int, axis: int | None, grad: Tensor) -> None:
+        """Like `emit` (`emit_slices` where there is an axis), for a gradient of what pass `forward` of `step` computed."""
+        ...
+
+    def same(self, site: int, time: int, source: int, source_time: int) -> None:
+        """`site` at `time` has the very tensor that `source` has at `source_time`: its statistics are copied."""
+        ...
+
+    def derive(self, site: int, stat: Statistic, value: Tensor) -> None:
+        """Adds one number, 0-dim, that does not follow from a tensor's moments."""
+        ...
+
+    def watch(self, site: int, liveness: Liveness) -> None:
+        """At the end of the step the dead fraction of `site` is asked of `liveness`."""
+        ...
+
+    def on_step(self, listener: StepListener) -> None:
+        """`listener` is told when a recorded step begins and ends."""
+        ...
+
+    def note_backward(self) -> None:
+        """A gradient of a parameter has arrived for the first time in this step."""
+        ...
+
+    def failed(self, probe: str, error: Exception) -> None:
+        """A hook of `probe` raised: it is reported once and the probe falls silent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What probes attach to.
+
+    Attributes:
+        model: The attached model.
+        modules: Observed modules by name: leaves, and what the user named.
+        parameters: All parameters by full name, each once.
+        optimizers: Those that the user attached.
+    """
+
+    model: nn.Module
+    modules: dict[str, nn.Module]
+    parameters: dict[str, nn.Parameter]
+    optimizers: tuple[torch.optim.Optimizer, ...]
+
+
+class Probe(ABC):
+    """Something that sees tensors.
+
+    Attributes:
+        name: Shown in `gradscope list probes`.
+        quantities: What it emits.
+    """
+
+    name: ClassVar[str]
+    quantities: ClassVar[frozenset[Quantity]]
+
+    @abstractmethod
+    def attach(self, target: Target, recorder: Recorder) -> ExitStack:
+        """Places the hooks; closing the stack removes every one of them."""
+
+
+class Hook:
+    """A hook that never raises into the training and stays behind when the model is copied or saved.
+
+    `copy.deepcopy(model)` and `torch.save(model)` take a module's hooks along. This one is replaced by a callable of the
+    standard library that takes anything and returns None, so the copy records nothing and needs no gradscope to load.
+    """
+
+    __slots__ = ("probe", "recorder")
+
+    def __init__(self, probe: str, recorder: Recorder) -> None:
+        self.probe = probe
+        self.recorder = recorder
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, str]]:
+        return getattr, (nullcontext(), "__exit__")
+
+
+def owner_and_name(parameter: str) -> tuple[str, str]:
+    """("encoder.fc", "weight") for "encoder.fc.weight"."""
+    owner, _, name = parameter.rpartition(".")
+    return owner, name
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module computes by itself: it has no children but parametrizations, or uses them functionally.
+
+    `nn.MultiheadAttention` calls its `out_proj` as a function, so that child never runs.
+    """
+    return isinstance(module, nn.MultiheadAttention) or all(
+        name == "parametrizations" for name, _ in module.named_children()
+    )
+
+
+def leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Names and modules that compute by themselves, without looking inside them. Containers without a forward are none."""
+    seen: set[nn.Module] = set()
+
+    def walk(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        if module in seen:
+            return
+        seen.add(module)
+        if is_leaf(module):
+            if not isinstance(module, nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict):
+                yield name, module
+            return
+        for child_name, child in module.named_children():
+            yield from walk(f"{name}.{child_name}" if name else child_name, child)
+
+    yield from walk("", model)

@@ -1,0 +1,148 @@
+"""The gradients of the loss with respect to what the modules return and are given."""
+
+import weakref
+from contextlib import ExitStack
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from gradscope.probes.base import Hook, Probe, Recorder, Target
+from gradscope.probes.tensors import given_tensors, named_tensors, time_axis
+from gradscope.records import Quantity
+
+
+class Gradients(Probe):
+    """∂L/∂y and ∂L/∂x of every observed module: the whole gradient of the tensor, whoever else uses it.
+
+    Tensor hooks, placed in the forward hooks: full backward hooks raise on in-place activations. In a chain the input of
+    a module is the output of the one before, so one hook serves both and the recorder copies the statistics.
+    """
+
+    name = "gradients"
+    quantities = frozenset({Quantity.INPUT_GRAD, Quantity.OUTPUT_GRAD})
+
+    def attach(self, target: Target, recorder: Recorder) -> ExitStack:
+        """Places a forward pre-hook and a forward hook on each observed module."""
+        handles = ExitStack()
+        hooked = _HookedTensors(recorder)
+        handles.callback(hooked.clear)
+        for name, module in target.modules.items():
+            inputs, outputs = _InputHook(recorder, name, hooked), _OutputHook(recorder, name, hooked)
+            handles.callback(module.register_forward_pre_hook(inputs, with_kwargs=True).remove)
+            handles.callback(module.register_forward_hook(outputs).remove)
+        if "" not in target.modules:  # the gradient of what the model was given
+            whole = _InputHook(recorder, "", hooked)
+            handles.callback(target.model.register_forward_pre_hook(whole, with_kwargs=True).remove)
+        return handles
+
+
+class _HookedTensors:
+    """The tensors of the running step that have our hook, by identity and version, and where their gradient goes."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._step = -1
+        self._known: dict[int, tuple[weakref.ref[Tensor], int, int, int]] = {}
+        self._leaves: list[torch.utils.hooks.RemovableHandle] = []
+
+    def hook(self, site: int, time: int, tensor: Tensor, axis: int | None) -> None:
+        """Sends the gradient of `tensor`, once it is there, to `site` at `time`."""
+        recorder = self._recorder
+        if self._step != recorder.step:
+            self.clear()
+            self._step = recorder.step
+        known = self._known.get(id(tensor))
+        if axis is None and known is not None and known[0]() is tensor and known[1] == tensor._version:
+            recorder.same(site, time, known[2], known[3])
+            return
+        receive = partial(recorder.emit_gradient, recorder.step, recorder.forward, site, time, axis)
+        handle = tensor.register_hook(receive)
+        if tensor.is_leaf:
+            self._leaves.append(handle)  # it outlives the step; the others go with the graph
+        if axis is None:
+            # a weak reference: the activation must die when the training lets go of it
+            self._known[id(tensor)] = weakref.ref(tensor), tensor._version, site, time
+
+    def clear(self) -> None:
+        """Forgets the tensors of the last step and takes our hooks off those that are still alive by themselves."""
+        self._known.clear()
+        for handle in self._leaves:
+            handle.remove()
+        self._leaves.clear()
+
+
+class _GradientHook(Hook):
+    """What the hooks on inputs and outputs share: the sites of one module, and how often it ran in this step."""
+
+    __slots__ = ("hooked", "module", "quantity", "sites", "step", "time")
+
+    def __init__(self, recorder: Recorder, name: str, hooked: _HookedTensors) -> None:
+        super().__init__(Gradients.name, recorder)
+        self.module = name
+        self.hooked = hooked
+        self.sites: dict[str, int] = {}
+        self.step, self.time = -1, 0
+
+    def place(self, module: nn.Module, name: str, tensor: Tensor) -> int:
+        """Hooks one tensor; how many times (positions of the sequence) it covers."""
+        site = self.sites.get(name)
+        if site is None:
+            site = self.sites[name] = self.recorder.site(self.module, self.quantity, name)
+        axis = time_axis(module, name, tensor)
+        self.hooked.hook(site, self.time, tensor, axis)
+        return 1 if axis is None else tensor.shape[axis]
+
+
+class _InputHook(_GradientHook):
+    __slots__ = ()
+    quantity = Quantity.INPUT_GRAD
+
+    def __call__(self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        recorder = self.recorder
+        if not torch.is_grad_enabled():
+            return
+        if recorder.boundary:
+            recorder.advance()
+        if not recorder.on:
+            return
+        try:
+            if self.step != recorder.step:
+                self.step, self.time = recorder.step, 0
+            steps = 1
+            if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+                if args[0].requires_grad:
+                    steps = self.place(module, "", args[0])
+            else:
+                for name, tensor in given_tensors(args, kwargs):
+                    if tensor.requires_grad:
+                        steps = max(steps, self.place(module, name, tensor))
+            self.time += steps
+        except Exception as error:
+            recorder.failed(self.probe, error)
+
+
+class _OutputHook(_GradientHook):
+    __slots__ = ()
+    quantity = Quantity.OUTPUT_GRAD
+
+    def __call__(self, module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        recorder = self.recorder
+        if not recorder.on or not torch.is_grad_enabled():
+            return
+        try:
+            if not self.sites:
+                recorder.completed(self.module)
+            if self.step != recorder.step:
+                self.step, self.time = recorder.step, 0
+            steps = 1
+            if type(output) is Tensor:
+                if output.requires_grad:
+                    steps = self.place(module, "", output)
+            else:
+                for name, tensor in named_tensors(output):
+                    if tensor.requires_grad:
+                        steps = max(steps, self.place(module, name, tensor))
+            self.time += steps
+        except Exception as error:
+            recorder.failed(self.probe, error)
