@@ -20,6 +20,8 @@ from gradscope.statistics import (
     Rows,
     combine,
     fetch,
+    fraction_where,
+    fractions_where,
     joinable,
     many_moments,
     moments_of,
@@ -29,7 +31,7 @@ from gradscope.statistics import (
     slice_moments,
 )
 from gradscope.trace import StepRecord
-from gradscope.units import Liveness
+from gradscope.units import Liveness, Predicate
 
 _log = logging.getLogger("gradscope")
 
@@ -62,6 +64,9 @@ class StepRecorder:
         self._index: dict[tuple[str, Quantity, str], int] = {}
         self._depths: dict[str, int] = {}
         self._listeners: list[StepListener] = []
+        self._sites: tuple[Site, ...] = ()
+        self._sites_depths = 0
+        self.liveness = Liveness()
         self._clear()
 
     def _clear(self) -> None:
@@ -71,8 +76,9 @@ class StepRecorder:
         self._small_where: list[tuple[int, int, int]] = []
         self._small: list[Tensor] = []
         self._aliases: list[tuple[int, int, int, int, int]] = []
-        self._derived: list[tuple[int, Statistic, Tensor]] = []
-        self._watched: dict[int, Liveness] = {}
+        self._batches: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []  # the same, many at a time
+        self._derived: list[tuple[int, Statistic, Tensor | float]] = []
+        self._saturable: dict[Predicate, list[tuple[int, Tensor]]] = {}
         self._losses: list[Tensor | float] = []
         self._touched: set[int] = set()
         self.forward = 0
@@ -103,9 +109,14 @@ class StepRecorder:
         self.backward_ran = True
         self._on_backward()
 
-    def emit(self, site: int, tensor: Tensor, time: int = 0) -> None:
+    def emit(self, site: int, tensor: Tensor, time: int = 0, saturated: Predicate | None = None) -> None:
         """Reduces `tensor` to its statistics, or copies it where that is cheaper."""
         self._emit(self.forward, site, tensor, time)
+        if saturated is not None:
+            if joinable(tensor) and tensor.dtype is torch.float32:
+                self._saturable.setdefault(saturated, []).append((site, self._small[-1]))
+            else:
+                self._derived.append((site, Statistic.SATURATED_FRACTION, fraction_where(tensor, saturated)))
 
     def _emit(self, forward: int, site: int, tensor: Tensor, time: int) -> None:
         if joinable(tensor):
@@ -121,13 +132,15 @@ class StepRecorder:
 
     def _emit_slices(self, forward: int, site: int, tensor: Tensor, axis: int, time: int) -> None:
         moments = slice_moments(tensor, axis)
-        self._moments.extend(moments.tolist())
-        self._where.extend((forward, site, time + t) for t in range(len(moments)))
+        where = np.empty((len(moments), 3), dtype=np.int64)
+        where[:, 0], where[:, 1], where[:, 2] = forward, site, np.arange(time, time + len(moments))
+        self._batches.append((where, moments))
 
     def emit_many(self, sites: Sequence[int], tensors: Sequence[Tensor]) -> None:
         """`emit` for each pair."""
-        self._moments.extend(many_moments(tensors).tolist())
-        self._where.extend((_ANY_PASS, site, 0) for site in sites)
+        where = np.zeros((len(sites), 3), dtype=np.int64)
+        where[:, 0], where[:, 1] = _ANY_PASS, sites
+        self._batches.append((where, many_moments(tensors)))
 
     def emit_gradient(self, step: int, forward: int, site: int, time: int, axis: int | None, grad: Tensor) -> None:
         """`emit` for a gradient; called by autograd."""
@@ -151,10 +164,6 @@ class StepRecorder:
         """Adds one number to what is known of `site` in this step."""
         self._derived.append((site, stat, value))
 
-    def watch(self, site: int, liveness: Liveness) -> None:
-        """The dead fraction of `site` will be asked of `liveness`."""
-        self._watched[site] = liveness
-
     def on_step(self, listener: StepListener) -> None:
         """`listener` is told when a recorded step begins and ends."""
         self._listeners.append(listener)
@@ -174,21 +183,24 @@ class StepRecorder:
     @property
     def sites(self) -> tuple[Site, ...]:
         """All sites registered so far; a module's depth is −1 until it has run."""
-        return tuple(
-            Site(
-                module=module,
-                module_type=self._module_types.get(module, ""),
-                quantity=quantity,
-                name=name,
-                depth=0 if quantity is Quantity.INPUT else self._depths.get(module, -1),
+        if len(self._sites) != len(self._keys) or self._sites_depths != len(self._depths):
+            self._sites_depths = len(self._depths)
+            self._sites = tuple(
+                Site(
+                    module=module,
+                    module_type=self._module_types.get(module, ""),
+                    quantity=quantity,
+                    name=name,
+                    depth=0 if quantity is Quantity.INPUT else self._depths.get(module, -1),
+                )
+                for module, quantity, name in self._keys
             )
-            for module, quantity, name in self._keys
-        )
+        return self._sites
 
     @property
     def holds_something(self) -> bool:
         """Whether anything was emitted in the running step."""
-        return bool(self._where or self._small_where)
+        return bool(self._where or self._small_where or self._batches)
 
     def add_loss(self, loss: Tensor | float) -> None:
         """One of the losses of the running step; their mean is recorded."""
@@ -235,16 +247,16 @@ class StepRecorder:
 
     def drop_step(self) -> None:
         """Forgets what the running step has emitted."""
+        self.liveness.forget_step()
         self._clear()
 
     # ---------------------------------------------------------------- closing a step
 
     def _reduced(self) -> tuple[NDArray[np.int64], Rows]:
         """Everything that was emitted: (entry, 3) with pass, site and time, and (entry, statistic)."""
-        moments = fetch(self._moments)
-        if self._small:
-            moments = np.concatenate([moments, many_moments(self._small)])
-        where = np.array(self._where + self._small_where, dtype=np.int64).reshape(-1, 3)
+        moments = np.concatenate([fetch(self._moments), many_moments(self._small), *(m for _, m in self._batches)])
+        single = np.array(self._where + self._small_where, dtype=np.int64).reshape(-1, 3)
+        where = np.concatenate([single, *(w for w, _ in self._batches)])
         if self._touched:  # forward passes that no backward reached were evaluation, not training
             kept = np.isin(where[:, 0], [_ANY_PASS, *self._touched])
             where, moments = where[kept], moments[kept]
@@ -258,24 +270,25 @@ class StepRecorder:
         return where, rows
 
     def _add_derived(self, values: Rows) -> None:
-        derived = self._derived
-        for site, liveness in self._watched.items():
-            dead = liveness.end_step()
-            if dead is not None:
-                derived.append((site, Statistic.DEAD_FRACTION, dead))
-        cpu = torch.device("cpu")
-        numbers = [float("nan")] * len(derived)
-        for device in {value.device for _, _, value in derived}:
-            picked = [i for i, item in enumerate(derived) if item[2].device == device]
-            stacked = torch.stack([derived[i][2] for i in picked])
-            for i, number in zip(picked, (stacked if device == cpu else stacked.cpu()).tolist(), strict=True):
-                numbers[i] = number
-        sums: dict[tuple[int, Statistic], list[float]] = {}
-        for (site, stat, _), number in zip(derived, numbers, strict=True):
-            sums.setdefault((site, stat), []).append(number)
-        for (site, stat), parts in sums.items():
-            if not np.isnan(values[site, COLUMN["numel"]]):
-                values[site, COLUMN[stat]] = sum(parts) / len(parts)
+        """Adds what does not follow from moments; of several executions of a module the mean is recorded."""
+        sites = [site for site, _, _ in self._derived]
+        stats = [COLUMN[stat] for _, stat, _ in self._derived]
+        numbers = _numbers([value for _, _, value in self._derived])
+        for predicate, tensors in self._saturable.items():
+            sites += [site for site, _ in tensors]
+            stats += [COLUMN[Statistic.SATURATED_FRACTION]] * len(tensors)
+            numbers += fractions_where([tensor for _, tensor in tensors], predicate).tolist()
+        for site, dead in self.liveness.end_step().items():
+            sites.append(site)
+            stats.append(COLUMN[Statistic.DEAD_FRACTION])
+            numbers.append(dead)
+        if not sites:
+            return
+        total, count = np.zeros_like(values, dtype=np.float64), np.zeros_like(values, dtype=np.int64)
+        np.add.at(total, (sites, stats), numbers)
+        np.add.at(count, (sites, stats), 1)
+        known = (count > 0) & ~np.isnan(values[:, [COLUMN[Statistic.NUMEL]]])  # a pass that was dropped derives nothing
+        values[known] = total[known] / count[known]
 
     def _unscale(self, values: Rows, time_index: NDArray[np.int32], time_values: Rows, factor: float) -> None:
         """Gradients of a scaled loss, divided by the scale; the applied ones the scaler has unscaled itself."""
@@ -307,6 +320,17 @@ class StepRecorder:
                 row = scalar_row(float(np.linalg.norm(np.nan_to_num(norm[members]))))
                 row[COLUMN["numel"]], row[COLUMN["nonfinite_count"]] = numel[members].sum(), bad[members].sum()
                 values[totals[name]] = row
+
+
+def _numbers(values: Sequence[Tensor | float]) -> list[float]:
+    """0-dim tensors as numbers, with one wait for each device."""
+    numbers = [0.0 if isinstance(value, Tensor) else value for value in values]
+    tensors = {i: value for i, value in enumerate(values) if isinstance(value, Tensor)}
+    for device in {value.device for value in tensors.values()}:
+        here = [i for i, value in tensors.items() if value.device == device]
+        for i, number in zip(here, torch.stack([tensors[i].double() for i in here]).tolist(), strict=True):
+            numbers[i] = number
+    return numbers
 
 
 def _by_site(where: NDArray[np.int64], rows: Rows, sites: int) -> tuple[Rows, NDArray[np.int32], Rows]:

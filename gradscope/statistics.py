@@ -23,7 +23,7 @@ by segment (`many_moments`). On an accelerator nothing waits: the moments stay t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -77,21 +77,44 @@ def many_moments(tensors: Sequence[Tensor]) -> NDArray[np.float64]:
     alone: list[int] = []
     small: dict[torch.dtype, list[int]] = {}
     for index, x in enumerate(tensors):
-        if joinable(x) and x.numel():
+        if joinable(x):
             small.setdefault(x.dtype, []).append(index)
         else:
             alone.append(index)
     for indices in small.values():
-        flat = torch.cat([tensors[i].detach().reshape(-1) for i in indices]).numpy()
-        result[indices] = _segment_moments(flat, np.array([tensors[i].numel() for i in indices]))
+        flat, lengths = join([tensors[i] for i in indices])
+        result[indices] = _segment_moments(flat, lengths)
     if alone:
         result[alone] = fetch([moments_of(tensors[i]) for i in alone])
     return result
 
 
+def join(tensors: Sequence[Tensor]) -> tuple[_Floats, NDArray[np.int64]]:
+    """Joinable tensors of one dtype end to end, and their lengths."""
+    with torch.no_grad():
+        flat = torch._C._nn.flatten_dense_tensors(list(tensors))  # one call for all; DDP's buckets are made so
+    return flat.numpy(), np.array([x.numel() for x in tensors])
+
+
+def fraction_where(x: Tensor, predicate: Callable[[Tensor], Tensor]) -> float | Tensor:
+    """Share of the elements of `x` for which `predicate` is true; on an accelerator a 0-dim tensor left there."""
+    x = x.detach()
+    if x.device.type != "cpu":
+        return predicate(x).double().mean()
+    flat = _flat(x)
+    return sum(int(np.count_nonzero(predicate(b).numpy())) for b in flat.split(_BLOCK)) / max(flat.numel(), 1)
+
+
+def fractions_where(tensors: Sequence[Tensor], predicate: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
+    """`fraction_where` for each of many joinable tensors of one dtype, shape (tensor,)."""
+    flat, lengths = join(tensors)
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    return np.add.reduceat(predicate(torch.from_numpy(flat)).numpy(), starts, dtype=np.int64) / lengths
+
+
 def joinable(x: Tensor) -> bool:
     """Whether `x` is so small, and so plain, that it is better measured together with others."""
-    return x.numel() <= SMALL and x.dtype in _NATIVE and x.device.type == "cpu" and x.layout is torch.strided
+    return 0 < x.numel() <= SMALL and x.is_cpu and x.dtype in _NATIVE and x.layout is torch.strided
 
 
 def fetch(moments: Sequence[Moments]) -> NDArray[np.float64]:

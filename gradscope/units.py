@@ -4,11 +4,15 @@ These are the statistics that a tensor alone cannot tell: what counts as dead or
 made it, and dead on the steps before.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 WINDOW = 8  # recorded steps without any activation after which a unit counts as dead
@@ -41,25 +45,40 @@ def activation_of(module: nn.Module) -> Activation | None:
     return None
 
 
-# The slopes as functions of the output y:
+# Where the slope, as a function of the output y, is below SLOPE of its largest:
 #   sigmoid y(1 − y), at most 1/4;  tanh 1 − y²;  softsign (1 − |y|)²;  ELU y + α below zero
+# Equal activations share one predicate, so that their outputs can be judged together.
+@cache
+def _outside(low: float, high: float) -> Predicate:
+    def saturated(y: Tensor) -> Tensor:
+        return (y <= low) | (y >= high)
+
+    return saturated
+
+
+_ROOM = (1 - SLOPE) ** 0.5
+_SIGMOID = _outside((1 - _ROOM) / 2, (1 + _ROOM) / 2)
+_TANH = _outside(-_ROOM, _ROOM)
+_SOFTSIGN = _outside(SLOPE**0.5 - 1, 1 - SLOPE**0.5)
+_SELU_FLOOR = 1.7580993408473766  # λα of Klambauer et al. 2017
+
 _ACTIVATIONS: dict[type, Callable[[nn.Module], Activation]] = {
     nn.ReLU: lambda m: Activation(silent=0.0),
-    nn.ReLU6: lambda m: Activation(silent=0.0, saturated=lambda y: y >= 6),
+    nn.ReLU6: lambda m: Activation(silent=0.0, saturated=_outside(-math.inf, 6.0)),
     nn.GELU: lambda m: Activation(silent=_SILENT),
     nn.SiLU: lambda m: Activation(silent=_SILENT),
     nn.Mish: lambda m: Activation(silent=_SILENT),
     nn.Hardswish: lambda m: Activation(silent=_SILENT),
     nn.Hardshrink: lambda m: Activation(silent=_SILENT),
     nn.Softshrink: lambda m: Activation(silent=_SILENT),
-    nn.Sigmoid: lambda m: Activation(saturated=lambda y: 4 * y * (1 - y) < SLOPE),
-    nn.Tanh: lambda m: Activation(saturated=lambda y: 1 - y * y < SLOPE),
-    nn.Softsign: lambda m: Activation(saturated=lambda y: (1 - y.abs()).square() < SLOPE),
-    nn.Hardsigmoid: lambda m: Activation(saturated=lambda y: (y <= 0) | (y >= 1)),
-    nn.Hardtanh: lambda m: Activation(saturated=lambda y: (y <= m.min_val) | (y >= m.max_val)),
-    nn.ELU: lambda m: Activation(saturated=lambda y: y < (SLOPE - 1) * m.alpha),
-    nn.CELU: lambda m: Activation(saturated=lambda y: y < (SLOPE - 1) * m.alpha),
-    nn.SELU: lambda m: Activation(saturated=lambda y: y < (SLOPE - 1) * 1.7580993),  # λα, the floor of SELU
+    nn.Sigmoid: lambda m: Activation(saturated=_SIGMOID),
+    nn.Tanh: lambda m: Activation(saturated=_TANH),
+    nn.Softsign: lambda m: Activation(saturated=_SOFTSIGN),
+    nn.Hardsigmoid: lambda m: Activation(saturated=_outside(0.0, 1.0)),
+    nn.Hardtanh: lambda m: Activation(saturated=_outside(float(m.min_val), float(m.max_val))),
+    nn.ELU: lambda m: Activation(saturated=_outside((SLOPE - 1) * float(m.alpha), math.inf)),
+    nn.CELU: lambda m: Activation(saturated=_outside((SLOPE - 1) * float(m.alpha), math.inf)),
+    nn.SELU: lambda m: Activation(saturated=_outside((SLOPE - 1) * _SELU_FLOOR, math.inf)),
 }
 
 
@@ -80,36 +99,72 @@ def features_last(module: nn.Module) -> bool | None:
 
 
 class Liveness:
-    """For how many recorded steps each unit of one activation has been silent."""
+    """For how many recorded steps each unit of each activation has been silent.
 
-    def __init__(self, silent: float) -> None:
-        self._silent = silent
-        self._signed = silent > 0  # a ReLU's output needs no abs: one pass over it less
-        self._idle: Tensor | None = None
-        self._peak: Tensor | None = None
-        self._steps = 0
+    The units of all activations lie in one array, so a model of hundreds of them costs a few calls a step.
+    """
 
-    def see(self, y: Tensor, axis: int) -> None:
-        """Takes in an output; several of one step count as one."""
-        others = [a for a in range(y.ndim) if a != axis]
+    def __init__(self) -> None:
+        self._peaks: dict[int, Tensor] = {}
+        self._silent: dict[int, float] = {}
+        self._layout: list[tuple[int, int]] = []  # site and number of units, in the order of _idle
+        self._idle = np.zeros(0, dtype=np.int64)
+        self._steps: dict[int, int] = {}
+
+    def see(self, site: int, y: Tensor, axis: int, silent: float) -> None:
+        """Takes in an output whose units are counted by `axis`; several of one site and step count as one."""
         if not y.numel():
             return
-        y = y.abs() if self._signed else y
-        peak = y.amax(others) if others else y
-        fits = self._peak is not None and self._peak.shape == peak.shape
-        self._peak = torch.maximum(self._peak, peak) if fits and self._peak is not None else peak
+        y = y if silent == 0 else y.abs()  # a ReLU's output is not negative: one pass over it less
+        others = [a for a in range(y.ndim) if a != axis]
+        peak = y.amax(others).reshape(-1) if others else y.reshape(-1)
+        before = self._peaks.get(site)
+        self._peaks[site] = torch.maximum(before, peak) if before is not None and before.shape == peak.shape else peak
+        self._silent[site] = silent
 
-    def end_step(self) -> Tensor | None:
-        """Dead fraction after this step, 0-dim on the activation's device; None if nothing was seen in it."""
-        if self._peak is None:
-            return None
-        silent = self._peak <= self._silent  # NaN is not silent
-        if self._idle is None or self._idle.shape != silent.shape:
-            self._idle, self._steps = torch.zeros_like(silent, dtype=torch.int32), 0
-        self._idle = (self._idle + 1) * silent
-        self._steps += 1
-        self._peak = None
-        return (self._idle >= min(self._steps, WINDOW)).double().mean()
+    def end_step(self) -> dict[int, float]:
+        """The dead fraction of each site that was seen in this step."""
+        if not self._peaks:
+            return {}
+        sites, sizes = list(self._peaks), [len(peak) for peak in self._peaks.values()]
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        if (layout := list(zip(sites, sizes, strict=True))) != self._layout:
+            self._rearrange(layout)
+        for site in sites:
+            self._steps[site] = self._steps.get(site, 0) + 1
+        silent = _gather(list(self._peaks.values())) <= np.repeat([self._silent[site] for site in sites], sizes)
+        self._idle = (self._idle + 1) * silent  # NaN is not silent
+        enough = np.repeat([min(self._steps[site], WINDOW) for site in sites], sizes)
+        dead = np.add.reduceat(self._idle >= enough, starts, dtype=np.int64) / sizes
+        self._peaks = {}
+        return dict(zip(sites, dead.tolist(), strict=True))
+
+    def forget_step(self) -> None:
+        """The running step is not recorded after all."""
+        self._peaks = {}
+
+    def _rearrange(self, layout: list[tuple[int, int]]) -> None:
+        """Brings the counts into a new order; a site that is new or has changed its width begins anew."""
+        ends = np.cumsum([size for _, size in self._layout])
+        old = dict(zip(self._layout, np.split(self._idle, ends[:-1]), strict=True)) if self._layout else {}
+        for key in layout:
+            if key not in old:
+                self._steps[key[0]] = 0
+        self._idle = np.concatenate([old.get(key, np.zeros(key[1], dtype=np.int64)) for key in layout])
+        self._layout = layout
+
+
+def _gather(parts: list[Tensor]) -> NDArray[np.float64]:
+    """All parts end to end, in float64, with one wait for each device."""
+    sizes = [len(part) for part in parts]
+    result: list[NDArray[np.float64]] = [np.zeros(0)] * len(parts)
+    for device in {part.device for part in parts}:
+        here = [i for i, part in enumerate(parts) if part.device == device]
+        joined = torch.cat([parts[i].double() for i in here]).cpu().numpy()
+        ends = np.cumsum([sizes[i] for i in here])
+        for i, values in zip(here, np.split(joined, ends[:-1]), strict=True):
+            result[i] = values
+    return np.concatenate(result)
 
 
 def symmetric_fraction(weight: Tensor) -> Tensor:

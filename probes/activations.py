@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from gradscope.probes.base import Hook, Probe, Recorder, Target
 from gradscope.probes.tensors import given_tensors, named_tensors, time_axis
-from gradscope.records import Quantity, Statistic
-from gradscope.units import Activation, Liveness, activation_of, features_last, unit_axis
+from gradscope.records import Quantity
+from gradscope.units import Activation, activation_of, features_last, unit_axis
 
 
 class Activations(Probe):
@@ -68,7 +68,7 @@ class _InputHook(Hook):
 class _OutputHook(Hook):
     """Emits the outputs of one module."""
 
-    __slots__ = ("activation", "features_last", "layout", "liveness", "module", "sites", "step", "time")
+    __slots__ = ("activation", "features_last", "layout", "module", "sites", "step", "time")
 
     def __init__(self, recorder: Recorder, name: str, module: nn.Module, layout: _Layout) -> None:
         super().__init__(Activations.name, recorder)
@@ -76,9 +76,6 @@ class _OutputHook(Hook):
         self.layout = layout
         self.features_last = features_last(module)
         self.activation: Activation | None = activation_of(module)
-        self.liveness = (
-            Liveness(self.activation.silent) if self.activation and self.activation.silent is not None else None
-        )
         self.sites: dict[str, int] = {}
         self.step, self.time = -1, 0
 
@@ -118,15 +115,12 @@ class _OutputHook(Hook):
         if axis is not None:
             recorder.emit_slices(site, output, axis, self.time)
             return output.shape[axis]
-        recorder.emit(site, output, self.time)
-        if self.activation is not None:
-            self.emit_units(site, output.detach())
+        activation = self.activation
+        if activation is None:
+            recorder.emit(site, output, self.time)
+            return 1
+        recorder.emit(site, output, self.time, activation.saturated)
+        if activation.silent is not None:
+            axis = unit_axis(output, self.layout.features_last)
+            recorder.liveness.see(site, output.detach(), axis, activation.silent)
         return 1
-
-    def emit_units(self, site: int, y: Tensor) -> None:
-        """Emits what the output of an activation function tells of its units."""
-        if self.liveness is not None:
-            self.recorder.watch(site, self.liveness)
-            self.liveness.see(y, unit_axis(y, self.layout.features_last))
-        if self.activation is not None and self.activation.saturated is not None and y.numel():
-            self.recorder.derive(site, Statistic.SATURATED_FRACTION, self.activation.saturated(y).double().mean())

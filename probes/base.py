@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.records import Quantity, Statistic
-from gradscope.units import Liveness
+from gradscope.units import Liveness, Predicate
 
 
 class StepListener(Protocol):
@@ -48,6 +48,7 @@ class Recorder(Protocol):
         boundary: An optimizer has stepped (or, without one, a backward has run): the next forward begins a new step.
         forward: Number of the running forward pass of the whole model within the step.
         backward_ran: A gradient of a parameter has arrived in this step.
+        liveness: Takes in the outputs of activation functions that can die.
     """
 
     on: bool
@@ -55,6 +56,7 @@ class Recorder(Protocol):
     boundary: bool
     forward: int
     backward_ran: bool
+    liveness: Liveness
 
     def site(self, module: str, quantity: Quantity, name: str = "") -> int:
         """Index of a site; registers it when it is new."""
@@ -68,8 +70,11 @@ class Recorder(Protocol):
         """Ends the step at whose boundary we are, and begins the next."""
         ...
 
-    def emit(self, site: int, tensor: Tensor, time: int = 0) -> None:
-        """Reduces `tensor` to its statistics now: what happens to it later does not matter."""
+    def emit(self, site: int, tensor: Tensor, time: int = 0, saturated: Predicate | None = None) -> None:
+        """Reduces `tensor` to its statistics now: what happens to it later does not matter.
+
+        With `saturated`, the share of its elements for which that is true is its saturated fraction.
+        """
         ...
 
     def emit_slices(self, site: int, tensor: Tensor, axis: int, time: int = 0) -> None:
@@ -90,10 +95,6 @@ class Recorder(Protocol):
 
     def derive(self, site: int, stat: Statistic, value: Tensor) -> None:
         """Adds one number, 0-dim, that does not follow from a tensor's moments."""
-        ...
-
-    def watch(self, site: int, liveness: Liveness) -> None:
-        """At the end of the step the dead fraction of `site` is asked of `liveness`."""
         ...
 
     def on_step(self, listener: StepListener) -> None:
