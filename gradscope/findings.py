@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -176,18 +176,9 @@ class Diagnosis:
         return True  # an empty diagnosis is a diagnosis; ask `.ok` or `.findings`
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        from rich.text import Text
+        from gradscope.reports.terminal import diagnosis_lines  # how a diagnosis looks is the reports' business
 
-        if not self.findings:
-            yield Text.assemble(("healthy", "bold green"), f"  no finding in {self.steps} recorded steps")
-        for root in self.roots:
-            yield from _finding_lines(root)
-            for symptom in self.symptoms_of(root):
-                yield Text.assemble(
-                    "    ↳ ", (symptom.code, "bold"), f" {symptom.pathology}: {symptom.message}", style="dim"
-                )
-        for item in self.not_judged:
-            yield Text.assemble(("not judged ", "dim"), (f"{item.rule}: {item.reason}", "dim"))
+        yield from diagnosis_lines(self)
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -205,20 +196,3 @@ class Diagnosis:
             f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
             + (f"<p>not judged:</p><ul>{unjudged}</ul>" if unjudged else "")
         )
-
-
-SEVERITY_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
-
-
-def _finding_lines(finding: Finding) -> "Iterable[RenderResult]":
-    from rich.padding import Padding
-    from rich.text import Text
-
-    yield Text.assemble(
-        (finding.severity.value, SEVERITY_STYLE[finding.severity]),
-        (f" {finding.code} {finding.pathology}", "bold"),
-        (f"  {finding.module or '(model)'}", "bold cyan"),
-    )
-    for label, text in (("", finding.message), ("cause  ", finding.cause), ("remedy ", finding.remedy)):
-        if text:
-            yield Padding(Text.assemble((label, "dim"), text), (0, 0, 0, 4))

@@ -1,0 +1,224 @@
+"""Bar charts for a terminal: the height of a bar is the logarithm of a size, a column is a layer or a time step.
+
+Several charts stand side by side on one axis, so that they can be compared at a glance. Where there are more places
+than columns, a column shows its smallest value solid and its largest shaded, and a mark under the axis if any of its
+places is marked: a NaN layer among 500 stays visible.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from rich.text import Text
+
+from gradscope.reports.profile import Profile
+
+NAN, ZERO, UNSEEN, FOUND = "nan", "zero", "unseen", "found"
+LEGEND = {NAN: "NaN or Inf", ZERO: "exactly zero", UNSEEN: "never observed", FOUND: "a finding points here"}
+STYLE = {NAN: "bold red", ZERO: "bold magenta", UNSEEN: "dim", FOUND: "bold"}
+
+# From small to large: violet, blue, teal, amber. Legible on light and dark, and told apart without red and green.
+RAMP = ("#9b6dff", "#6f84f5", "#3f9fd8", "#1fae9f", "#7fae3f", "#e0a020")
+DECADES_PER_ROW = (1, 2, 3, 4, 5, 6, 8, 10, 15)
+MOST_ROWS = 8
+GAP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Glyphs:
+    """What bars are made of.
+
+    Attributes:
+        levels: A cell filled from not at all to wholly.
+        between: From the smallest to the largest value of a column.
+        line: The vertical axis.
+        tick: The vertical axis at a label.
+        corner: Where the axes meet.
+        floor: The horizontal axis.
+        marks: For NaN, zero, never observed, and where a finding points.
+    """
+
+    levels: str
+    between: str
+    line: str
+    tick: str
+    corner: str
+    floor: str
+    marks: dict[str, str]
+
+
+BLOCKS = Glyphs(" ▁▂▃▄▅▆▇█", "░", "│", "┤", "└", "─", {NAN: "✗", ZERO: "0", UNSEEN: "·", FOUND: "▲"})
+ASCII = Glyphs(" .:#", "'", "|", "+", "+", "-", {NAN: "X", ZERO: "0", UNSEEN: ".", FOUND: "^"})
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A logarithmic axis of `rows` rows, each `per_row` decades high, from 10^`low`."""
+
+    low: int
+    per_row: int
+    rows: int
+
+    @classmethod
+    def covering(cls, profiles: Sequence[Profile]) -> "Scale":
+        """The axis that shows all of them. It spans four decades at least: a healthy profile looks flat."""
+        logs = np.log10(np.concatenate([np.zeros(0), *(p.positive for p in profiles)]))
+        high = math.ceil(logs.max()) if len(logs) else 0
+        low = math.ceil(logs.min()) - 1 if len(logs) else -4
+        span = max(high - low, 4)
+        per_row = next((d for d in DECADES_PER_ROW if span / d <= MOST_ROWS), math.ceil(span / MOST_ROWS))
+        rows = math.ceil(span / per_row)
+        return cls(high - rows * per_row, per_row, rows)
+
+    def height(self, rms: float) -> float:
+        """The height of `rms` in rows; a value that exists is at least a sliver."""
+        return min(max((math.log10(rms) - self.low) / self.per_row, 0.13), self.rows)
+
+    def label(self, row: int) -> str:
+        """The value at the top edge of `row`, for every second row; row −1 is the axis."""
+        return f"1e{self.low + (row + 1) * self.per_row}" if (self.rows - 1 - row) % 2 == 0 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One chart: a title, a profile, the modules at which findings point, a line below."""
+
+    title: Text
+    profile: Profile
+    flagged: frozenset[str] = frozenset()
+    note: str = ""
+
+
+def draw_panels(panels: Sequence[Panel], width: int, glyphs: Glyphs = BLOCKS) -> Iterator[Text]:
+    """The panels on one axis, as many beside each other as `width` allows without binning; then a legend."""
+    scale = Scale.covering([panel.profile for panel in panels])
+    margin = max(len(scale.label(row)) for row in range(-1, scale.rows)) + 2
+    per_row, room = _arrange(panels, width - margin)
+    for start in range(0, len(panels), per_row):
+        if start:
+            yield Text()
+        yield from _row_of(panels[start : start + per_row], scale, room, margin, glyphs)
+    used = [m for m in LEGEND if any(m in _marks_of(p) for p in panels)]
+    if used:
+        legend = Text(" " * margin)
+        for mark in used:
+            legend.append(glyphs.marks[mark], STYLE[mark]).append(f" {LEGEND[mark]}   ", "dim")
+        legend.rstrip()
+        yield legend
+
+
+def sparkline(values: ArrayLike, width: int, glyphs: Glyphs = BLOCKS) -> Text:
+    """A series in one line, on a logarithmic scale if it is positive and spans over two decades; NaN is marked."""
+    series = np.asarray(values, dtype=np.float64)
+    columns = np.array_split(series, min(width, len(series))) if len(series) else []
+    finite = series[np.isfinite(series)]
+    log = bool(len(finite)) and finite.min() > 0 and finite.max() / finite.min() > 100
+    scaled: Callable[[float], float] = math.log10 if log else float
+    low, high = (scaled(finite.min()), scaled(finite.max())) if len(finite) else (0.0, 1.0)
+    line = Text()
+    for column in columns:
+        if not np.isfinite(column).all():
+            line.append(glyphs.marks[NAN], STYLE[NAN])
+            continue
+        share = (scaled(float(np.median(column))) - low) / (high - low) if high > low else 0.5
+        line.append(glyphs.levels[1 + round(share * (len(glyphs.levels) - 2))], RAMP[round(share * (len(RAMP) - 1))])
+    return line
+
+
+def _arrange(panels: Sequence[Panel], width: int) -> tuple[int, int]:
+    """How many panels stand beside each other, and how many columns each has."""
+    longest = max(len(panel.profile) for panel in panels)
+    widest = max(longest, *(panel.title.cell_len for panel in panels), *(len(panel.note) for panel in panels), 14)
+    per_row = max(1, min(len(panels), (width + GAP) // (widest + GAP)))
+    rows = -(-len(panels) // per_row)
+    per_row = -(-len(panels) // rows)  # 5 panels stand as 3 + 2, not as 4 + 1
+    room = (width + GAP) // per_row - GAP
+    return per_row, min(room, max(longest * min(3, max(1, room // longest)), widest))  # no wider than the bars need
+
+
+def _row_of(panels: Sequence[Panel], scale: Scale, room: int, margin: int, glyphs: Glyphs) -> Iterator[Text]:
+    drawn = [_draw(panel, scale, room, glyphs) for panel in panels]
+    titles, rows, marks, ends, notes = zip(*drawn, strict=True)
+    yield _joined(" " * margin, titles, room)
+    for row in reversed(range(scale.rows)):
+        label = scale.label(row)
+        yield _joined(
+            f"{label:>{margin - 2}} {glyphs.tick if label else glyphs.line}", [r[row] for r in rows], room, glyphs.line
+        )
+    yield _joined(f"{scale.label(-1):>{margin - 2}} {glyphs.corner}", marks, room, glyphs.corner)
+    yield _joined(" " * margin, ends, room)
+    if any(note.plain for note in notes):
+        yield _joined(" " * margin, notes, room)
+
+
+def _joined(head: str, cells: Sequence[Text], room: int, line: str = " ") -> Text:
+    joined = Text(head, style="")
+    joined.stylize("dim")
+    for index, cell in enumerate(cells):
+        if index:
+            joined.append(" " * (GAP - 1)).append(line, "dim")
+        cell.truncate(room, pad=True)
+        joined.append_text(cell)
+    joined.rstrip()
+    return joined
+
+
+def _draw(panel: Panel, scale: Scale, room: int, glyphs: Glyphs) -> tuple[Text, list[Text], Text, Text, Text]:
+    """Title, rows from the bottom up, the axis with its marks, the names at both ends, the note."""
+    profile = panel.profile
+    columns = np.array_split(np.arange(len(profile)), min(room, len(profile)))
+    cell = max(1, min(3, room // len(columns)))
+    bar = max(1, cell - 1)
+    used = len(columns) * cell - (cell - bar)
+    rows = [Text() for _ in range(scale.rows)]
+    axis = Text()
+    for index, column in enumerate(columns):
+        gap = " " * (cell - bar if index + 1 < len(columns) else 0)
+        values = profile.rms[column]
+        values = values[np.isfinite(values) & (values > 0)]
+        bottom, top = (scale.height(values.min()), scale.height(values.max())) if len(values) else (0.0, 0.0)
+        broken = bool(profile.nonfinite[column].any())
+        if broken and not len(values):
+            bottom, top = 0.0, float(scale.rows)  # nothing finite was ever there: shaded from bottom to top
+        for row, text in enumerate(rows):
+            glyph = _cell(row, bottom, top, glyphs)
+            style = STYLE[NAN] if broken else RAMP[round(row / max(scale.rows - 1, 1) * (len(RAMP) - 1))]
+            text.append(glyph * bar, style).append(gap)
+        mark = _mark(panel, column)
+        axis.append((glyphs.marks[mark] if mark else glyphs.floor) * bar, STYLE[mark] if mark else "dim")
+        axis.append(glyphs.floor * len(gap), "dim")
+    return panel.title.copy(), rows, axis, _ends(profile, used, room), Text(panel.note, "dim")
+
+
+def _cell(row: int, bottom: float, top: float, glyphs: Glyphs) -> str:
+    filled = min(max(bottom - row, 0.0), 1.0)
+    if filled == 0.0 and top > row and top - bottom > 1 / (len(glyphs.levels) - 1):
+        return glyphs.between
+    level = math.ceil(filled * (len(glyphs.levels) - 1) - 0.5)
+    return glyphs.levels[max(level, 1) if filled and row == 0 else level]
+
+
+def _mark(panel: Panel, column: NDArray[np.int64]) -> str | None:
+    profile = panel.profile
+    if profile.nonfinite[column].any():
+        return NAN
+    if any(profile.modules[i] in panel.flagged for i in column):
+        return FOUND
+    if (profile.rms[column] == 0).any():
+        return ZERO
+    return None if profile.seen[column].all() else UNSEEN
+
+
+def _marks_of(panel: Panel) -> set[str | None]:
+    return {_mark(panel, np.array([i])) for i in range(len(panel.profile))}
+
+
+def _ends(profile: Profile, used: int, room: int) -> Text:
+    first, last = profile.places[0], profile.places[-1]
+    if profile.axis == "time":
+        first, last = f"t={first}", f"t={last}"
+    if len(first) + len(last) + 1 <= max(used, min(room, 14)):
+        return Text(first + last.rjust(max(used, len(first) + len(last) + 1) - len(first)), "dim")
+    return Text(f"{len(profile)} layers"[:room], "dim")

@@ -1,0 +1,47 @@
+"""What a report is: it is given a trace and its diagnosis, and writes. It decides nothing."""
+
+from pathlib import Path
+from typing import Protocol, TextIO, TypeAlias, runtime_checkable
+
+from gradscope.findings import Diagnosis
+from gradscope.trace import Trace
+
+Destination: TypeAlias = Path | TextIO
+
+
+@runtime_checkable
+class Report(Protocol):
+    """One format of `gradscope report --format`.
+
+    Attributes:
+        name: What stands after `--format`.
+        suffix: Of its files, ".json"; by it `-o` tells the format.
+        about: One line for `gradscope list reports`.
+        to_stream: Whether it is text; a format that is not needs a file or a folder.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 (described above)
+    @property
+    def suffix(self) -> str: ...  # noqa: D102
+    @property
+    def about(self) -> str: ...  # noqa: D102
+    @property
+    def to_stream(self) -> bool: ...  # noqa: D102
+
+    def write(self, trace: Trace, diagnosis: Diagnosis, destination: Destination) -> tuple[Path, ...]:
+        """Writes to a stream, a file, or into an existing folder under names of its own choice.
+
+        Returns:
+            The files it wrote; none for a stream.
+        """
+
+
+def write_text(text: str, destination: Destination, file_name: str) -> tuple[Path, ...]:
+    """Writes `text` as UTF-8 to a file, as `file_name` into a folder, or to a stream."""
+    if not isinstance(destination, Path):
+        destination.write(text)
+        return ()
+    path = destination / file_name if destination.is_dir() else destination
+    path.write_text(text, encoding="utf-8", newline="")
+    return (path,)

@@ -1,0 +1,353 @@
+"""Figures for a slide or a paper: gradient by depth, depth × step, gradient by time, norms and losses over the steps.
+
+Matplotlib's `Figure` is used without pyplot: no global state, no window, safe in a thread. The colours are those of
+Okabe and Ito (2008), which people with any colour vision tell apart; each line has its own marker beside its colour.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, MaxNLocator
+from numpy.typing import NDArray
+
+from gradscope.records import Quantity, Statistic
+from gradscope.reports.comparison import Comparison
+from gradscope.reports.profile import SYMBOL, Profile, depth_profile, place, time_profile
+from gradscope.trace import Doubles, Floats, Ints, Trace
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
+MARKERS = "osD^vP*X"
+DASHES = ("-", "--", ":", "-.")  # a ninth line repeats the first colour, dashed
+UNSEEN_COLOUR, NONFINITE_COLOUR, ZERO_COLOUR = "#d9d9d9", "#D40000", "#ffffff"
+STYLE = {
+    "font.size": 15,
+    "axes.titlesize": 17,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 14,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+    "legend.fontsize": 13,
+    "lines.linewidth": 2.4,
+    "lines.markersize": 8,
+    "lines.markeredgecolor": "white",
+    "lines.markeredgewidth": 0.8,
+    "svg.hashsalt": "gradscope",  # the same figure is the same file
+}
+_styled = rc_context(STYLE)  # type: ignore[arg-type]  # the stubs want the keys as literals
+SIZE = (11.0, 6.2)  # inches, the 16:9 of a slide
+DPI = 140
+MOST_TICKS = 16
+MOST_MARKERS = 10
+LEAST_DECADES = 4.0  # a log axis spans at least this, so that a healthy profile looks flat
+
+Traces = Mapping[str, Sequence[Trace]]
+
+
+def save_figures(source: Comparison | Trace, directory: Path, suffix: str = ".png") -> list[Path]:
+    """Every figure that `source` has the data for, as files in `directory`, which is made if missing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in figures_of(source):
+        paths.append(directory / f"{name}{suffix}")
+        save(figure, paths[-1])
+    return paths
+
+
+@_styled
+def save(figure: Figure, path: Path) -> None:
+    """Writes one figure, in the format that the file's suffix names."""
+    figure.savefig(path, dpi=DPI, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def figures_of(source: Comparison | Trace) -> Iterator[tuple[str, Figure]]:
+    """(file name without suffix, figure), one after the other."""
+    if isinstance(source, Trace):
+        title = ""
+        traces: Traces = {str(source.meta.get("model") or "model"): [source]}
+    else:
+        title = source.name
+        traces = {v.name: [run.trace for run in v.runs] for v in source.variants}
+    gradient = any(depth_profile(runs, Quantity.OUTPUT_GRAD) for runs in traces.values())
+    if gradient:
+        yield "gradient-by-depth", gradient_by_depth(traces, title)
+    if any(time_profile(runs) for runs in traces.values()):
+        yield "gradient-by-time", gradient_by_time(traces, title)
+    if any(_norm(run, "raw") is not None for runs in traces.values() for run in runs):
+        yield "gradient-norm", gradient_norm(traces, title)
+    if any(np.isfinite(run.per_step["loss"]).any() for runs in traces.values() for run in runs):
+        yield "loss", loss_curves(traces, title)
+    if gradient:
+        yield "heatmap", heatmaps({name: runs[0] for name, runs in traces.items()}, Quantity.OUTPUT_GRAD, title)
+
+
+@_styled
+def gradient_by_depth(traces: Traces, title: str = "") -> Figure:
+    """The rms of ∂L/∂y against depth, one line for each name, the median over steps and runs."""
+    profiles = {name: depth_profile(runs, Quantity.OUTPUT_GRAD) for name, runs in traces.items()}
+    figure, axes = _figure(title, "gradient by depth")
+    _profile_lines(axes, profiles)
+    longest = max((p for p in profiles.values() if p), key=len)
+    same = all(p is None or p.places == longest.places for p in profiles.values())
+    _name_ticks(axes, longest.places if same else [str(i + 1) for i in range(len(longest))])
+    axes.set_xlabel("layer, from input to output")
+    axes.set_ylabel("rms of ∂L/∂y")
+    return figure
+
+
+@_styled
+def gradient_by_time(traces: Traces, title: str = "") -> Figure:
+    """The rms of a gradient against the position in the sequence, one line for each name."""
+    profiles = {name: time_profile(runs) for name, runs in traces.items()}
+    figure, axes = _figure(title, "gradient by time")
+    _profile_lines(axes, profiles)
+    axes.set_xlabel("position in the sequence")
+    axes.set_ylabel(f"rms of {SYMBOL[next(p.quantity for p in profiles.values() if p)]}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+@_styled
+def gradient_norm(traces: Traces, title: str = "") -> Figure:
+    """The norm of all gradients at each step: as backward left it; dashed, as the optimizer read it."""
+    figure, axes = _figure(title, "gradient norm by step")
+    seen = []
+    for index, (name, runs) in enumerate(traces.items()):
+        raw, applied = _norm(runs[0], "raw"), _norm(runs[0], "applied")
+        if raw is None:
+            continue
+        seen.append(raw)
+        look = _look(index, len(raw))
+        axes.plot(runs[0].steps, _drawable(raw), label=name, **look)
+        if applied is not None and not np.allclose(raw, applied, rtol=1e-3, equal_nan=True):
+            seen.append(applied)
+            look["linestyle"], look["marker"] = (0, (2, 1.5)), ""
+            axes.plot(runs[0].steps, _drawable(applied), label=f"{name}, as applied", **look)
+        _mark_nonfinite(axes, runs[0].steps, ~np.isfinite(raw), index)
+    _log_axis(axes, seen)
+    _step_axis(axes)
+    axes.set_ylabel("‖∂L/∂w‖ of all parameters")
+    _legend(axes)
+    return figure
+
+
+@_styled
+def loss_curves(traces: Traces, title: str = "") -> Figure:
+    """Loss against step, one line for each name; with several runs the median and, shaded, the range."""
+    figure, axes = _figure(title, "loss")
+    everything = []
+    for index, (name, runs) in enumerate(traces.items()):
+        runs = [run for run in runs if len(run.steps) == len(runs[0].steps)]
+        losses = np.stack([run.per_step["loss"] for run in runs])
+        finite = np.where(np.isfinite(losses), losses, np.nan)
+        known = ~np.isnan(finite).all(axis=0)
+        if not known.any():
+            continue
+        steps, finite = runs[0].steps[known], finite[:, known]
+        axes.plot(steps, np.nanmedian(finite, axis=0), label=name, **_look(index, len(steps)))
+        if len(runs) > 1:
+            low, high = np.nanmin(finite, axis=0), np.nanmax(finite, axis=0)
+            axes.fill_between(steps, low, high, color=COLOURS[index % len(COLOURS)], alpha=0.15, linewidth=0)
+        _mark_nonfinite(axes, runs[0].steps, np.isinf(losses).any(axis=0), index)
+        everything.append(finite.ravel())
+    values = np.concatenate([np.zeros(0), *everything])
+    if len(values) and np.nanmin(values) > 0 and np.nanmax(values) > 100 * np.nanmedian(values):
+        axes.set_yscale("log")  # one variant explodes: the others would lie on the axis
+    _step_axis(axes)
+    axes.set_ylabel("loss")
+    _legend(axes)
+    return figure
+
+
+@_styled
+def heatmaps(traces: Mapping[str, Trace], quantity: Quantity, title: str = "") -> Figure:
+    """log₁₀ of the rms, depth × step, a panel for each name, all in the same colours.
+
+    Grey was never observed, red holds NaN or Inf, white is exactly zero.
+    """
+    shown = {name: t for name, t in traces.items() if t.by_depth(quantity, Statistic.RMS)[0]}
+    columns = 1 if len(shown) == 1 else 2 if len(shown) in (2, 4) else 3 if len(shown) <= 9 else 4
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(SIZE[0], max(SIZE[1], 3.1 * rows)), layout="constrained")
+    figure.suptitle(
+        f"{title}: {SYMBOL[quantity]} by depth and step".removeprefix(": "),
+        fontsize=17,
+        fontweight="bold",
+        x=0.01,
+        ha="left",
+    )
+    values = np.concatenate([t.by_depth(quantity, Statistic.RMS)[1].ravel() for t in shown.values()])
+    norm = Normalize(*_limits(values[np.isfinite(values) & (values > 0)]))
+    patches: dict[str, Patch] = {}
+    drawn = []
+    for index, (name, trace) in enumerate(shown.items()):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        drawn.append(axes)
+        mesh = _heatmap(axes, trace, quantity, norm, patches, most_names=MOST_TICKS if rows == 1 and columns < 3 else 6)
+        axes.set_title(name, fontsize=14, pad=6)
+        if index + columns >= len(shown):
+            axes.set_xlabel("step")
+        if index % columns == 0:
+            axes.set_ylabel("layer, input at the bottom" if rows == 1 else "layer")
+    bar = figure.colorbar(mesh, ax=drawn, pad=0.02, aspect=30)
+    bar.set_label(f"log₁₀ rms of {SYMBOL[quantity]}", fontsize=15)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    if patches:
+        figure.legend(handles=list(patches.values()), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _heatmap(
+    axes: Axes, trace: Trace, quantity: Quantity, norm: Normalize, patches: dict[str, Patch], most_names: int
+) -> QuadMesh:
+    """One panel; the special cells that it holds are added to `patches`."""
+    sites, rms = trace.by_depth(quantity, Statistic.RMS)
+    nonfinite, numel = (trace.by_depth(quantity, s)[1] for s in (Statistic.NONFINITE_COUNT, Statistic.NUMEL))
+    axes.grid(False)
+    edges = np.arange(len(trace.steps) + 1) - 0.5
+    depths = np.arange(len(sites) + 1) - 0.5
+    positive = np.isfinite(rms) & (rms > 0)
+    logs = np.ma.masked_array(np.log10(np.where(positive, rms, 1)).astype(np.float64).T, ~positive.T)
+    mesh = axes.pcolormesh(edges, depths, logs, cmap="viridis", norm=norm, rasterized=True)
+    for name, cells, colour in (
+        ("never observed", np.isnan(numel), UNSEEN_COLOUR),
+        ("exactly zero", rms == 0, ZERO_COLOUR),
+        ("NaN or Inf", nonfinite > 0, NONFINITE_COLOUR),
+    ):
+        if cells.any():
+            layer = np.ma.masked_array(np.ones(cells.T.shape), ~cells.T)
+            axes.pcolormesh(edges, depths, layer, cmap=_plain(colour), rasterized=True)
+            patches.setdefault(name, Patch(facecolor=colour, edgecolor="#888888", label=name))
+    ticks = np.unique(np.linspace(0, len(trace.steps) - 1, min(6, len(trace.steps))).astype(int))
+    axes.set_xticks(ticks, [str(trace.steps[i]) for i in ticks])
+    _name_ticks(axes, [place(site) for site in sites], axis="y", most=most_names)
+    return mesh
+
+
+def _figure(title: str, what: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(f"{title}: {what}" if title else what[:1].upper() + what[1:])
+    return figure, axes
+
+
+def _profile_lines(axes: Axes, profiles: Mapping[str, Profile | None]) -> None:
+    for index, (name, profile) in enumerate(profiles.items()):
+        if profile is None:
+            continue
+        where = np.arange(len(profile))
+        axes.plot(where, _drawable(profile.rms), label=name, **_look(index, len(profile)))
+        _mark_nonfinite(axes, where, profile.nonfinite, index)
+    _log_axis(axes, [p.rms for p in profiles.values() if p])
+    _legend(axes)
+
+
+class _Look(TypedDict):
+    color: str
+    marker: str
+    linestyle: str | tuple[int, tuple[float, float]]
+    markevery: tuple[int, int]
+
+
+def _look(index: int, points: int) -> _Look:
+    every = max(1, points // MOST_MARKERS)
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
+        "markevery": (index % every, every),  # staggered: lines that coincide stay apart
+    }
+
+
+def _drawable(values: Doubles) -> Doubles:
+    """Zero, NaN and Inf become gaps in a line on a logarithmic axis."""
+    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
+
+
+def _mark_nonfinite(axes: Axes, where: Ints, broken: NDArray[np.bool_], index: int) -> None:
+    """A red cross at the top of the axes for every NaN or Inf; the lines of several variants one under the other."""
+    if not broken.any():
+        return
+    labelled = "NaN or Inf" in axes.get_legend_handles_labels()[1]
+    axes.scatter(
+        where[broken],
+        np.full(int(broken.sum()), 0.985 - 0.03 * (index % 8)),
+        transform=axes.get_xaxis_transform(),
+        marker="x",
+        s=40,
+        linewidths=2,
+        color=NONFINITE_COLOUR,
+        label="_" if labelled else "NaN or Inf",
+        zorder=5,
+    )
+
+
+def _log_axis(axes: Axes, values: Sequence[Doubles]) -> None:
+    everything = np.concatenate([np.zeros(0), *values])
+    low, high = _limits(everything[np.isfinite(everything) & (everything > 0)])
+    axes.set_yscale("log")
+    axes.set_ylim(10 ** (low - 0.2), 10 ** (high + 0.2))
+    axes.yaxis.set_major_locator(LogLocator(numticks=9))
+
+
+def _limits(positive: Doubles | Floats) -> tuple[float, float]:
+    """log₁₀ of the smallest and the largest, at least `LEAST_DECADES` apart."""
+    if not positive.size:
+        return -LEAST_DECADES, 0.0
+    low, high = float(np.log10(positive.min())), float(np.log10(positive.max()))
+    missing = max(LEAST_DECADES - (high - low), 0.0)
+    return low - missing / 2, high + missing / 2
+
+
+def _name_ticks(axes: Axes, names: Sequence[str], axis: str = "x", most: int = MOST_TICKS) -> None:
+    """Layer names without what all have in front, every n-th where there are many."""
+    names = _without_shared_prefix(names)
+    where = np.arange(0, len(names), -(-len(names) // most))
+    labels = [n if len(n) <= 20 else "…" + n[-19:] for n in (names[i] for i in where)]
+    if axis == "y":
+        axes.set_yticks(where, labels, fontsize=12)
+    else:
+        slanted = sum(map(len, labels)) > 70
+        axes.set_xticks(where, labels, rotation=40 if slanted else 0, ha="right" if slanted else "center", fontsize=12)
+
+
+def _without_shared_prefix(names: Sequence[str]) -> list[str]:
+    """The names without the dotted parts that all of them begin with; the last part stays."""
+    parts = [name.split(".") for name in names]
+    shared = 0
+    while all(len(p) > shared + 1 for p in parts) and len({p[shared] for p in parts}) == 1 and len(parts) > 1:
+        shared += 1
+    return [".".join(p[shared:]) for p in parts]
+
+
+def _step_axis(axes: Axes) -> None:
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _legend(axes: Axes) -> None:
+    """Beside the axes, in the order of the variants; none where there is one line."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(handles) > 1:
+        axes.legend(handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _norm(trace: Trace, name: str) -> Doubles | None:
+    if not trace.columns(Quantity.TOTAL_NORM, "", name):
+        return None
+    return trace.series("", Quantity.TOTAL_NORM, Statistic.L2_NORM, name=name).astype(np.float64)
+
+
+def _plain(colour: str) -> Colormap:
+    return LinearSegmentedColormap.from_list("plain", [colour, colour])

@@ -1,0 +1,239 @@
+"""A comparison for a person at a terminal: question, table, profiles on one axis, findings, lesson."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.box import Box
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from gradscope.findings import Finding
+from gradscope.records import Quantity
+from gradscope.reports.bars import Panel, draw_panels
+from gradscope.reports.comparison import ComparedVariant, Comparison
+from gradscope.reports.profile import SYMBOL, Profile, depth_profile, time_profile
+from gradscope.reports.terminal import FEWEST_LAYERS, HEALTHY_STYLE, SEVERITY_STYLE, ends_note, glyphs_for, heading
+
+WRONG_STYLE = "bold red"
+NUMBER_FORMAT = ".3g"
+COLUMN_GAP = 2
+ONLY_A_LINE_UNDER_THE_HEAD = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
+THE_SAME_IN_ASCII = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ComparisonReport:
+    """What rich prints for a comparison."""
+
+    comparison: Comparison
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The numbers first, then the picture, then why."""
+        comparison, glyphs = self.comparison, glyphs_for(options)
+        said = ("as expected", HEALTHY_STYLE) if comparison.as_expected else ("not as expected", WRONG_STYLE)
+        yield heading(comparison.name, Text(*said), options)
+        yield Text(comparison.question, "bold italic")
+        yield Text(comparison.source, "dim")
+        for table in _tables(comparison, options):
+            yield Text()
+            yield table
+        yield from _notes_on_table(comparison)
+        for title, panels in _charts(comparison):
+            yield Text()
+            yield Text.assemble((title, "bold"), ("   median rms over the recorded steps, logarithmic", "dim"))
+            yield from draw_panels(panels, options.max_width, glyphs)
+        yield from _findings(comparison)
+        yield Text()
+        yield Text("What it shows", "bold")
+        yield Padding(Text(comparison.lesson), (0, 0, 0, 2))
+
+
+def _tables(comparison: Comparison, options: ConsoleOptions) -> Iterator[Table]:
+    """One table; more where the numbers do not fit beside each other, each with the variants' names."""
+    several, ascii_only = len(comparison.seeds) > 1, options.ascii_only
+    names = _Column("", [_name(v, several, ascii_only) for v in comparison.variants], "left")
+    numbers = [_metric(comparison, name) for name in _metric_names(comparison)] + [_losses(comparison, ascii_only)]
+    for codes_in_a_line in (3, 2, 1):
+        codes = _Column("findings", [_codes(v, codes_in_a_line) for v in comparison.variants], "left")
+        columns = [names, codes]
+        if _width([*columns, *numbers]) <= options.max_width:
+            break
+    for column in numbers:
+        if _width([*columns, column]) > options.max_width and len(columns) > 1:
+            yield _table(columns, ascii_only)
+            columns = [names]
+        columns.append(column)
+    yield _table(columns, ascii_only)
+
+
+def _width(columns: "Sequence[_Column]") -> int:
+    return sum(column.width + COLUMN_GAP for column in columns) - COLUMN_GAP
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    head: str
+    cells: Sequence[Text]
+    justify: str = "right"
+
+    @property
+    def width(self) -> int:
+        words = [len(word) for word in self.head.split()]
+        return max([0, *words, *(line.cell_len for cell in self.cells for line in cell.split())])
+
+
+def _table(columns: Sequence[_Column], ascii_only: bool) -> Table:
+    table = Table(
+        box=THE_SAME_IN_ASCII if ascii_only else ONLY_A_LINE_UNDER_THE_HEAD,
+        padding=(0, COLUMN_GAP - 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        border_style="dim",
+        header_style="dim",
+    )
+    for column in columns:
+        table.add_column(column.head, justify=column.justify, vertical="top", width=column.width)  # type: ignore[arg-type]
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*cells)
+    return table
+
+
+def _name(variant: ComparedVariant, several: bool, ascii_only: bool) -> Text:
+    """Whether it came out as expected, its name and, with several seeds, how many of them did."""
+    wrong = sum(
+        bool(run.diagnosis.codes & variant.forbid or variant.expect - run.diagnosis.codes) for run in variant.runs
+    )
+    mark = ("!!" if wrong else "ok") if ascii_only else ("✗" if wrong else "✓")
+    share = f" {len(variant.runs) - wrong}/{len(variant.runs)}" if several else ""
+    return Text.assemble((mark, WRONG_STYLE if wrong else HEALTHY_STYLE), (f" {variant.name}", "bold"), (share, "dim"))
+
+
+def _codes(variant: ComparedVariant, in_a_line: int) -> Text:
+    """Codes of warnings and errors: expected ones bold, forbidden ones red, with the share of the seeds."""
+    seen = sorted({code for run in variant.runs for code in run.diagnosis.codes})
+    cells = []
+    for code in seen:
+        count = sum(code in run.diagnosis.codes for run in variant.runs)
+        style = WRONG_STYLE if code in variant.forbid else "bold" if code in variant.expect else ""
+        cells.append(Text(code if count == len(variant.runs) else f"{code} {count}/{len(variant.runs)}", style))
+    if not cells:
+        return Text("none", "green")
+    return Text("\n").join(Text(" ").join(cells[i : i + in_a_line]) for i in range(0, len(cells), in_a_line))
+
+
+def _metric_names(comparison: Comparison) -> list[str]:
+    return list(dict.fromkeys(name for v in comparison.variants for run in v.runs for name in run.metrics))
+
+
+def _metric(comparison: Comparison, name: str) -> _Column:
+    unit = comparison.units.get(name, NUMBER_FORMAT)
+    cells = [_number([run.metrics.get(name, np.nan) for run in v.runs], unit) for v in comparison.variants]
+    return _Column(name.replace("_", " "), cells)
+
+
+def _losses(comparison: Comparison, ascii_only: bool) -> _Column:
+    arrow = "->" if ascii_only else "→"
+
+    def cell(variant: ComparedVariant) -> Text:
+        first, last = (np.array([getattr(r, end) for r in variant.runs]) for end in ("loss_first", "loss_last"))
+        diverged = not np.isfinite(last).all()
+        return Text(f"{np.median(first):.3g}{arrow}{np.median(last):.3g}", WRONG_STYLE if diverged else "")
+
+    return _Column("loss", [cell(v) for v in comparison.variants])
+
+
+def _number(values: Sequence[float], unit: str) -> Text:
+    """The median over the seeds, and under it their range."""
+    known = np.array([value for value in values if not np.isnan(value)])
+    if not len(known):
+        return Text("–", "dim")
+    middle = format(float(np.median(known)), unit)
+    if len(values) == 1:
+        return Text(middle)
+    low, high = format(float(known.min()), unit), format(float(known.max()), unit)
+    return Text.assemble(middle, ("" if low == high else f"\n{low}…{high}", "dim"))
+
+
+def _notes_on_table(comparison: Comparison) -> Iterator[Text]:
+    if len(comparison.seeds) > 1:
+        yield Text(f"median and range of {len(comparison.seeds)} seeds", "dim")
+    for variant in comparison.variants:
+        yield from (Text(sentence, WRONG_STYLE) for sentence in variant.complaints)
+
+
+def _charts(comparison: Comparison) -> Iterator[tuple[str, list[Panel]]]:
+    """Time first where there is one: a recurrent model has few layers and a long sequence."""
+    times = [time_profile([run.trace for run in v.runs]) for v in comparison.variants]
+    if any(times):
+        quantity = next(p.quantity for p in times if p)
+        yield f"Gradient {SYMBOL[quantity]} by time", _panels(comparison, times)
+    depths = [depth_profile([r.trace for r in v.runs], Quantity.OUTPUT_GRAD) for v in comparison.variants]
+    if any(p is not None and len(p) >= FEWEST_LAYERS for p in depths) and not (
+        any(times) and max(len(p) for p in depths if p) <= 2 * FEWEST_LAYERS
+    ):
+        yield "Gradient ∂L/∂y by depth", _panels(comparison, depths)
+
+
+def _panels(comparison: Comparison, profiles: Sequence[Profile | None]) -> list[Panel]:
+    return [
+        Panel(
+            Text(variant.name, "bold"),
+            profile,
+            frozenset(f.module for f in variant.runs[0].diagnosis.roots if f.module),
+            ends_note(profile),
+        )
+        for variant, profile in zip(comparison.variants, profiles, strict=True)
+        if profile is not None
+    ]
+
+
+def _findings(comparison: Comparison) -> Iterator[RenderableType]:
+    """The roots of the first seed; those with the same cause and remedy stand together, a line for each variant."""
+    groups: dict[tuple[str, str, str, str], list[tuple[str, Finding, Sequence[Finding]]]] = {}
+    healthy = []
+    for variant in comparison.variants:
+        diagnosis = variant.runs[0].diagnosis
+        if not diagnosis.findings:
+            healthy.append(variant.name)
+        for root in diagnosis.roots:
+            key = (root.code, root.severity.value, root.cause, root.remedy)
+            groups.setdefault(key, []).append((variant.name, root, diagnosis.symptoms_of(root)))
+    if groups:
+        yield Text()
+        seed = f" of seed {comparison.seeds[0]}" if len(comparison.seeds) > 1 else ""
+        yield Text(f"Findings{seed}", "bold")
+    for index, (_, members) in enumerate(sorted(groups.items(), key=lambda item: -item[1][0][1].severity.rank)):
+        if index:
+            yield Text()
+        yield from _group(members)
+    if healthy:
+        yield Text()
+        yield Text.assemble(("healthy ", HEALTHY_STYLE), ", ".join(healthy))
+
+
+def _group(members: Sequence[tuple[str, Finding, Sequence[Finding]]]) -> Iterator[RenderableType]:
+    first = members[0][1]
+    yield Text.assemble(
+        "  ",
+        (first.severity.value, SEVERITY_STYLE[first.severity]),
+        f" {first.code} ",
+        (first.pathology, "bold"),
+    )
+    body = Table.grid(padding=(0, 1))
+    body.add_column(no_wrap=True, min_width=6)
+    body.add_column()
+    for name, finding, symptoms in members:
+        place = (f"{finding.module or '(model)'}: ", "cyan")
+        hence = f"  hence {' '.join(_distinct(s.code for s in symptoms))}" if symptoms else ""
+        body.add_row(Text(name, "bold"), Text.assemble(place, finding.message, (hence, "dim")))
+    for label, text in (("cause", first.cause), ("remedy", first.remedy)):
+        if text:
+            body.add_row(Text(label, "dim"), Text(text))
+    yield Padding(body, (0, 0, 0, 4))
+
+
+def _distinct(words: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(words))

@@ -1,0 +1,234 @@
+"""A trace and its diagnosis for a person at a terminal: verdict, findings, profiles, the way over the steps."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from gradscope.findings import Diagnosis, Finding, Json, Severity
+from gradscope.records import Quantity, Statistic
+from gradscope.reports.bars import ASCII, BLOCKS, Glyphs, Panel, draw_panels, sparkline
+from gradscope.reports.base import Destination
+from gradscope.reports.profile import SYMBOL, Profile, depth_profile, time_profile
+from gradscope.trace import Trace
+
+SEVERITY_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
+HEALTHY_STYLE = "bold green"
+FEWEST_LAYERS = 3  # fewer make no profile
+TEXT_FILE_WIDTH = 100
+SPARK_WIDTH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """The report for a person, as text; coloured on a terminal."""
+
+    name: str = "text"
+    suffix: str = ".txt"
+    about: str = "verdict, findings and profiles for a person"
+    to_stream: bool = True
+
+    def write(self, trace: Trace, diagnosis: Diagnosis, destination: Destination) -> tuple[Path, ...]:
+        """Writes to a stream, with colour where it is a terminal, or to a file without."""
+        if not isinstance(destination, Path):
+            Console(file=destination, highlight=False).print(TraceReport(trace, diagnosis))
+            return ()
+        path = destination / "report.txt" if destination.is_dir() else destination
+        with path.open("w", encoding="utf-8") as file:
+            Console(file=file, highlight=False, width=TEXT_FILE_WIDTH).print(TraceReport(trace, diagnosis))
+        return (path,)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TraceReport:
+    """What rich prints for one trace."""
+
+    trace: Trace
+    diagnosis: Diagnosis
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Verdict and findings first, then what they rest on."""
+        glyphs = glyphs_for(options)
+        yield heading("gradscope", verdict(self.diagnosis), options)
+        yield Text(" · ".join(_particulars(self.trace)), "dim")
+        for part in diagnosis_parts(self.diagnosis):
+            yield Text()
+            yield part
+        flagged = frozenset(f.module for f in self.diagnosis.roots if f.module)
+        for title, profile in _profiles(self.trace):
+            yield Text()
+            yield Text.assemble((title, "bold"), ("   median rms over the recorded steps, logarithmic", "dim"))
+            panel = Panel(Text(), profile, flagged, ends_note(profile))
+            yield from (line for line in draw_panels([panel], options.max_width, glyphs) if line)
+        over_steps = _over_steps(self.trace, glyphs)
+        if over_steps is not None:
+            yield Text()
+            yield over_steps
+        if self.trace.events:
+            yield Text()
+            yield from (Text(f"step {e.step}: {e.kind} {e.module} {e.message}", "yellow") for e in self.trace.events)
+
+
+def diagnosis_parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
+    """Findings and rules that could not judge: what a blank line stands between."""
+    for root in diagnosis.roots:
+        yield finding_with_symptoms(root, diagnosis.symptoms_of(root))
+    if diagnosis.not_judged:
+        yield not_judged(diagnosis)
+
+
+def diagnosis_lines(diagnosis: Diagnosis) -> Iterator[RenderableType]:
+    """A diagnosis without its trace: what `print(scope.diagnose())` of rich shows."""
+    yield Text.assemble(verdict(diagnosis), (f"  {diagnosis.steps} steps, {diagnosis.sites} sites", "dim"))
+    for part in diagnosis_parts(diagnosis):
+        yield Text()
+        yield part
+
+
+def glyphs_for(options: ConsoleOptions) -> Glyphs:
+    """Blocks where the encoding has them."""
+    return ASCII if options.ascii_only else BLOCKS
+
+
+def heading(title: str, verdict_text: Text, options: ConsoleOptions) -> Text:
+    """A line over the whole width: the title, a rule, the verdict."""
+    dash = "=" if options.ascii_only else "━"
+    fill = max(options.max_width - len(title) - verdict_text.cell_len - 4, 1)
+    return Text.assemble((f"{dash}{dash} ", "dim"), (title, "bold"), (f" {dash * (fill - 1)} ", "dim"), verdict_text)
+
+
+def verdict(diagnosis: Diagnosis) -> Text:
+    """The word healthy, or how many roots of each severity there are."""
+    if not diagnosis.findings:
+        return Text("healthy", HEALTHY_STYLE)
+    counts = [(s, sum(f.severity is s for f in diagnosis.roots)) for s in reversed(Severity)]
+    said = [
+        (f"{n} {s.value}{'s' if n > 1 and s is not Severity.INFO else ''}", SEVERITY_STYLE[s]) for s, n in counts if n
+    ]
+    return Text(", ").join(Text(words, style) for words, style in said)
+
+
+def finding_with_symptoms(root: Finding, symptoms: Sequence[Finding]) -> RenderableType:
+    """A root with its cause, its remedy and, a line for each code, what follows from it."""
+    head = Text.assemble(
+        (root.severity.value, SEVERITY_STYLE[root.severity]),
+        f" {root.code} ",
+        (root.pathology, "bold"),
+        "  ",
+        (root.module or "(model)", "bold cyan"),
+    )
+    body = Table.grid(padding=(0, 1))
+    body.add_column(style="dim", no_wrap=True, min_width=6)
+    body.add_column()
+    for label, text in (("", root.message), ("cause", root.cause), ("remedy", root.remedy)):
+        if text:
+            body.add_row(label, Text(text))
+    for code, group in _by_code(symptoms).items():
+        body.add_row("hence", _symptoms(code, group))
+    return Group(head, Padding(body, (0, 0, 0, 2)))
+
+
+def not_judged(diagnosis: Diagnosis) -> RenderableType:
+    """The rules that lacked data, those with the same reason in one line."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(style="dim")
+    reasons: dict[str, list[str]] = {}
+    for item in diagnosis.not_judged:
+        reasons.setdefault(item.reason, []).append(item.rule)
+    for index, (reason, rules) in enumerate(reasons.items()):
+        grid.add_row("" if index else "not judged", Text(f"{', '.join(rules)}: {reason}"))
+    return grid
+
+
+def ends_note(profile: Profile) -> str:
+    """The ratio between both ends of a profile, in the direction in which the quantity travels."""
+    ratio = profile.first_to_last
+    if not np.isfinite(ratio):
+        return ""
+    backward = profile.quantity.value.endswith("grad")
+    if not backward:
+        return f"first to last ×{1 / ratio:.2g}" if ratio > 0 else ""
+    return f"last to first ×{ratio:.2g}"
+
+
+def _by_code(symptoms: Iterable[Finding]) -> dict[str, list[Finding]]:
+    by_code: dict[str, list[Finding]] = {}
+    for finding in symptoms:
+        by_code.setdefault(finding.code, []).append(finding)
+    return by_code
+
+
+def _symptoms(code: str, group: Sequence[Finding]) -> Text:
+    """One symptom with its message; several of a kind with their number and places."""
+    first = group[0]
+    text = Text.assemble(f"{code} ", (first.pathology, "bold"), " ")
+    if len(group) == 1:
+        return text.append(f"{first.module or '(model)'}: {first.message}", "dim")
+    places = [f.module or "(model)" for f in group]
+    more = f" and {len(places) - 4} more" if len(places) > 4 else ""
+    return text.append(f"at {len(places)} places: {', '.join(places[:4])}{more}", "dim")
+
+
+def _particulars(trace: Trace) -> Iterator[str]:
+    """Model, parameters, optimizer, steps: what a reader must know to judge the rest."""
+    meta = trace.meta
+    if meta.get("model"):
+        yield str(meta["model"])
+    parameters, trainable = meta.get("parameters"), meta.get("trainable")
+    if isinstance(parameters, int):
+        frozen = f", {trainable:,} trainable" if isinstance(trainable, int) and trainable != parameters else ""
+        yield f"{parameters:,} parameters{frozen}"
+    optimizers = meta.get("optimizers")
+    for optimizer in optimizers if isinstance(optimizers, list) else []:
+        yield _optimizer(optimizer)
+    steps = len(trace.steps)
+    span = f" ({trace.steps[0]} to {trace.steps[-1]})" if steps > 1 else ""
+    yield f"{steps} step{'s' if steps != 1 else ''} recorded{span}"
+    yield f"{len(trace.sites)} sites"
+
+
+def _optimizer(optimizer: Json) -> str:
+    if not isinstance(optimizer, dict):
+        return str(optimizer)
+    lr = optimizer.get("lr")
+    return f"{optimizer.get('type', 'optimizer')}" + (f" lr {lr:g}" if isinstance(lr, int | float) else "")
+
+
+def _profiles(trace: Trace) -> Iterator[tuple[str, Profile]]:
+    for quantity, title in (
+        (Quantity.OUTPUT_GRAD, "Gradient ∂L/∂y by depth"),
+        (Quantity.OUTPUT, "Activation y by depth"),
+    ):
+        profile = depth_profile([trace], quantity)
+        if profile is not None and len(profile) >= FEWEST_LAYERS:
+            yield title, profile
+    times = time_profile([trace])
+    if times is not None:
+        yield f"Gradient {SYMBOL[times.quantity]} of {times.where or 'the model'} by time", times
+
+
+def _over_steps(trace: Trace, glyphs: Glyphs) -> RenderableType | None:
+    """Loss and gradient norm over the steps, one line each."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(no_wrap=True)
+    grid.add_column(justify="right")
+    series = [("loss", trace.per_step["loss"])]
+    for name, label in (("raw", "gradient norm"), ("applied", "as applied")):
+        if trace.columns(Quantity.TOTAL_NORM, "", name):
+            norms = trace.series("", Quantity.TOTAL_NORM, Statistic.L2_NORM, name=name)
+            if name == "raw" or not np.allclose(norms, series[-1][1], equal_nan=True):
+                series.append((label, norms.astype(np.float64)))
+    for label, values in series:
+        known = values[~np.isnan(values)]
+        if len(known) > 1:
+            grid.add_row(label, sparkline(values, SPARK_WIDTH, glyphs), f"{known[0]:.3g} → {known[-1]:.3g}")
+    if not grid.row_count:
+        return None
+    return Group(Text.assemble(("Over the steps", "bold")), grid)
