@@ -1,5 +1,5 @@
-"""The command line."""
+"""The command line, one file per command."""
 
+from gradscope.cli.program import main
 
-def main() -> None:
-    """Entry point."""
+__all__ = ["main"]

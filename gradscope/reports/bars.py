@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rich.text import Text
 
-from gradscope.reports.profile import Profile
+from gradscope.reports.profile import Profile, without_shared_prefix
 
 NAN, ZERO, UNSEEN, FOUND = "nan", "zero", "unseen", "found"
 LEGEND = {NAN: "NaN or Inf", ZERO: "exactly zero", UNSEEN: "never observed", FOUND: "a finding points here"}
@@ -65,7 +65,7 @@ class Scale:
     def covering(cls, profiles: Sequence[Profile]) -> "Scale":
         """The axis that shows all of them. It spans four decades at least: a healthy profile looks flat."""
         logs = np.log10(np.concatenate([np.zeros(0), *(p.positive for p in profiles)]))
-        high = math.ceil(logs.max()) if len(logs) else 0
+        high = math.ceil(logs.max() - 0.01) if len(logs) else 0
         low = math.ceil(logs.min()) - 1 if len(logs) else -4
         span = max(high - low, 4)
         per_row = next((d for d in DECADES_PER_ROW if span / d <= MOST_ROWS), math.ceil(span / MOST_ROWS))
@@ -140,22 +140,19 @@ def _arrange(panels: Sequence[Panel], width: int) -> tuple[int, int]:
 
 def _row_of(panels: Sequence[Panel], scale: Scale, room: int, margin: int, glyphs: Glyphs) -> Iterator[Text]:
     drawn = [_draw(panel, scale, room, glyphs) for panel in panels]
-    titles, rows, marks, ends, notes = zip(*drawn, strict=True)
-    yield _joined(" " * margin, titles, room)
+    yield _joined(" " * margin, [panel.title.copy() for panel in panels], room)
     for row in reversed(range(scale.rows)):
         label = scale.label(row)
-        yield _joined(
-            f"{label:>{margin - 2}} {glyphs.tick if label else glyphs.line}", [r[row] for r in rows], room, glyphs.line
-        )
-    yield _joined(f"{scale.label(-1):>{margin - 2}} {glyphs.corner}", marks, room, glyphs.corner)
-    yield _joined(" " * margin, ends, room)
-    if any(note.plain for note in notes):
-        yield _joined(" " * margin, notes, room)
+        head = f"{label:>{margin - 2}} {glyphs.tick if label else glyphs.line}"
+        yield _joined(head, [chart.rows[row] for chart in drawn], room, glyphs.line)
+    yield _joined(f"{scale.label(-1):>{margin - 2}} {glyphs.corner}", [c.axis for c in drawn], room, glyphs.corner)
+    for below in ([c.pointers for c in drawn], [c.ends for c in drawn], [Text(p.note, "dim") for p in panels]):
+        if any(text.plain.strip() for text in below):
+            yield _joined(" " * margin, below, room)
 
 
 def _joined(head: str, cells: Sequence[Text], room: int, line: str = " ") -> Text:
-    joined = Text(head, style="")
-    joined.stylize("dim")
+    joined = Text().append(head, "dim")
     for index, cell in enumerate(cells):
         if index:
             joined.append(" " * (GAP - 1)).append(line, "dim")
@@ -165,31 +162,40 @@ def _joined(head: str, cells: Sequence[Text], room: int, line: str = " ") -> Tex
     return joined
 
 
-def _draw(panel: Panel, scale: Scale, room: int, glyphs: Glyphs) -> tuple[Text, list[Text], Text, Text, Text]:
-    """Title, rows from the bottom up, the axis with its marks, the names at both ends, the note."""
+@dataclass(frozen=True, slots=True)
+class _Chart:
+    """The lines of one panel; the rows from the bottom up."""
+
+    rows: list[Text]
+    axis: Text
+    pointers: Text
+    ends: Text
+
+
+def _draw(panel: Panel, scale: Scale, room: int, glyphs: Glyphs) -> _Chart:
     profile = panel.profile
     columns = np.array_split(np.arange(len(profile)), min(room, len(profile)))
     cell = max(1, min(3, room // len(columns)))
     bar = max(1, cell - 1)
     used = len(columns) * cell - (cell - bar)
-    rows = [Text() for _ in range(scale.rows)]
-    axis = Text()
+    chart = _Chart([Text() for _ in range(scale.rows)], Text(), Text(), _ends(profile, used, room))
     for index, column in enumerate(columns):
-        gap = " " * (cell - bar if index + 1 < len(columns) else 0)
+        gap = cell - bar if index + 1 < len(columns) else 0
         values = profile.rms[column]
         values = values[np.isfinite(values) & (values > 0)]
         bottom, top = (scale.height(values.min()), scale.height(values.max())) if len(values) else (0.0, 0.0)
         broken = bool(profile.nonfinite[column].any())
         if broken and not len(values):
             bottom, top = 0.0, float(scale.rows)  # nothing finite was ever there: shaded from bottom to top
-        for row, text in enumerate(rows):
-            glyph = _cell(row, bottom, top, glyphs)
+        for row, text in enumerate(chart.rows):
             style = STYLE[NAN] if broken else RAMP[round(row / max(scale.rows - 1, 1) * (len(RAMP) - 1))]
-            text.append(glyph * bar, style).append(gap)
+            text.append(_cell(row, bottom, top, glyphs) * bar, style).append(" " * gap)
         mark = _mark(panel, column)
-        axis.append((glyphs.marks[mark] if mark else glyphs.floor) * bar, STYLE[mark] if mark else "dim")
-        axis.append(glyphs.floor * len(gap), "dim")
-    return panel.title.copy(), rows, axis, _ends(profile, used, room), Text(panel.note, "dim")
+        chart.axis.append((glyphs.marks[mark] if mark else glyphs.floor) * bar, STYLE[mark] if mark else "dim")
+        chart.axis.append(glyphs.floor * gap, "dim")
+        found = any(profile.modules[i] in panel.flagged for i in column)
+        chart.pointers.append((glyphs.marks[FOUND] if found else " ") * bar, STYLE[FOUND]).append(" " * gap)
+    return chart
 
 
 def _cell(row: int, bottom: float, top: float, glyphs: Glyphs) -> str:
@@ -204,21 +210,25 @@ def _mark(panel: Panel, column: NDArray[np.int64]) -> str | None:
     profile = panel.profile
     if profile.nonfinite[column].any():
         return NAN
-    if any(profile.modules[i] in panel.flagged for i in column):
-        return FOUND
     if (profile.rms[column] == 0).any():
         return ZERO
     return None if profile.seen[column].all() else UNSEEN
 
 
 def _marks_of(panel: Panel) -> set[str | None]:
-    return {_mark(panel, np.array([i])) for i in range(len(panel.profile))}
+    found = {FOUND} if panel.flagged & set(panel.profile.modules) else set()
+    return found | {_mark(panel, np.array([i])) for i in range(len(panel.profile))}
 
 
 def _ends(profile: Profile, used: int, room: int) -> Text:
-    first, last = profile.places[0], profile.places[-1]
+    """The names of the first and the last place, under them where there is room."""
+    names = without_shared_prefix(profile.places)
+    first, last = names[0], names[-1]
     if profile.axis == "time":
         first, last = f"t={first}", f"t={last}"
-    if len(first) + len(last) + 1 <= max(used, min(room, 14)):
-        return Text(first + last.rjust(max(used, len(first) + len(last) + 1) - len(first)), "dim")
-    return Text(f"{len(profile)} layers"[:room], "dim")
+    if len(profile) == 1:
+        return Text(first[:room], "dim")
+    if len(first) + len(last) + 1 <= used:
+        return Text(first + last.rjust(used - len(first)), "dim")
+    named = f"{first} to {last}"
+    return Text(named if len(named) <= room else f"{len(profile)} layers"[:room], "dim")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gradscope.records import Quantity, Statistic
 from gradscope.reports.comparison import Comparison
-from gradscope.reports.profile import SYMBOL, Profile, depth_profile, place, time_profile
+from gradscope.reports.profile import SYMBOL, Profile, depth_profile, place, time_profile, without_shared_prefix
 from gradscope.trace import Doubles, Floats, Ints, Trace
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
@@ -159,7 +159,7 @@ def loss_curves(traces: Traces, title: str = "") -> Figure:
         if len(runs) > 1:
             low, high = np.nanmin(finite, axis=0), np.nanmax(finite, axis=0)
             axes.fill_between(steps, low, high, color=COLOURS[index % len(COLOURS)], alpha=0.15, linewidth=0)
-        _mark_nonfinite(axes, runs[0].steps, np.isinf(losses).any(axis=0), index)
+        _mark_nonfinite(axes, runs[0].steps, np.asarray(np.isinf(losses).any(axis=0)), index)
         everything.append(finite.ravel())
     values = np.concatenate([np.zeros(0), *everything])
     if len(values) and np.nanmin(values) > 0 and np.nanmax(values) > 100 * np.nanmedian(values):
@@ -312,7 +312,7 @@ def _limits(positive: Doubles | Floats) -> tuple[float, float]:
 
 def _name_ticks(axes: Axes, names: Sequence[str], axis: str = "x", most: int = MOST_TICKS) -> None:
     """Layer names without what all have in front, every n-th where there are many."""
-    names = _without_shared_prefix(names)
+    names = without_shared_prefix(names)
     where = np.arange(0, len(names), -(-len(names) // most))
     labels = [n if len(n) <= 20 else "…" + n[-19:] for n in (names[i] for i in where)]
     if axis == "y":
@@ -320,15 +320,6 @@ def _name_ticks(axes: Axes, names: Sequence[str], axis: str = "x", most: int = M
     else:
         slanted = sum(map(len, labels)) > 70
         axes.set_xticks(where, labels, rotation=40 if slanted else 0, ha="right" if slanted else "center", fontsize=12)
-
-
-def _without_shared_prefix(names: Sequence[str]) -> list[str]:
-    """The names without the dotted parts that all of them begin with; the last part stays."""
-    parts = [name.split(".") for name in names]
-    shared = 0
-    while all(len(p) > shared + 1 for p in parts) and len({p[shared] for p in parts}) == 1 and len(parts) > 1:
-        shared += 1
-    return [".".join(p[shared:]) for p in parts]
 
 
 def _step_axis(axes: Axes) -> None:

@@ -103,6 +103,15 @@ def place(site: Site) -> str:
     return f"{module}[{site.name}]" if site.name not in ("", "0") else module
 
 
+def without_shared_prefix(names: Sequence[str]) -> list[str]:
+    """The names without the dotted parts that all of them begin with; the last part stays."""
+    parts = [name.split(".") for name in names]
+    shared = 0
+    while all(len(p) > shared + 1 for p in parts) and len({p[shared] for p in parts}) == 1 and len(parts) > 1:
+        shared += 1
+    return [".".join(p[shared:]) for p in parts]
+
+
 _READ = (Statistic.RMS, Statistic.NONFINITE_COUNT, Statistic.NUMEL)
 
 

@@ -228,7 +228,7 @@ def _over_steps(trace: Trace, glyphs: Glyphs) -> RenderableType | None:
     for label, values in series:
         known = values[~np.isnan(values)]
         if len(known) > 1:
-            grid.add_row(label, sparkline(values, SPARK_WIDTH, glyphs), f"{known[0]:.3g} → {known[-1]:.3g}")
+            grid.add_row(label, sparkline(values, SPARK_WIDTH, glyphs), f"{known[0]:.3g} → {values[-1]:.3g}")
     if not grid.row_count:
         return None
     return Group(Text.assemble(("Over the steps", "bold")), grid)

@@ -1,0 +1,79 @@
+"""`gradscope report`: what a recorded trace shows, in any format."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from gradscope import plugins
+from gradscope.cli.terminal import say
+from gradscope.errors import TraceError, UsageError, nearest
+from gradscope.findings import Severity
+
+if TYPE_CHECKING:
+    from gradscope.reports.base import Report
+    from gradscope.trace import Trace
+
+NEVER = "never"
+
+
+@click.command("report")
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option(
+    "--format", "name", metavar="NAME", help="text (default), json, csv, png or svg; `list reports` shows all."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE_OR_DIR", help="Write there.")
+@click.option(
+    "--fail-on",
+    type=click.Choice([*(s.value for s in reversed(Severity)), NEVER]),
+    default=Severity.ERROR.value,
+    show_default=True,
+    help="Lowest severity that makes the exit code 1.",
+)
+def report(trace: Path, name: str | None, output: Path | None, fail_on: str) -> int:
+    """Judge a recorded TRACE and show what it holds."""
+    from gradscope.rules.engine import diagnose
+    from gradscope.storage import read_trace
+
+    chosen = find_report(name, output)
+    recording = read_trace(trace)
+    refuse_empty(recording, trace)
+    diagnosis = diagnose(recording)
+    for path in chosen.write(recording, diagnosis, sys.stdout if output is None else output):
+        say(f"wrote {path}")
+    if fail_on != NEVER and diagnosis.worst is not None and diagnosis.worst.reaches(Severity(fail_on)):
+        return 1
+    return 0
+
+
+def find_report(name: str | None, output: Path | None) -> "Report":
+    """The report of that name; without one, the one whose suffix `output` has, else text.
+
+    Raises:
+        UsageError: There is none of that name, or it cannot go where it should.
+    """
+    installed = cast("tuple[Report, ...]", plugins.load("reports"))
+    by_name = {one.name: one for one in installed}
+    if name is None:
+        fitting = [one.name for one in installed if output is not None and output.suffix == one.suffix]
+        name = fitting[0] if fitting else "text"
+    if name not in by_name:
+        raise UsageError(f"`--format {name}` is no report{nearest(name, by_name)}")
+    chosen = by_name[name]
+    if output is None and not chosen.to_stream:
+        raise UsageError(f"`--format {name}` writes files; say where: `-o FOLDER` or `-o FILE{chosen.suffix}`.")
+    return chosen
+
+
+def refuse_empty(recording: "Trace", path: Path) -> None:
+    """A trace in which nothing was recorded is no healthy trace.
+
+    Raises:
+        TraceError: It holds no step or no site.
+    """
+    if not len(recording.steps) or not recording.sites:
+        lacks = "step" if not len(recording.steps) else "site"
+        raise TraceError(
+            f"{str(path)!r} holds no recorded {lacks}; was the training loop run, and the model that was attached used?"
+        )

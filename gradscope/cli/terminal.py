@@ -1,0 +1,51 @@
+"""Where the command line writes: results to stdout, everything else to stderr."""
+
+import codecs
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# One character for one where possible: charts and tables keep their columns.
+PLAIN = {
+    "∂": "d", "Δ": "D", "‖": "|", "×": "x", "·": "*", "−": "-", "–": "-", "—": "-", "…": "~", "±": "~", "≈": "~",
+    "≤": "<=", "≥": ">=", "→": ">", "↳": ">", "√": "sqrt ", "χ": "chi", "σ": "sigma", "φ": "phi", "π": "pi", "∞": "inf",
+    "⁰": "0", "¹": "1", "²": "2", "³": "3", "⁴": "4", "⁵": "5", "⁶": "6", "⁷": "7", "⁸": "8", "⁹": "9", "⁻": "-",
+    "₀": "0", "₁": "1", "₂": "2", "ₜ": "t", "’": "'", "“": '"', "”": '"',
+}  # fmt: skip
+
+
+def say(sentence: str) -> None:
+    """One line on stderr."""
+    click.echo(f"gradscope: {sentence}", err=True)
+
+
+def stdout() -> "Console":
+    """Where results go: coloured on a terminal, as wide as it; `NO_COLOR`, `COLUMNS` and pipes are honoured."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=False)
+
+
+def stderr() -> "Console":
+    """Where progress goes."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def tolerate_any_encoding(*streams: TextIO) -> None:
+    """A character that a stream's encoding lacks is written by its nearest ASCII ones instead of ending the program."""
+    codecs.register_error("gradscope", _nearest_characters)
+    for stream in streams:
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="gradscope")
+
+
+def _nearest_characters(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN.get(c, "?") for c in error.object[error.start : error.end]), error.end

@@ -1,0 +1,154 @@
+"""What the reports are tested on: a sick and a healthy network, and both side by side. Nothing is random."""
+
+from collections.abc import Sequence
+from io import StringIO
+
+import numpy as np
+from builders import trace_of
+from rich.console import Console
+
+from gradscope.findings import Diagnosis, Finding, Role, Severity, Unjudged
+from gradscope.records import STATISTICS
+from gradscope.reports.comparison import ComparedRun, ComparedVariant, Comparison
+from gradscope.trace import TimeTable, Trace
+
+META = {
+    "model": "MLP",
+    "parameters": 12_345,
+    "trainable": 12_345,
+    "every": 1,
+    "optimizers": [{"type": "Adam", "lr": 0.001}],
+}
+
+
+def network(gain: float, *, layers: int = 15, steps: int = 10, scale: float = 1e-2) -> Trace:
+    """A chain whose gradient has `gain` per layer, with a falling loss."""
+    depth = np.arange(layers)
+    gradient = scale * gain ** depth[::-1] * np.ones((steps, 1))
+    return trace_of(
+        modules=[f"layers.{i}" for i in depth],
+        output_grad_rms=gradient,
+        output_rms=np.full((steps, layers), 0.5),
+        loss=2.3 * 0.9 ** np.arange(steps) if gain > 0.4 else np.full(steps, 2.3),
+        meta=META,
+    )
+
+
+def finding(**changes: object) -> Finding:
+    """A vanishing gradient at layers.3, or what `changes` make of it."""
+    values = {
+        "code": "GS101",
+        "pathology": "vanishing-gradient",
+        "severity": Severity.ERROR,
+        "module": "layers.3",
+        "sites": (),
+        "first_step": 0,
+        "last_step": 9,
+        "measured": 0.25,
+        "threshold": 0.5,
+        "unit": "gain per layer",
+        "message": "each layer passes back 0.25 of its gradient, over 15 layers since step 0",
+        "cause": "a sigmoid's slope is at most 0.25, and the weights do not make up for it",
+        "remedy": "use ReLU with He initialisation, add residual connections, or normalise before each activation",
+    }
+    return Finding(**{**values, **changes})
+
+
+SYMPTOMS = tuple(
+    finding(
+        code="GS302",
+        pathology="saturation",
+        severity=Severity.WARNING,
+        module=f"layers.{i}",
+        message="93 % of the units sit at a bound",
+        role=Role.SYMPTOM,
+        caused_by=("layers.3", "GS101"),
+    )
+    for i in range(5, 11)
+)
+
+
+def diagnosis(*findings: Finding, not_judged: Sequence[Unjudged] = ()) -> Diagnosis:
+    """A diagnosis of ten steps and thirty sites."""
+    return Diagnosis(findings=findings, not_judged=tuple(not_judged), steps=10, sites=30)
+
+
+SICK = diagnosis(
+    finding(),
+    *SYMPTOMS,
+    not_judged=[
+        Unjudged(rule="update-too-small", reason="the trace holds no weight_update"),
+        Unjudged(rule="update-too-large", reason="the trace holds no weight_update"),
+        Unjudged(rule="symmetric-init", reason="the trace holds no weight"),
+    ],
+)
+HEALTHY = diagnosis()
+
+
+def variant(name: str, gain: float, said: Diagnosis, *, seeds: int = 1, **codes: frozenset[str]) -> ComparedVariant:
+    """One line of the comparison, trained with `seeds` seeds that differ a little."""
+    return ComparedVariant(
+        name=name,
+        runs=tuple(
+            ComparedRun(
+                seed=seed,
+                trace=network(gain * (1 + 0.01 * seed)),
+                diagnosis=said,
+                loss_first=2.3,
+                loss_last=2.3 if gain < 0.4 else 0.089,
+                metrics={
+                    "gain_per_layer": gain * (1 + 0.01 * seed),
+                    "gradient_decades": -15 * np.log10(gain),
+                    "saturated_fraction": 0.93 if gain < 0.4 else float("nan"),
+                    "accuracy": 0.10 if gain < 0.4 else 0.95,
+                },
+            )
+            for seed in range(seeds)
+        ),
+        **codes,
+    )
+
+
+def comparison(*, seeds: int = 1, variants: Sequence[ComparedVariant] | None = None) -> Comparison:
+    """Sigmoid, tanh and ReLU, as expected."""
+    return Comparison(
+        name="sigmoid-vs-relu",
+        question="Does a saturating activation starve the early layers of gradient?",
+        lesson="Fifteen layers that each halve the gradient leave 0.5¹⁵ ≈ 0.0003 of it.",
+        source="Glorot & Bengio 2010, §3.1",
+        seeds=tuple(range(seeds)),
+        units={"gain_per_layer": ".3f", "gradient_decades": ".1f", "saturated_fraction": ".0%", "accuracy": ".0%"},
+        variants=variants
+        or (
+            variant("sigmoid", 0.25, SICK, seeds=seeds, expect=frozenset({"GS101"})),
+            variant("tanh", 0.8, HEALTHY, seeds=seeds),
+            variant("relu, He init", 0.98, HEALTHY, seeds=seeds, forbid=frozenset({"GS101", "GS102"})),
+        ),
+    )
+
+
+def with_times(trace: Trace, rms: np.ndarray) -> Trace:
+    """`trace` with rms[step, time] as the values per time of its first site."""
+    steps, length = rms.shape
+    values = np.full((steps * length, len(STATISTICS)), np.nan, dtype=np.float32)
+    values[:, STATISTICS.index("rms")] = rms.ravel()
+    values[:, STATISTICS.index("numel")] = 10
+    values[:, STATISTICS.index("nonfinite_count")] = 0
+    times = TimeTable(
+        step=np.repeat(np.arange(steps, dtype=np.int32), length),
+        site=np.zeros(steps * length, dtype=np.int32),
+        time=np.tile(np.arange(length, dtype=np.int32), steps),
+        values=values,
+    )
+    return Trace(**{**{f: getattr(trace, f) for f in trace.__slots__}, "times": times})
+
+
+def printed(renderable: object, *, width: int = 80, ascii_only: bool = False) -> str:
+    """What a terminal without colour would show."""
+    stream = _Ascii() if ascii_only else StringIO()
+    Console(file=stream, width=width, color_system=None, force_terminal=False, highlight=False).print(renderable)
+    return stream.getvalue()
+
+
+class _Ascii(StringIO):
+    encoding = "ascii"
