@@ -66,6 +66,7 @@ class StepRecorder:
         self._listeners: list[StepListener] = []
         self._sites: tuple[Site, ...] = ()
         self._sites_depths = 0
+        self._totals_of = -1  # number of sites when the members of the total norms were looked up
         self.liveness = Liveness()
         self._clear()
 
@@ -109,22 +110,25 @@ class StepRecorder:
         self.backward_ran = True
         self._on_backward()
 
-    def emit(self, site: int, tensor: Tensor, time: int = 0, saturated: Predicate | None = None) -> None:
+    def emit(self, site: int, tensor: Tensor, time: int = 0, saturated: Predicate | None = None) -> Moments | None:
         """Reduces `tensor` to its statistics, or copies it where that is cheaper."""
-        self._emit(self.forward, site, tensor, time)
+        moments = self._emit(self.forward, site, tensor, time)
         if saturated is not None:
-            if joinable(tensor) and tensor.dtype is torch.float32:
+            if moments is None and tensor.dtype is torch.float32:
                 self._saturable.setdefault(saturated, []).append((site, self._small[-1]))
             else:
                 self._derived.append((site, Statistic.SATURATED_FRACTION, fraction_where(tensor, saturated)))
+        return moments
 
-    def _emit(self, forward: int, site: int, tensor: Tensor, time: int) -> None:
+    def _emit(self, forward: int, site: int, tensor: Tensor, time: int) -> Moments | None:
         if joinable(tensor):
             self._small.append(tensor.detach().clone())
             self._small_where.append((forward, site, time))
-        else:
-            self._moments.append(moments_of(tensor))
-            self._where.append((forward, site, time))
+            return None
+        moments = moments_of(tensor)
+        self._moments.append(moments)
+        self._where.append((forward, site, time))
+        return moments
 
     def emit_slices(self, site: int, tensor: Tensor, axis: int, time: int = 0) -> None:
         """`emit` for every position along `axis`."""
@@ -137,10 +141,14 @@ class StepRecorder:
         self._batches.append((where, moments))
 
     def emit_many(self, sites: Sequence[int], tensors: Sequence[Tensor]) -> None:
-        """`emit` for each pair."""
-        where = np.zeros((len(sites), 3), dtype=np.int64)
-        where[:, 0], where[:, 1] = _ANY_PASS, sites
-        self._batches.append((where, many_moments(tensors)))
+        """`emit` for each pair, of the step and not of a forward pass."""
+        if len(sites) == 1:
+            self._moments.append(moments_of(tensors[0]))
+            self._where.append((_ANY_PASS, sites[0], 0))
+        elif sites:
+            where = np.zeros((len(sites), 3), dtype=np.int64)
+            where[:, 0], where[:, 1] = _ANY_PASS, sites
+            self._batches.append((where, many_moments(tensors)))
 
     def emit_gradient(self, step: int, forward: int, site: int, time: int, axis: int | None, grad: Tensor) -> None:
         """`emit` for a gradient; called by autograd."""
@@ -223,7 +231,7 @@ class StepRecorder:
                 self.failed("parameters", error)
         if self._losses:
             self.site("", Quantity.LOSS)
-        totals = self._total_sites()
+        self._register_totals()
         where, rows = self._reduced()
         values, time_index, time_values = _by_site(where, rows, len(self._keys))
         losses = [float(loss) for loss in self._losses]
@@ -232,7 +240,7 @@ class StepRecorder:
         self._add_derived(values)
         if loss_scale not in (1.0, 0.0) and np.isfinite(loss_scale):
             self._unscale(values, time_index, time_values, 1.0 / loss_scale)
-        self._add_total_norms(values, totals)
+        self._add_total_norms(values)
         record = StepRecord(
             step=self.step,
             per_step={"loss": sum(losses) / len(losses) if losses else np.nan, "lr": lr, "loss_scale": loss_scale},
@@ -298,28 +306,44 @@ class StepRecorder:
         in_time = gradients[time_index[:, 0]]
         time_values[in_time] = scaled(time_values[in_time], factor)
 
-    def _total_sites(self) -> dict[str, int]:
-        """Sites of the total norms, by name; registered as soon as a parameter's gradient is."""
-        held = {quantity for _, quantity, _ in self._keys}
-        totals = {}
-        if Quantity.WEIGHT_GRAD in held:
-            totals["raw"] = self.site("", Quantity.TOTAL_NORM, "raw")
-        if Quantity.APPLIED_GRAD in held:
-            totals["applied"] = self.site("", Quantity.TOTAL_NORM, "applied")
-        return totals
+    def _add_total_norms(self, values: Rows) -> None:
+        """‖∂L/∂w‖₂ over all parameters, as backward left it and as it was applied."""
+        if self._totals_of != len(self._keys):
+            self._index_totals()
+        seen = ~np.isnan(values[:, COLUMN["numel"]])
+        raw, applied, pairs = self._raw_sites, self._applied_sites, self._pairs
+        # the two are compared, so where there are applied gradients both are over the parameters that have one
+        members = {"raw": raw[seen[raw]], "applied": applied[seen[applied]]}
+        if len(members["applied"]):
+            members["raw"] = pairs[seen[pairs[:, 0]] & seen[pairs[:, 1]], 0]
+        for name, sites in members.items():
+            if len(sites):
+                norms = values[sites, COLUMN["l2_norm"]].astype(np.float64)
+                row = scalar_row(float(np.linalg.norm(np.nan_to_num(norms))))
+                for stat in ("numel", "nonfinite_count"):
+                    row[COLUMN[stat]] = values[sites, COLUMN[stat]].sum()
+                values[self._index["", Quantity.TOTAL_NORM, name]] = row
 
-    def _add_total_norms(self, values: Rows, totals: Mapping[str, int]) -> None:
-        norm, numel, bad = (values[:, COLUMN[s]].astype(np.float64) for s in ("l2_norm", "numel", "nonfinite_count"))
-        raw = [i for i, key in enumerate(self._keys) if key[1] is Quantity.WEIGHT_GRAD and not np.isnan(numel[i])]
-        applied = [i for i, key in enumerate(self._keys) if key[1] is Quantity.APPLIED_GRAD and not np.isnan(numel[i])]
-        if applied:  # the two are compared, so they are over the same parameters
-            stepped = {(self._keys[i][0], self._keys[i][2]) for i in applied}
-            raw = [i for i in raw if (self._keys[i][0], self._keys[i][2]) in stepped]
-        for name, members in (("raw", raw), ("applied", applied)):
-            if members:
-                row = scalar_row(float(np.linalg.norm(np.nan_to_num(norm[members]))))
-                row[COLUMN["numel"]], row[COLUMN["nonfinite_count"]] = numel[members].sum(), bad[members].sum()
-                values[totals[name]] = row
+    def _register_totals(self) -> None:
+        """Registers the total norms as soon as there is a gradient to add up."""
+        if ("", Quantity.TOTAL_NORM, "raw") not in self._index:
+            held = {quantity for _, quantity, _ in self._keys}
+            for quantity, name in ((Quantity.WEIGHT_GRAD, "raw"), (Quantity.APPLIED_GRAD, "applied")):
+                if quantity in held:
+                    self.site("", Quantity.TOTAL_NORM, name)
+
+    def _index_totals(self) -> None:
+        keys = self._index
+        raw = [i for (_, quantity, _), i in keys.items() if quantity is Quantity.WEIGHT_GRAD]
+        pairs = [
+            (keys[module, Quantity.WEIGHT_GRAD, name], i)
+            for (module, quantity, name), i in keys.items()
+            if quantity is Quantity.APPLIED_GRAD and (module, Quantity.WEIGHT_GRAD, name) in keys
+        ]
+        self._raw_sites = np.array(raw, dtype=np.int64)
+        self._pairs = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        self._applied_sites = self._pairs[:, 1]
+        self._totals_of = len(keys)
 
 
 def _numbers(values: Sequence[Tensor | float]) -> list[float]:

@@ -23,6 +23,7 @@ by segment (`many_moments`). On an accelerator nothing waits: the moments stay t
 """
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -64,11 +65,24 @@ def measure_many(tensors: Sequence[Tensor]) -> Rows:
 
 def moments_of(x: Tensor) -> Moments:
     """The moments of one tensor, for `fetch`: on a CPU its numbers, on an accelerator a tensor nobody has waited for."""
+    if x.is_cpu and x.dtype is torch.float32 and x.layout is torch.strided:  # what most tensors are
+        return _cpu_moments(x.detach())
     values, implicit_zeros = plain(x)
-    if values.device.type != "cpu":
+    if not values.is_cpu:
         return _device_moments(values, implicit_zeros)
     moments = _cpu_moments(values)
     return _with_zeros(moments, implicit_zeros) if implicit_zeros else moments
+
+
+def has_norm_of(x: Tensor, moments: Moments) -> bool:
+    """Whether x has, bit by bit, the norm that `moments` were taken with; False where that cannot be told cheaply."""
+    if isinstance(moments, Tensor) or not x.is_cpu or x.dtype not in _NATIVE or x.layout is not torch.strided:
+        return False
+    norm = 0.0
+    for block in _flat(x.detach()).split(_BLOCK):
+        part = math.sqrt(torch.dot(block, block).item())
+        norm = math.hypot(norm, part) if norm else part
+    return norm == moments[_NORM]
 
 
 def many_moments(tensors: Sequence[Tensor]) -> NDArray[np.float64]:
@@ -237,31 +251,52 @@ def _cpu_moments(x: Tensor) -> list[float]:
     """Moments of a dense real CPU tensor, block by block."""
     flat = _flat(x)
     n = flat.numel()
-    total, norm, low, high, zeros, nonfinite = 0.0, 0.0, math.inf, -math.inf, 0, 0
-    subnormal = 0 if x.dtype in _SIXTEEN_BIT else math.nan
-    for start in range(0, n, _BLOCK):
-        block = flat if n <= _BLOCK else flat[start : start + _BLOCK]
-        if block.dtype not in _NATIVE:
-            block = block.float()
-        square = torch.dot(block, block).item()
-        if _TINY_SQUARE * n < square < math.inf:
-            array = block.numpy()
-            total += block.sum().item()
-            norm = math.hypot(norm, math.sqrt(square))
-            low, high = min(low, float(array.min())), max(high, float(array.max()))
-            zeros += int(np.count_nonzero(array == 0))
-        else:  # zeros, tiny, huge or not finite
-            _, bad, part, part_norm, least, most, none, *_ = _exact(block)
-            total, norm, zeros, nonfinite = total + part, math.hypot(norm, part_norm), zeros + none, nonfinite + bad
-            low, high = min(low, least), max(high, most)
-        if x.dtype in _SIXTEEN_BIT:
-            array = np.abs(block.numpy())
-            subnormal += int(np.count_nonzero((array < torch.finfo(x.dtype).tiny) & (array > 0)))
-    std = math.nan
-    finite = n - nonfinite
-    if low < high and _cancels(total / finite, norm / math.sqrt(finite)):
-        std = _two_pass_std(flat, total / finite, finite)
-    return [n, nonfinite, total, norm, low, high, zeros, std, subnormal]
+    if n <= _BLOCK:
+        moments = _block_moments(flat, n) if n else list(_NOTHING)
+    else:
+        moments = [0.0, 0.0, 0.0, 0.0, math.inf, -math.inf, 0.0, math.nan, math.nan]
+        for block in flat.split(_BLOCK):
+            _add(moments, _block_moments(block, block.numel()))
+    if x.dtype in _SIXTEEN_BIT:
+        moments[_SUBNORMAL] = _count_subnormal(flat)
+    finite = n - moments[_NONFINITE]
+    if moments[_MIN] < moments[_MAX]:
+        # ratios first: squares may be out of range
+        mean, rms = moments[_SUM] / finite, moments[_NORM] / math.sqrt(finite)
+        if not (1 - (mean / rms) ** 2) * _CANCELLING > 1:
+            moments[_STD] = _two_pass_std(flat, mean, finite)
+    return moments
+
+
+def _block_moments(block: Tensor, n: int) -> list[float]:
+    """Moments of a 1-D contiguous tensor that fits the cache; `n` is its length, at least 1."""
+    if block.dtype not in _NATIVE:
+        block = block.float()
+    square = torch.dot(block, block).item()
+    if not _TINY_SQUARE * n < square < math.inf:
+        return _exact(block)  # zeros, tiny, huge or not finite
+    array = block.numpy()
+    low, high = float(_minimum(array)), float(_maximum(array))
+    zeros = 0
+    if low <= 0 <= high:
+        zeros = int(np.count_nonzero(np.equal(array, 0, out=_mask()[:n])))
+    return [n, 0, block.sum().item(), math.sqrt(square), low, high, zeros, math.nan, math.nan]
+
+
+def _add(moments: list[float], part: list[float]) -> None:
+    """Adds the moments of a part to those of a whole."""
+    for index in (_NUMEL, _NONFINITE, _SUM, _ZEROS):
+        moments[index] += part[index]
+    moments[_NORM] = math.hypot(moments[_NORM], part[_NORM]) if moments[_NORM] else part[_NORM]
+    moments[_MIN], moments[_MAX] = min(moments[_MIN], part[_MIN]), max(moments[_MAX], part[_MAX])
+
+
+def _count_subnormal(flat: Tensor) -> int:
+    tiny, count = torch.finfo(flat.dtype).tiny, 0
+    for block in flat.split(_BLOCK):
+        magnitude = np.abs(block.float().numpy())
+        count += int(np.count_nonzero((magnitude < tiny) & (magnitude > 0)))
+    return count
 
 
 def _device_moments(x: Tensor, implicit_zeros: int) -> Tensor:
@@ -292,9 +327,18 @@ def _device_moments(x: Tensor, implicit_zeros: int) -> Tensor:
     )
 
 
-def _cancels(mean: float, rms: float) -> bool:
-    # ratios first: rms² itself may be out of range
-    return not (rms > 0 and (1 - (mean / rms) ** 2) * _CANCELLING > 1)
+_minimum, _maximum = np.minimum.reduce, np.maximum.reduce  # the methods add a call in Python
+
+
+def _mask() -> NDArray[np.bool_]:
+    """A block of bools, kept for each thread: fresh memory would cost more in page faults than the comparison does."""
+    mask: NDArray[np.bool_] | None = getattr(_kept, "mask", None)
+    if mask is None:
+        mask = _kept.mask = np.empty(_BLOCK, dtype=np.bool_)
+    return mask
+
+
+_kept = threading.local()
 
 
 def _two_pass_std(flat: Tensor, mean: float, finite: int) -> float:
@@ -324,7 +368,9 @@ def _exact(block: Tensor) -> list[float]:
 
 def _flat(x: Tensor) -> Tensor:
     """All elements of `x`, 1-D and contiguous, in the order of memory where that needs no copy."""
-    if not x.is_contiguous():
+    if x.is_contiguous():
+        return x.view(-1)
+    if x.ndim > 1:
         by_stride = sorted(range(x.ndim), key=lambda axis: -x.stride(axis))
         x = x.permute(by_stride)  # contiguous now if x was a transposed or channels-last view
     return x.reshape(-1)

@@ -1,6 +1,6 @@
 """The parameters: weights, their gradients as backward left them and as the optimizer applied them, and the updates."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from gradscope.probes.base import Hook, Probe, Recorder, Target, owner_and_name
 from gradscope.records import Quantity, Statistic
+from gradscope.statistics import Moments, has_norm_of, joinable
 from gradscope.units import symmetric_fraction
-
-_SYMMETRY_EVERY = 16  # records between two looks at whether a weight's rows are equal
 
 
 class Parameters(Probe):
@@ -30,19 +29,19 @@ class Parameters(Probe):
         """Places a hook on each trainable parameter and two on each optimizer."""
         handles = ExitStack()
         names = {id(parameter): name for name, parameter in target.parameters.items()}
+        raw: dict[str, _RawGradientHook] = {}
         for name, parameter in target.parameters.items():
             recorder.site(*_site(name, Quantity.WEIGHT))
             if parameter.requires_grad:
-                site = recorder.site(*_site(name, Quantity.WEIGHT_GRAD))
-                hook = _RawGradientHook(recorder, site)
+                hook = raw[name] = _RawGradientHook(recorder, recorder.site(*_site(name, Quantity.WEIGHT_GRAD)))
                 handles.callback(parameter.register_post_accumulate_grad_hook(hook).remove)
         stepped: set[int] = set()
         for optimizer in target.optimizers:
-            group = [p for g in optimizer.param_groups for p in g["params"] if id(p) in names and p.requires_grad]
-            weights = _Weights(recorder, [names[id(p)] for p in group], group, applied=True)
+            held = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad and id(p) in names]
+            weights = _Weights(recorder, {names[id(p)]: p for p in held}, raw)
             handles.callback(optimizer.register_step_pre_hook(_BeforeUpdate(recorder, weights)).remove)
             handles.callback(optimizer.register_step_post_hook(_AfterUpdate(recorder, weights)).remove)
-            stepped |= {id(p) for p in group}
+            stepped |= {id(p) for p in held}
         rest = {name: p for name, p in target.parameters.items() if id(p) not in stepped}
         moving = {} if target.optimizers else {name: p for name, p in rest.items() if p.requires_grad}
         still = {name: p for name, p in rest.items() if name not in moving}
@@ -56,11 +55,15 @@ def _site(parameter: str, quantity: Quantity) -> tuple[str, Quantity, str]:
 
 
 class _RawGradientHook(Hook):
-    __slots__ = ("site",)
+    """Emits a parameter's gradient whenever a backward has added to it: the last one of the step counts."""
+
+    __slots__ = ("measured", "site", "step", "version")
 
     def __init__(self, recorder: Recorder, site: int) -> None:
         super().__init__(Parameters.name, recorder)
         self.site = site
+        self.step = self.version = -1
+        self.measured: Moments | None = None
 
     def __call__(self, parameter: Tensor) -> None:
         recorder = self.recorder
@@ -69,53 +72,102 @@ class _RawGradientHook(Hook):
         if not recorder.on:
             return
         try:
-            if parameter.grad is not None:
-                recorder.emit(self.site, parameter.grad)
+            grad = parameter.grad
+            if grad is not None:
+                self.measured = recorder.emit(self.site, grad)
+                self.step, self.version = recorder.step, grad._version
         except Exception as error:
             recorder.failed(self.probe, error)
 
+    def still_is(self, grad: Tensor) -> bool:
+        """Whether `grad` is what was measured in this step; False where that cannot be told for less than measuring it.
+
+        The version alone does not tell: `p.grad.data.clamp_()` leaves it as it is.
+        """
+        known = self.measured if self.step == self.recorder.step and self.version == grad._version else None
+        return known is not None and has_norm_of(grad, known)
+
 
 class _Weights:
-    """Some parameters that change together: emits what they are, and after a step what has become of them."""
+    """Parameters that change together: emits what they are, and after a step what has become of them.
+
+    Large ones are taken one at a time: what was read for one purpose is still in the cache for the next.
+    """
 
     def __init__(
-        self, recorder: Recorder, names: Sequence[str], weights: Sequence[nn.Parameter], *, applied: bool
+        self,
+        recorder: Recorder,
+        parameters: Mapping[str, nn.Parameter],
+        raw: Mapping[str, _RawGradientHook] | None,
     ) -> None:
         self._recorder = recorder
-        self._weights = list(weights)
+        ordered = sorted(parameters.items(), key=lambda item: joinable(item[1]))
+        self._weights = [parameter.detach() for _, parameter in ordered]
+        self._parameters = [parameter for _, parameter in ordered]
+        self._large = sum(not joinable(parameter) for parameter in self._weights)
+        names = [name for name, _ in ordered]
         self._weight_sites = [recorder.site(*_site(name, Quantity.WEIGHT)) for name in names]
         self._update_sites = [recorder.site(*_site(name, Quantity.WEIGHT_UPDATE)) for name in names]
-        self._applied_sites = [recorder.site(*_site(n, Quantity.APPLIED_GRAD)) for n in names] if applied else []
-        self._matrices = [i for i, w in enumerate(weights) if w.ndim >= 2 and len(w) >= 2]
-        self._before: list[Tensor] = []
+        self._raw = None if raw is None else [raw[name] for name in names]
+        self._applied_sites = [] if raw is None else [recorder.site(*_site(n, Quantity.APPLIED_GRAD)) for n in names]
+        self._before: list[Tensor] = []  # kept between the steps: fresh memory costs ten times the copy in page faults
+        self._copied = False
         self._records = 0
 
     @torch.no_grad()
     def before(self) -> None:
         """Emits the weights and keeps a copy, until `after`."""
-        recorder = self._recorder
-        recorder.emit_many(self._weight_sites, self._weights)
-        if self._records % _SYMMETRY_EVERY == 0:
-            for i in self._matrices:
-                recorder.derive(
-                    self._weight_sites[i], Statistic.SYMMETRIC_FRACTION, symmetric_fraction(self._weights[i])
-                )
+        recorder, large = self._recorder, self._large
+        if not self._weights:
+            return
+        if not self._before:
+            self._before = [torch.empty_like(w) for w in self._weights]
+        for site, weight, copy in zip(self._weight_sites[:large], self._weights, self._before, strict=False):
+            recorder.emit_many([site], [weight])
+            copy.copy_(weight)
+        if len(self._weights) > large:
+            recorder.emit_many(self._weight_sites[large:], self._weights[large:])
+            torch._foreach_copy_(self._before[large:], self._weights[large:])
+        self._copied = True
+        if _looks_for_symmetry(self._records):
+            for site, weight in zip(self._weight_sites, self._weights, strict=True):
+                if weight.ndim >= 2 and len(weight) >= 2 and weight.numel() > len(weight):
+                    recorder.derive(site, Statistic.SYMMETRIC_FRACTION, symmetric_fraction(weight))
         self._records += 1
-        self._before = [torch.empty_like(w) for w in self._weights]
-        if self._weights:
-            torch._foreach_copy_(self._before, self._weights)
 
     @torch.no_grad()
     def after(self) -> None:
         """Emits the gradients as they were applied, and the change since `before`."""
+        recorder, large = self._recorder, self._large
+        if self._raw is not None:
+            self._emit_applied(self._raw)
+        if not self._copied:  # the step began before the recording did
+            return
+        self._copied = False
+        for site, weight, old in zip(self._update_sites[:large], self._weights, self._before, strict=False):
+            recorder.emit_many([site], [torch.sub(weight, old, out=old)])
+        if len(self._weights) > large:
+            changes = torch._foreach_sub(self._weights[large:], self._before[large:])
+            recorder.emit_many(self._update_sites[large:], changes)
+
+    def _emit_applied(self, raw: Sequence[_RawGradientHook]) -> None:
         recorder = self._recorder
-        if self._applied_sites:
-            given = [(s, w.grad) for s, w in zip(self._applied_sites, self._weights, strict=True) if w.grad is not None]
-            recorder.emit_many([site for site, _ in given], [grad for _, grad in given])
-        if len(self._before) == len(self._weights) > 0:  # else the step began before the recording did
-            changes = [torch.sub(w, old, out=old) for w, old in zip(self._weights, self._before, strict=True)]
-            recorder.emit_many(self._update_sites, changes)
-        self._before = []
+        sites, grads = [], []
+        for site, parameter, hook in zip(self._applied_sites, self._parameters, raw, strict=True):
+            grad = parameter.grad
+            if grad is None:
+                continue
+            if hook.still_is(grad):
+                recorder.same(site, 0, hook.site, 0)
+            else:
+                sites.append(site)
+                grads.append(grad)
+        recorder.emit_many(sites, grads)
+
+
+def _looks_for_symmetry(record: int) -> bool:
+    # at the first record, then at the 8th, 16th, 32nd, …: units that are equal stay so or part soon
+    return record == 0 or (record >= 8 and record & (record - 1) == 0)
 
 
 class _BeforeUpdate(Hook):
@@ -155,7 +207,7 @@ class _ByHand:
 
     def __init__(self, recorder: Recorder, moving: dict[str, nn.Parameter], still: dict[str, nn.Parameter]) -> None:
         self._recorder = recorder
-        self._moving = _Weights(recorder, list(moving), list(moving.values()), applied=False)
+        self._moving = _Weights(recorder, moving, None)
         self._still = list(still.values())
         self._still_sites = [recorder.site(*_site(name, Quantity.WEIGHT)) for name in still]
 
