@@ -1,0 +1,306 @@
+"""What a trace is on disk, and the reader, which trusts nothing that it finds there. `storage` writes.
+
+A file is readable while it is being written, and after the writer was killed: data are appended and flushed first, then
+the counters in ``/committed`` say how much of them is valid. Nothing that a counter has covered changes its value.
+HDF5's SWMR mode is what makes that safe, and it decides the form of the rest: no dataset, group or attribute can be
+created once it is on, and no variable-length string written. So all datasets exist from the start, values per time are
+in long form, and texts that change during a run (metadata, sites) are written again behind the old ones.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias, cast
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.errors import TraceError
+from gradscope.findings import Json
+from gradscope.records import STATISTICS, Event, Quantity, Site
+from gradscope.trace import PER_STEP, Floats, TimeTable, Trace
+
+FORMAT = b"gradscope trace"  # root attribute "format"
+SCHEMA_VERSION = 1  # root attribute "schema"
+
+# Schema versions:
+# 1: gradscope 0.1, the first.
+
+BLOCK = 16  # steps that are buffered, and that share a chunk; smaller blocks double the size of the file
+
+
+class Counters(NamedTuple):
+    """How much of a file is valid."""
+
+    steps: int = 0
+    times: int = 0  # rows of /time
+    event_bytes: int = 0
+    sites_start: int = 0
+    sites_stop: int = 0
+    document_start: int = 0
+    document_stop: int = 0
+
+
+class Column(NamedTuple):
+    """One dataset: the type of its elements, and what it has one of them for."""
+
+    dtype: str
+    axes: tuple[str, ...]
+
+
+# Root attributes: "format" (bytes, FORMAT), "schema" (int64), "gradscope" (bytes, the version that wrote the file).
+# Every dataset grows along its axes, except "counter"; it may be longer than its counter says: the rest is not valid.
+# All but /committed are chunked, compressed by shuffle + gzip and protected by fletcher32.
+SCHEMA: Mapping[str, Column] = {
+    # How much is valid, in the order of `Counters`. Written and flushed after everything that it speaks of.
+    "committed": Column("<i8", ("counter",)),
+    # JSON texts, UTF-8, end to end; valid is the one from document_start to document_stop:
+    # {"meta": {…}, "events": [events that belong to no step], "texts": [[site, column, text], …]}
+    # "texts" has what the columns of /sites cannot hold: long names, and a zero byte at the end.
+    "document": Column("|u1", ("document byte",)),
+    # One JSON text a line: {"step": …, "kind": …, "module": …, "message": …}
+    "events": Column("|u1", ("event byte",)),
+    # Valid are the rows from sites_start to sites_stop; row i of them is about column i of /stats. UTF-8, zero-padded.
+    "sites/module": Column("|S256", ("site row",)),
+    "sites/module_type": Column("|S128", ("site row",)),
+    "sites/quantity": Column("|S32", ("site row",)),
+    "sites/name": Column("|S128", ("site row",)),
+    "sites/depth": Column("<i8", ("site row",)),
+    # Recorded steps.
+    "steps/step": Column("<i8", ("step",)),
+    **{f"steps/{name}": Column("<f8", ("step",)) for name in PER_STEP},
+    # Over all executions of a step. NaN: not observed; also in steps and sites that a dataset is too short for.
+    **{f"stats/{statistic.value}": Column("<f4", ("step", "site")) for statistic in STATISTICS},
+    # Row i is of the step with index step[i] in /steps, of site[i], at time[i].
+    "time/step": Column("<i4", ("time row",)),
+    "time/site": Column("<i4", ("time row",)),
+    "time/time": Column("<i4", ("time row",)),
+    **{f"time/{statistic.value}": Column("<f4", ("time row",)) for statistic in STATISTICS},
+}
+
+SITE_TEXTS = ("module", "module_type", "quantity", "name")
+
+_SITE_COLUMNS = (*SITE_TEXTS, "depth")
+_TIME_COLUMNS = ("step", "site", "time", *(s.value for s in STATISTICS))
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+_INFLATION = 1032  # deflate cannot shrink data by more than this
+_ALWAYS_ALLOWED = 1 << 28  # bytes that a file may declare whatever its own size: chunks of NaN only are left out
+_TEXT_ALLOWED, _TEXT_INFLATION = 1 << 24, 64  # the same for JSON, of which a byte can become 50 in memory
+# what h5py, json and numpy raise on a file that is not as it should be
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError, MemoryError)
+
+Numbers: TypeAlias = NDArray[np.generic]
+
+
+def read_trace(path: str | Path) -> Trace:
+    """The trace in the file `path`. The file may be one that is being written, or whose writer was killed.
+
+    Raises:
+        TraceError: There is no such file, it is no trace, it is of a later version of gradscope, or it is damaged.
+    """
+    require_file(path)
+    try:
+        with _opened(path) as file:
+            _require_schema(file, path)
+            return read_open(file, os.path.getsize(path))
+    except _DAMAGE as damage:
+        raise TraceError(f"{path} is truncated or damaged: {reason(damage)}.") from damage
+
+
+def require_trace(path: str | Path) -> None:
+    """Raises as `read_trace`, as far as the beginning of the file and its attributes tell."""
+    require_file(path)
+    try:
+        with _opened(path) as file:
+            _require_schema(file, path)
+    except _DAMAGE as damage:
+        raise TraceError(f"{path} is truncated or damaged: {reason(damage)}.") from damage
+
+
+def require_file(path: str | Path) -> None:
+    """Raises a `TraceError` where `path` is not a readable HDF5 file."""
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+            raise TraceError(f"{path} is no file{' but a folder' * stat.S_ISDIR(mode)}; a trace is a single HDF5 file.")
+        with open(path, "rb") as raw:
+            start = raw.read(len(_SIGNATURE))
+    except FileNotFoundError as error:
+        raise TraceError(f"{path} does not exist.") from error
+    except (OSError, ValueError) as error:
+        raise TraceError(f"{path} cannot be read: {reason(error)}.") from error
+    if start != _SIGNATURE:
+        raise TraceError(f"{path} is no gradscope trace: it is not HDF5.")
+
+
+def _opened(path: str | Path) -> h5py.File:
+    """The file, for reading. Without locks: a reader must never be in the way of the training that writes."""
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        try:  # a file that is being written, or was when its writer died
+            return h5py.File(path, "r", swmr=True, locking=False)
+        except OSError:
+            raise error from None
+
+
+def _require_schema(file: h5py.File, path: str | Path) -> None:
+    form, schema, version = _attributes(file)
+    if form != FORMAT:
+        raise TraceError(f"{path} is no gradscope trace: it is HDF5 of something else.")
+    if not 1 <= schema <= SCHEMA_VERSION:
+        reads = f"schemas 1 to {SCHEMA_VERSION}" if SCHEMA_VERSION > 1 else "schema 1"
+        raise TraceError(
+            f"{path} was written by gradscope {version.decode(errors='replace')} (schema {schema}); "
+            f"this version reads {reads}. Upgrade gradscope to read it."
+        )
+
+
+def _attributes(file: h5py.File) -> tuple[bytes, int, bytes]:
+    """The root attributes; empty or 0 where one is missing or of another type."""
+
+    def of_type(name: str, kind: str) -> bytes | int:
+        empty: bytes | int = b"" if kind == "S" else 0
+        if not h5py.h5a.exists(file.id, name.encode()):
+            return empty
+        attribute = h5py.h5a.open(file.id, name.encode())
+        small = attribute.shape == () and attribute.dtype.kind == kind and attribute.dtype.itemsize <= 64
+        return cast("bytes | int", file.attrs[name].item()) if small else empty
+
+    return bytes(of_type("format", "S")), int(of_type("schema", "i")), bytes(of_type("gradscope", "S"))
+
+
+def read_open(file: h5py.File, size: int) -> Trace:
+    """The committed part of an open file of `size` bytes.
+
+    Raises:
+        ValueError: The file is damaged; or any other of `_DAMAGE`.
+    """
+    allowed = max(_ALWAYS_ALLOWED, _INFLATION * size)
+    # first the counters, then what they speak of: a running writer only adds to it
+    committed = _dataset(file, "committed", allowed)
+    if committed.shape != (len(Counters()),):
+        raise ValueError(f"committed has shape {committed.shape}")
+    counters = Counters(*committed[:].tolist())
+    if min(counters) < 0:
+        raise ValueError(f"its counters are {tuple(counters)}")
+    steps, times, sites_start, sites_stop = counters.steps, counters.times, counters.sites_start, counters.sites_stop
+    declared = (
+        steps * (8 * (1 + len(PER_STEP)) + 4 * len(STATISTICS) * max(0, sites_stop - sites_start))
+        + times * 4 * len(_TIME_COLUMNS)
+        + sum((sites_stop - sites_start) * np.dtype(SCHEMA[f"sites/{name}"].dtype).itemsize for name in _SITE_COLUMNS)
+    )
+    texts_declared = counters.event_bytes + counters.document_stop - counters.document_start
+    if declared > allowed or texts_declared > _TEXT_ALLOWED + _TEXT_INFLATION * size:
+        raise ValueError(f"its {size} bytes cannot hold the {declared + texts_declared} that it declares")
+
+    def read(name: str, start: int, stop: int) -> Numbers:
+        return _rows(_dataset(file, name, allowed), start, stop)
+
+    text = read("document", counters.document_start, counters.document_stop).tobytes()
+    document = cast("dict[str, Json]", _of(dict, json.loads(text), "the document"))
+    texts, late = (cast("list[Json]", _of(list, document[name], name)) for name in ("texts", "events"))
+    sites = _sites({name: read(f"sites/{name}", sites_start, sites_stop) for name in _SITE_COLUMNS}, texts)
+    early = [json.loads(line) for line in read("events", 0, counters.event_bytes).tobytes().splitlines()]
+    statistics = {s.value: _table(_dataset(file, f"stats/{s.value}", allowed), steps, len(sites)) for s in STATISTICS}
+    return Trace(
+        meta=cast("dict[str, Json]", _of(dict, document["meta"], "meta")),
+        sites=sites,
+        steps=cast("NDArray[np.int64]", read("steps/step", 0, steps)),
+        per_step={name: cast("NDArray[np.float64]", read(f"steps/{name}", 0, steps)) for name in PER_STEP},
+        statistics=statistics,
+        times=_times({name: read(f"time/{name}", 0, times) for name in _TIME_COLUMNS}, steps, len(sites), allowed),
+        events=tuple(_event(event) for event in [*early, *late]),
+    )
+
+
+def _dataset(file: h5py.File, name: str, allowed: int) -> h5py.Dataset:
+    """A dataset of the schema that lies in this file, with the type it should have; no link is followed."""
+    where = file
+    for part in name.split("/"):
+        links = where.id.links
+        if not links.exists(part.encode()) or links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
+            raise ValueError(f"{name} is missing")
+        where = where[part]
+    expected = SCHEMA[name]
+    if not isinstance(where, h5py.Dataset) or where.dtype != np.dtype(expected.dtype):
+        raise ValueError(f"{name} is not of type {expected.dtype}")
+    if where.ndim != len(expected.axes):
+        raise ValueError(f"{name} has shape {where.shape}")
+    created = where.id.get_create_plist()
+    filters = {created.get_filter(i)[0] for i in range(created.get_nfilters())}
+    if created.get_layout() not in (h5py.h5d.CHUNKED, h5py.h5d.CONTIGUOUS) or created.get_external_count():
+        raise ValueError(f"{name} is stored elsewhere")  # a virtual dataset, or one in other files
+    if not filters <= _FILTERS:
+        raise ValueError(f"{name} is compressed by something else than gzip")
+    if where.chunks and int(np.prod(where.chunks, dtype=object)) * where.dtype.itemsize > allowed:
+        raise ValueError(f"{name} has chunks of shape {where.chunks}")
+    return where
+
+
+def _rows(dataset: h5py.Dataset, start: int, stop: int) -> Numbers:
+    if not start <= stop <= dataset.shape[0]:
+        raise ValueError(f"{dataset.name[1:]} has {dataset.shape[0]} rows, {start} to {stop} were committed")
+    return np.asarray(dataset[start:stop])
+
+
+def _table(dataset: h5py.Dataset, steps: int, sites: int) -> Floats:
+    """(step, site); NaN for what the dataset is too short for: it would be NaN throughout."""
+    values = np.full((steps, sites), np.nan, dtype=np.float32)
+    rows, columns = min(steps, dataset.shape[0]), min(sites, dataset.shape[1])
+    if rows and columns:
+        dataset.read_direct(values, np.s_[:rows, :columns], np.s_[:rows, :columns])
+    return values
+
+
+def _of(kind: type, value: Json, what: str) -> Json:
+    """`value`, which must be a `kind`; JSON's true is no number."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{what} is {value!r:.60}, not of type {kind.__name__}")
+    return value
+
+
+def _sites(columns: Mapping[str, Numbers], texts: Sequence[Json]) -> tuple[Site, ...]:
+    rows = {  # a text that is too long for its column may be cut within a character
+        name: [text.decode(errors="replace") for text in cast("list[bytes]", columns[name].tolist())]
+        for name in SITE_TEXTS
+    }
+    for item in texts:
+        row, name, text = cast("list[Json]", _of(list, item, "a long text"))
+        rows[str(name)][cast("int", _of(int, row, "a site"))] = str(_of(str, text, "a long text"))
+    return tuple(
+        Site(module=module, module_type=module_type, quantity=Quantity(quantity), name=name, depth=depth)
+        for module, module_type, quantity, name, depth in zip(*rows.values(), columns["depth"].tolist(), strict=True)
+    )
+
+
+def _times(columns: Mapping[str, Numbers], steps: int, sites: int, allowed: int) -> TimeTable:
+    step, site, time = (cast("NDArray[np.int32]", columns[name]) for name in ("step", "site", "time"))
+    for name, indices, end in (("step", step, steps), ("site", site, sites), ("time", time, None)):
+        if len(indices) and (indices.min() < 0 or (end is not None and indices.max() >= end)):
+            raise ValueError(f"time/{name} goes from {indices.min()} to {indices.max()}, outside the trace")
+    if len(time) and 4 * steps * (int(time.max()) + 1) > allowed:
+        raise ValueError(f"time/time goes to {time.max()}, more than the file can hold")
+    values = np.empty((len(step), len(STATISTICS)), dtype=np.float32)
+    for i, statistic in enumerate(STATISTICS):
+        values[:, i] = columns[statistic.value]
+    return TimeTable(step=step, site=site, time=time, values=values)
+
+
+def _event(item: Json) -> Event:
+    fields = cast("dict[str, Json]", _of(dict, item, "an event"))
+    step = cast("int", _of(int, fields["step"], "an event's step"))
+    texts = {name: str(_of(str, fields[name], f"an event's {name}")) for name in ("kind", "module", "message")}
+    return Event(step=step, **texts)
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return error.strerror
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    return text.rstrip(".") or type(error).__name__
