@@ -15,6 +15,35 @@ if TYPE_CHECKING:  # a list of the scenarios must not cost the import of torch
 Setting: TypeAlias = int | float | str
 Settings: TypeAlias = Mapping[str, Setting]
 
+# Every code a rule may have; what a healthy variant forbids.
+EVERY_CODE = frozenset(
+    (
+        "GS101",
+        "GS102",
+        "GS103",
+        "GS104",
+        "GS201",
+        "GS202",
+        "GS301",
+        "GS302",
+        "GS303",
+        "GS304",
+        "GS305",
+        "GS306",
+        "GS307",
+        "GS401",
+        "GS402",
+        "GS403",
+        "GS501",
+        "GS502",
+        "GS503",
+        "GS504",
+        "GS505",
+        "GS601",
+        "GS602",
+    )
+)
+
 SCENARIO_SCHEMA = "gradscope/scenario/1"
 
 
@@ -25,7 +54,8 @@ class Task:
     Attributes:
         batches: An endless iterator of (inputs, targets) for a seed.
         loss: (outputs, targets) → scalar.
-        score: (model) → "accuracy", say, on held-out data, and its value; called once, after training, in eval mode.
+        score: (model) → "accuracy", say, on held-out data, and its value; called once, after training, in eval mode
+            and under `no_grad`.
     """
 
     batches: "Callable[[int], Iterator[tuple[torch.Tensor, torch.Tensor]]]"
@@ -52,6 +82,30 @@ class Variant:
     clip: "Callable[[nn.Module, Settings], None] | None" = None
     expect: frozenset[str] = frozenset()
     forbid: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A variant after its training: what a scenario measures its numbers on.
+
+    Attributes:
+        variant: Name of the variant.
+        settings: All settings, the changed ones among them.
+        model: In eval mode.
+        trace: The finished recording.
+        losses: Of every step.
+        cosines: Of every step, the cosine between the whole gradient before and after the variant's `clip`; 1 where
+            there is none, where nothing was clipped, or all of it by one factor.
+        score: What the task's `score` said.
+    """
+
+    variant: str
+    settings: Settings
+    model: "nn.Module"
+    trace: Trace
+    losses: tuple[float, ...]
+    cosines: tuple[float, ...]
+    score: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +141,11 @@ class Scenario:
         task: Settings → task.
         variants: At least one sick and one healthy.
         settings: What `--set` can change, with defaults; the type of the default is the type of the setting.
+        ranges: Smallest and largest sensible value of a setting that is a number; its default lies within.
+        choices: Allowed values of a setting that is a word.
         steps: Optimizer steps of a variant, by default.
-        measure: (trace, model, task, settings) → the scenario's own numbers, in the order of the table's columns.
+        measure: The scenario's own numbers of a trained variant, in the order of the table's columns. A number that
+            does not exist is NaN.
         units: For a metric's column, how it is shown: a format such as ".2f", ".0%", ".1e".
     """
 
@@ -99,8 +156,10 @@ class Scenario:
     task: Callable[[Settings], Task]
     variants: tuple[Variant, ...]
     steps: int
-    measure: "Callable[[Trace, nn.Module, Task, Settings], Mapping[str, float]]"
+    measure: Callable[[Trained], Mapping[str, float]]
     settings: Settings = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
 
     def variant(self, name: str) -> Variant:
@@ -133,7 +192,7 @@ class ScenarioResult:
         return all(self.variant_as_expected(variant) for variant in self.scenario.variants)
 
     def to_dict(self) -> dict[str, Json]:
-        """The result in the form of `gradscope run --format json`; diagnosis, loss, metrics and trace are the first seed's."""
+        """The result as `--format json` has it; diagnosis, loss, metrics and trace are the first seed's."""
         from gradscope.findings import finite
 
         def of_run(run: VariantRun) -> dict[str, Json]:
