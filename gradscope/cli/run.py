@@ -23,11 +23,27 @@ OnStep = Callable[[str, int, int, int], None]
 @click.command("run")
 @click.argument("names", metavar="SCENARIO…", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="Run all scenarios.")
-@click.option("--seeds", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Train with seeds 0 to N − 1.")
-@click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Optimizer steps; by default the scenario's own number.")
+@click.option(
+    "--seeds",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Train with seeds 0 to N − 1.",
+)
+@click.option(
+    "--steps", metavar="N", type=click.IntRange(min=1), help="Optimizer steps; by default the scenario's own number."
+)
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Change a setting; can be repeated.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for traces, numbers and figures.")
-@click.option("--jobs", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that train at once.")
+@click.option(
+    "--jobs",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that train at once.",
+)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def run(
     names: tuple[str, ...],
@@ -41,9 +57,9 @@ def run(
 ) -> int:
     """Train the variants of SCENARIOs side by side.
 
-    Each scenario gets a folder in --out, or in a temporary folder whose path is printed: a trace and its numbers (CSV)
-    for each variant and seed, result.json, figures. With --format json, one document per scenario goes to stdout, each
-    on a line.
+    Each scenario gets a folder in --out: a trace and its numbers (CSV) for each variant and seed, result.json and
+    figures. Without --out, traces, result.json and figures go to a temporary folder whose path is printed. With
+    --format json, one document per scenario goes to stdout, each on a line.
     """
     scenarios = choose(names, every)
     wanted = parse_settings(settings)
@@ -56,7 +72,7 @@ def run(
         with progress(scenario, seeds, steps) as on_step:
             result = train(scenario, seeds, steps, wanted, directory / scenario.name, jobs, on_step)
         comparison = compare(result)
-        keep(result, comparison, directory / scenario.name)
+        keep(result, comparison, directory / scenario.name, numbers=out is not None)
         show(result, comparison, directory / scenario.name, form)
         as_expected &= result.as_expected
     return 0 if as_expected else 1
@@ -180,14 +196,14 @@ def compare(result: "ScenarioResult") -> "Comparison":
     )
 
 
-def keep(result: "ScenarioResult", comparison: "Comparison", directory: Path) -> None:
-    """Writes the result, a CSV beside each trace, and the figures."""
+def keep(result: "ScenarioResult", comparison: "Comparison", directory: Path, *, numbers: bool) -> None:
+    """Writes the result and the figures and, as `numbers`, a CSV beside each trace."""
     from gradscope.reports.csvfile import CsvFile
     from gradscope.reports.figures import save_figures
 
     document = json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
     (directory / "result.json").write_text(document + "\n", encoding="utf-8")
-    for variant in comparison.variants:
+    for variant in comparison.variants if numbers else ():
         paths = [one.trace for one in result.runs if one.variant == variant.name]
         for one, path in zip(variant.runs, paths, strict=True):
             CsvFile().write(one.trace, one.diagnosis, path.with_suffix(".csv"))

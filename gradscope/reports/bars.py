@@ -22,7 +22,7 @@ STYLE = {NAN: "bold red", ZERO: "bold magenta", UNSEEN: "dim", FOUND: "bold"}
 # From small to large: violet, blue, teal, amber. Legible on light and dark, and told apart without red and green.
 RAMP = ("#9b6dff", "#6f84f5", "#3f9fd8", "#1fae9f", "#7fae3f", "#e0a020")
 DECADES_PER_ROW = (1, 2, 3, 4, 5, 6, 8, 10, 15)
-MOST_ROWS = 8
+MOST_ROWS, FEWER_ROWS = 8, 5
 GAP = 2
 
 
@@ -62,13 +62,13 @@ class Scale:
     rows: int
 
     @classmethod
-    def covering(cls, profiles: Sequence[Profile]) -> "Scale":
+    def covering(cls, profiles: Sequence[Profile], most_rows: int = MOST_ROWS) -> "Scale":
         """The axis that shows all of them. It spans four decades at least: a healthy profile looks flat."""
         logs = np.log10(np.concatenate([np.zeros(0), *(p.positive for p in profiles)]))
         high = math.ceil(logs.max() - 0.01) if len(logs) else 0
         low = math.ceil(logs.min()) - 1 if len(logs) else -4
         span = max(high - low, 4)
-        per_row = next((d for d in DECADES_PER_ROW if span / d <= MOST_ROWS), math.ceil(span / MOST_ROWS))
+        per_row = next((d for d in DECADES_PER_ROW if span / d <= most_rows), math.ceil(span / most_rows))
         rows = math.ceil(span / per_row)
         return cls(high - rows * per_row, per_row, rows)
 
@@ -93,7 +93,10 @@ class Panel:
 
 def draw_panels(panels: Sequence[Panel], width: int, glyphs: Glyphs = BLOCKS) -> Iterator[Text]:
     """The panels on one axis, as many beside each other as `width` allows without binning; then a legend."""
-    scale = Scale.covering([panel.profile for panel in panels])
+    profiles = [panel.profile for panel in panels]
+    scale = Scale.covering(profiles)
+    if _arrange(panels, width - 8)[0] * 2 < len(panels):
+        scale = Scale.covering(profiles, FEWER_ROWS)  # three panels one under the other must still fit a screen
     margin = max(len(scale.label(row)) for row in range(-1, scale.rows)) + 2
     per_row, room = _arrange(panels, width - margin)
     for start in range(0, len(panels), per_row):

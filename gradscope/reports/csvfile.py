@@ -19,4 +19,6 @@ class CsvFile:
 
     def write(self, trace: Trace, diagnosis: Diagnosis, destination: Destination) -> tuple[Path, ...]:
         """Writes the frame with its header; a statistic that was not observed is empty."""
-        return write_text(trace.to_frame().to_csv(index=False, lineterminator="\n"), destination, "frame.csv")
+        return write_text(
+            trace.to_frame().to_csv(index=False, lineterminator="\n", float_format="%.7g"), destination, "frame.csv"
+        )

@@ -6,6 +6,7 @@ Okabe and Ito (2008), which people with any colour vision tell apart; each line 
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TypedDict
 
 import numpy as np
@@ -24,7 +25,7 @@ from gradscope.reports.profile import SYMBOL, Profile, depth_profile, place, tim
 from gradscope.trace import Doubles, Floats, Ints, Trace
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
-MARKERS = "osD^vP*X"
+MARKERS = "osD^vPX<"
 DASHES = ("-", "--", ":", "-.")  # a ninth line repeats the first colour, dashed
 UNSEEN_COLOUR, NONFINITE_COLOUR, ZERO_COLOUR = "#d9d9d9", "#D40000", "#ffffff"
 STYLE = {
@@ -49,6 +50,7 @@ _styled = rc_context(STYLE)  # type: ignore[arg-type]  # the stubs want the keys
 SIZE = (11.0, 6.2)  # inches, the 16:9 of a slide
 DPI = 140
 MOST_TICKS = 16
+PALE = 0.3
 MOST_MARKERS = 10
 LEAST_DECADES = 4.0  # a log axis spans at least this, so that a healthy profile looks flat
 
@@ -129,11 +131,11 @@ def gradient_norm(traces: Traces, title: str = "") -> Figure:
             continue
         seen.append(raw)
         look = _look(index, len(raw))
-        axes.plot(runs[0].steps, _drawable(raw), label=name, **look)
+        _step_line(axes, runs[0].steps, _drawable(raw), name, look)
         if applied is not None and not np.allclose(raw, applied, rtol=1e-3, equal_nan=True):
             seen.append(applied)
             look["linestyle"], look["marker"] = (0, (2, 1.5)), ""
-            axes.plot(runs[0].steps, _drawable(applied), label=f"{name}, as applied", **look)
+            _step_line(axes, runs[0].steps, _drawable(applied), f"{name}, as applied", look)
         _mark_nonfinite(axes, runs[0].steps, ~np.isfinite(raw), index)
     _log_axis(axes, seen)
     _step_axis(axes)
@@ -155,7 +157,7 @@ def loss_curves(traces: Traces, title: str = "") -> Figure:
         if not known.any():
             continue
         steps, finite = runs[0].steps[known], finite[:, known]
-        axes.plot(steps, np.nanmedian(finite, axis=0), label=name, **_look(index, len(steps)))
+        _step_line(axes, steps, np.nanmedian(finite, axis=0), name, _look(index, len(steps)))
         if len(runs) > 1:
             low, high = np.nanmin(finite, axis=0), np.nanmax(finite, axis=0)
             axes.fill_between(steps, low, high, color=COLOURS[index % len(COLOURS)], alpha=0.15, linewidth=0)
@@ -177,7 +179,7 @@ def heatmaps(traces: Mapping[str, Trace], quantity: Quantity, title: str = "") -
     Grey was never observed, red holds NaN or Inf, white is exactly zero.
     """
     shown = {name: t for name, t in traces.items() if t.by_depth(quantity, Statistic.RMS)[0]}
-    columns = 1 if len(shown) == 1 else 2 if len(shown) in (2, 4) else 3 if len(shown) <= 9 else 4
+    columns = next(c for c, most in ((1, 1), (2, 2), (3, 3), (2, 4), (3, 6), (4, len(shown))) if len(shown) <= most)
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(SIZE[0], max(SIZE[1], 3.1 * rows)), layout="constrained")
     figure.suptitle(
@@ -190,12 +192,15 @@ def heatmaps(traces: Mapping[str, Trace], quantity: Quantity, title: str = "") -
     values = np.concatenate([t.by_depth(quantity, Statistic.RMS)[1].ravel() for t in shown.values()])
     norm = Normalize(*_limits(values[np.isfinite(values) & (values > 0)]))
     patches: dict[str, Patch] = {}
-    drawn = []
+    drawn: list[Axes] = []
+    same = len({tuple(place(s) for s in t.by_depth(quantity, Statistic.RMS)[0]) for t in shown.values()}) == 1
     for index, (name, trace) in enumerate(shown.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         drawn.append(axes)
         mesh = _heatmap(axes, trace, quantity, norm, patches, most_names=MOST_TICKS if rows == 1 and columns < 3 else 6)
-        axes.set_title(name, fontsize=14, pad=6)
+        axes.set_title(fill(name, 24 if columns < 4 else 20), fontsize=14 if columns < 4 else 12, pad=6)
+        if same and index % columns:
+            axes.tick_params(labelleft=False)
         if index + columns >= len(shown):
             axes.set_xlabel("step")
         if index % columns == 0:
@@ -229,8 +234,8 @@ def _heatmap(
             layer = np.ma.masked_array(np.ones(cells.T.shape), ~cells.T)
             axes.pcolormesh(edges, depths, layer, cmap=_plain(colour), rasterized=True)
             patches.setdefault(name, Patch(facecolor=colour, edgecolor="#888888", label=name))
-    ticks = np.unique(np.linspace(0, len(trace.steps) - 1, min(6, len(trace.steps))).astype(int))
-    axes.set_xticks(ticks, [str(trace.steps[i]) for i in ticks])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    axes.xaxis.set_major_formatter(lambda i, _: str(trace.steps[int(i)]) if 0 <= i < len(trace.steps) else "")
     _name_ticks(axes, [place(site) for site in sites], axis="y", most=most_names)
     return mesh
 
@@ -247,7 +252,7 @@ def _profile_lines(axes: Axes, profiles: Mapping[str, Profile | None]) -> None:
         if profile is None:
             continue
         where = np.arange(len(profile))
-        axes.plot(where, _drawable(profile.rms), label=name, **_look(index, len(profile)))
+        axes.plot(where, _drawable(profile.rms), label=_wrapped(name), **_look(index, len(profile)))
         _mark_nonfinite(axes, where, profile.nonfinite, index)
     _log_axis(axes, [p.rms for p in profiles.values() if p])
     _legend(axes)
@@ -266,7 +271,7 @@ def _look(index: int, points: int) -> _Look:
         "color": COLOURS[index % len(COLOURS)],
         "marker": MARKERS[index % len(MARKERS)],
         "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
-        "markevery": (index % every, every),  # staggered: lines that coincide stay apart
+        "markevery": (index * every // len(MARKERS) % every, every),  # staggered: lines that coincide stay apart
     }
 
 
@@ -322,8 +327,29 @@ def _name_ticks(axes: Axes, names: Sequence[str], axis: str = "x", most: int = M
         axes.set_xticks(where, labels, rotation=40 if slanted else 0, ha="right" if slanted else "center", fontsize=12)
 
 
+def _step_line(axes: Axes, steps: Ints, values: Doubles, name: str, look: _Look) -> None:
+    """A series over the steps; where there are many, its running median, with the series itself pale behind it."""
+    window = len(steps) // 25
+    if window > 1:
+        axes.plot(steps, values, color=look["color"], linewidth=0.8, alpha=PALE)
+        values = _running_median(values, window)
+    axes.plot(steps, values, label=_wrapped(name), **look)
+
+
+def _running_median(values: Doubles, window: int) -> Doubles:
+    """The median of the `window` steps around each step, fewer at the ends; NaN stays where it was."""
+    half = window // 2
+    known = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return np.array([np.nanmedian(k) if np.isfinite(v) else np.nan for v, k in zip(values, known, strict=True)])
+
+
+def _wrapped(name: str) -> str:
+    return fill(name, 18)
+
+
 def _step_axis(axes: Axes) -> None:
-    axes.set_xlabel("step")
+    smoothed = any(line.get_alpha() == PALE for line in axes.lines)
+    axes.set_xlabel("step (running median; pale, every step)" if smoothed else "step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

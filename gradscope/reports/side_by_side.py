@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 import numpy as np
 from rich.box import Box
@@ -20,6 +21,7 @@ from gradscope.reports.terminal import FEWEST_LAYERS, HEALTHY_STYLE, SEVERITY_ST
 WRONG_STYLE = "bold red"
 NUMBER_FORMAT = ".3g"
 COLUMN_GAP = 2
+NAME_WIDTH = 22
 ONLY_A_LINE_UNDER_THE_HEAD = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
 THE_SAME_IN_ASCII = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
@@ -46,6 +48,7 @@ class ComparisonReport:
             yield Text.assemble((title, "bold"), ("   median rms over the recorded steps, logarithmic", "dim"))
             yield from draw_panels(panels, options.max_width, glyphs)
         yield from _findings(comparison)
+        yield from _not_judged(comparison)
         yield Text()
         yield Text("What it shows", "bold")
         yield Padding(Text(comparison.lesson), (0, 0, 0, 2))
@@ -108,7 +111,10 @@ def _name(variant: ComparedVariant, several: bool, ascii_only: bool) -> Text:
     )
     mark = ("!!" if wrong else "ok") if ascii_only else ("✗" if wrong else "✓")
     share = f" {len(variant.runs) - wrong}/{len(variant.runs)}" if several else ""
-    return Text.assemble((mark, WRONG_STYLE if wrong else HEALTHY_STYLE), (f" {variant.name}", "bold"), (share, "dim"))
+    indent = " " * (len(mark) + 1)
+    text = Text(fill(f"{mark} {variant.name}{share}", NAME_WIDTH, subsequent_indent=indent), "bold")
+    text.stylize(WRONG_STYLE if wrong else HEALTHY_STYLE, 0, len(mark))
+    return text
 
 
 def _codes(variant: ComparedVariant, in_a_line: int) -> Text:
@@ -211,7 +217,28 @@ def _findings(comparison: Comparison) -> Iterator[RenderableType]:
         yield from _group(members)
     if healthy:
         yield Text()
-        yield Text.assemble(("healthy ", HEALTHY_STYLE), ", ".join(healthy))
+        yield Text.assemble(("healthy  ", HEALTHY_STYLE), " · ".join(healthy))
+
+
+def _not_judged(comparison: Comparison) -> Iterator[RenderableType]:
+    """The rules that lacked data, by what was missing; not judged is not clean."""
+    lacking: dict[tuple[str, str], list[str]] = {}
+    for variant in comparison.variants:
+        for item in variant.runs[0].diagnosis.not_judged:
+            lacking.setdefault((item.rule, item.reason), []).append(variant.name)
+    lines: dict[tuple[str, str], list[str]] = {}
+    for (rule, reason), names in lacking.items():
+        where = "" if len(names) == len(comparison.variants) else f" ({', '.join(names)})"
+        lines.setdefault((reason, where), []).append(rule)
+    if not lines:
+        return
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(style="dim")
+    for index, ((reason, where), rules) in enumerate(lines.items()):
+        grid.add_row("" if index else "not judged", Text(f"{', '.join(rules)}: {reason}{where}"))
+    yield Text()
+    yield grid
 
 
 def _group(members: Sequence[tuple[str, Finding, Sequence[Finding]]]) -> Iterator[RenderableType]:

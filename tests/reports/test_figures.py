@@ -1,0 +1,177 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import trace_of
+from examples import HEALTHY, comparison, network, variant, with_times
+
+from gradscope.records import Quantity
+from gradscope.reports.figures import (
+    COLOURS,
+    MARKERS,
+    NONFINITE_COLOUR,
+    figures_of,
+    gradient_by_depth,
+    gradient_by_time,
+    gradient_norm,
+    heatmaps,
+    loss_curves,
+    save_figures,
+)
+
+TRACES = {"sigmoid": [network(0.25)], "relu": [network(0.98)]}
+
+
+def lines(axes):
+    return {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+
+
+def test_gradient_by_depth_has_a_line_for_each_variant_on_a_log_scale():
+    axes = gradient_by_depth(TRACES, "title").axes[0]
+    assert axes.get_yscale() == "log"
+    assert axes.get_title(loc="left") == "title: gradient by depth"
+    assert "∂L/∂y" in axes.get_ylabel()
+    assert lines(axes).keys() == {"sigmoid", "relu"}
+    np.testing.assert_allclose(lines(axes)["sigmoid"].get_ydata(), 1e-2 * 0.25 ** np.arange(15)[::-1], rtol=1e-5)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["sigmoid", "relu"]
+
+
+def test_lines_differ_in_colour_and_in_marker():
+    many = {f"v{i}": [network(0.9)] for i in range(8)}
+    drawn = lines(gradient_by_depth(many).axes[0]).values()
+    assert len({line.get_color() for line in drawn}) == 8 == len(COLOURS)
+    assert len({line.get_marker() for line in drawn}) == 8 == len(MARKERS)
+
+
+def test_layers_are_named_and_thinned():
+    few = [t.get_text() for t in gradient_by_depth({"a": [network(0.9, layers=5)]}).axes[0].get_xticklabels()]
+    assert few == ["0", "1", "2", "3", "4"]  # without "layers.", which all have
+    many = gradient_by_depth({"a": [network(0.99, layers=500)]}).axes[0].get_xticklabels()
+    assert len(many) <= 16
+
+
+def test_models_of_different_depth_share_an_axis_of_numbers():
+    axes = gradient_by_depth({"a": [network(0.9, layers=3)], "b": [network(0.9, layers=6)]}).axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "2", "3", "4", "5", "6"]
+
+
+def test_zero_and_nan_are_gaps_and_nan_is_marked():
+    rms = np.array([[1.0, 0.0, np.nan, 1.0]])
+    trace = trace_of(output_grad_rms=rms, output_grad_nonfinite_count=np.isnan(rms) * 5.0)
+    axes = gradient_by_depth({"a": [trace]}).axes[0]
+    assert np.isnan(lines(axes)["a"].get_ydata()).tolist() == [False, True, True, False]
+    (crosses,) = axes.collections
+    assert crosses.get_offsets()[:, 0].tolist() == [2.0]
+    assert crosses.get_label() == "NaN or Inf"
+
+
+def test_a_healthy_profile_looks_flat():
+    low, high = gradient_by_depth({"a": [network(1.0)]}).axes[0].get_ylim()
+    assert high / low >= 1e4
+
+
+def test_gradient_by_time_runs_over_the_sequence():
+    trace = with_times(network(0.9, steps=2), np.array([0.5 ** np.arange(20)[::-1]] * 2))
+    axes = gradient_by_time({"rnn": [trace]}).axes[0]
+    assert axes.get_yscale() == "log"
+    assert axes.get_xlabel() == "position in the sequence"
+    np.testing.assert_allclose(lines(axes)["rnn"].get_ydata(), 0.5 ** np.arange(20)[::-1], rtol=1e-5)
+
+
+def test_clipping_shows_as_a_second_dashed_line():
+    trace = trace_of(modules=["", ""], total_norm_l2_norm=np.tile([10.0, 1.0], (5, 1)))
+    named = tuple(replace(site, name=name) for site, name in zip(trace.sites, ("raw", "applied"), strict=True))
+    axes = gradient_norm({"a": [replace(trace, sites=named)]}).axes[0]
+    assert axes.get_yscale() == "log"
+    assert lines(axes)["a"].get_ydata().tolist() == [10.0] * 5
+    assert lines(axes)["a, as applied"].get_ydata().tolist() == [1.0] * 5
+    assert lines(axes)["a, as applied"].is_dashed()
+
+
+def test_loss_is_the_median_of_the_runs_with_their_range():
+    runs = [trace_of(output_grad_rms=[1.0], steps=4, loss=value) for value in (1.0, 2.0, 6.0)]
+    axes = loss_curves({"a": runs}).axes[0]
+    assert lines(axes)["a"].get_ydata().tolist() == [2.0] * 4
+    (band,) = axes.collections
+    corners = band.get_paths()[0].vertices[:, 1]
+    assert (corners.min(), corners.max()) == (1.0, 6.0)
+
+
+def test_a_long_noisy_loss_is_smoothed_and_kept_pale():
+    noisy = np.tile([1.0, 1.0, 1.0, 50.0], 50)
+    axes = loss_curves({"a": [trace_of(output_grad_rms=[1.0], steps=200, loss=noisy)]}).axes[0]
+    assert lines(axes)["a"].get_ydata().max() == 1.0
+    assert any(line.get_alpha() == 0.3 and line.get_ydata().max() == 50.0 for line in axes.lines)
+    assert "running median" in axes.get_xlabel()
+
+
+def test_an_exploding_loss_does_not_hide_the_others():
+    runs = {
+        "good": [trace_of(output_grad_rms=[1.0], steps=20, loss=np.linspace(2, 0.1, 20))],
+        "bad": [trace_of(output_grad_rms=[1.0], steps=20, loss=np.r_[np.full(15, 2.0), 10.0 ** np.arange(5, 10)])],
+    }
+    assert loss_curves(runs).axes[0].get_yscale() == "log"
+
+
+def test_an_infinite_loss_is_marked():
+    trace = trace_of(output_grad_rms=[1.0], steps=3, loss=[1.0, np.inf, np.inf])
+    axes = loss_curves({"a": [trace]}).axes[0]
+    assert [c.get_offsets()[:, 0].tolist() for c in axes.collections] == [[1.0, 2.0]]
+
+
+def test_the_three_states_look_different_in_a_heatmap():
+    rms = np.array([[1.0, 0.0, np.nan, np.nan], [1.0, 1.0, 1.0, 1.0]])
+    nonfinite = np.array([[0.0, 0.0, 4.0, np.nan], [0.0, 0.0, 0.0, 0.0]])
+    figure = heatmaps({"a": trace_of(output_grad_rms=rms, output_grad_nonfinite_count=nonfinite)}, Quantity.OUTPUT_GRAD)
+    values, *special = figure.axes[0].collections
+    assert np.ma.getmaskarray(values.get_array()).reshape(4, 2).T.tolist() == [
+        [False, True, True, True],
+        [False, False, False, False],
+    ]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["never observed", "exactly zero", "NaN or Inf"]
+    assert [int((~np.ma.getmaskarray(layer.get_array())).sum()) for layer in special] == [1, 1, 1]
+    assert len({layer.cmap(0.0) for layer in special}) == 3
+    assert np.allclose(special[2].cmap(0.0)[:3], [int(NONFINITE_COLOUR[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+
+
+def test_heatmaps_share_their_colours():
+    figure = heatmaps({"a": network(0.25), "b": network(0.98)}, Quantity.OUTPUT_GRAD)
+    first, second = (axes.collections[0].norm for axes in figure.axes[:2])
+    assert (first.vmin, first.vmax) == (second.vmin, second.vmax)
+    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["a", "b"]
+
+
+def test_steps_of_a_heatmap_are_those_recorded():
+    figure = heatmaps({"a": trace_of(output_grad_rms=np.ones((4, 3)), every=10)}, Quantity.OUTPUT_GRAD)
+    formatter = figure.axes[0].xaxis.get_major_formatter()
+    assert [formatter(i, 0) for i in (0, 3, 4)] == ["0", "30", ""]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 7, 14])
+def test_every_variant_has_its_panel(count):
+    panels = {f"v{i}": network(0.9) for i in range(count)}
+    assert len(heatmaps(panels, Quantity.OUTPUT_GRAD).axes) == count + 1  # and the colours
+
+
+def test_figures_of_a_comparison_are_saved(tmp_path):
+    paths = save_figures(comparison(seeds=2), tmp_path / "new")
+    assert [path.name for path in paths] == ["gradient-by-depth.png", "loss.png", "heatmap.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_the_same_trace_gives_the_same_svg(tmp_path):
+    first = save_figures(network(0.5), tmp_path / "a", ".svg")
+    again = save_figures(network(0.5), tmp_path / "b", ".svg")
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
+    assert "<svg" in first[0].read_text(encoding="utf-8")
+
+
+def test_a_trace_without_gradients_has_no_figures_of_them():
+    assert list(figures_of(trace_of(weight_rms=[1.0]))) == []
+    assert [name for name, _ in figures_of(trace_of(weight_rms=[1.0], loss=1.0))] == ["loss"]
+
+
+def test_seeds_that_stopped_early_do_not_break_the_loss():
+    long, short = network(0.9, steps=10), network(0.9, steps=4)
+    one = variant("a", 0.9, HEALTHY)
+    assert lines(loss_curves({one.name: [long, short]}).axes[0])["a"].get_xdata().tolist() == list(range(10))
