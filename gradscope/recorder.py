@@ -368,7 +368,8 @@ def _by_site(where: NDArray[np.int64], rows: Rows, sites: int) -> tuple[Rows, ND
     order, site, time = order[last], site[last], time[last]
     many = np.bincount(site, minlength=sites)[site] > 1
     values[site[~many]] = rows[order[~many]]
-    for index in np.unique(site[many]):
-        values[index] = combine(rows[order[site == index]])
+    if many.any():
+        members, starts = np.unique(site[many], return_index=True)
+        values[members] = combine(rows[order[many]], starts.tolist())
     index = np.stack([site[many], time[many]], axis=1).astype(np.int32)
     return values, index, rows[order[many]]
