@@ -1,0 +1,80 @@
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from gradscope.findings import Finding
+from gradscope.rules.base import Rule
+from gradscope.trace import Trace
+
+
+@dataclass(frozen=True)
+class Fading(Rule):
+    """Things fade.
+
+    What it means: less is left.
+    What to try: more.
+    """
+
+    code = "GS901"
+    name = "fading-things"
+    reads = frozenset()
+
+    min_gain: float = 0.5
+
+    def check(self, trace: Trace) -> Iterator[Finding]:
+        yield from ()
+
+
+class Growing(Rule):
+    """Things grow."""
+
+    code = "GS902"
+    name = "growing-things"
+    reads = frozenset()
+
+    def check(self, trace: Trace) -> Iterator[Finding]:
+        yield from ()
+
+
+@pytest.fixture(autouse=True)
+def two_rules(installed):
+    installed(rules=(Fading, Growing))
+
+
+@pytest.mark.parametrize("name", ["GS901", "gs901", "fading-things", "Fading-Things"])
+def test_a_rule_is_found_by_code_and_by_name(cli, name):
+    outcome = cli("rule", name)
+    assert outcome.code == 0
+    assert outcome.out.startswith("GS901 fading-things\n")
+    assert "What it means: less is left." in outcome.out
+    assert "min_gain = 0.5" in outcome.out
+    assert "growing" not in outcome.out
+
+
+def test_all_rules(cli):
+    out = cli("rule", "--all").out
+    assert out.index("GS901") < out.index("GS902")
+    assert "Things grow." in out
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("GS903", "did you mean 'GS90"),
+        ("fadin-things", "did you mean 'fading-things'?"),
+        ("xyz", "`gradscope list rules` shows all."),
+    ],
+)
+def test_an_unknown_rule_is_quoted_with_the_nearest(cli, name, way_out):
+    outcome = cli("rule", name)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"gradscope: {name!r} is no rule; ")
+    assert way_out in outcome.err
+
+
+@pytest.mark.parametrize("words", [(), ("GS901", "--all")])
+def test_a_name_or_all_but_not_both(cli, words):
+    outcome = cli("rule", *words)
+    assert outcome.code == 2
+    assert "`gradscope rule GS101`" in outcome.err

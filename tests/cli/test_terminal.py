@@ -1,0 +1,48 @@
+import io
+
+import pytest
+
+from gradscope.cli import terminal
+
+
+def written(text, encoding):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    terminal.tolerate_any_encoding(stream)
+    stream.write(text)
+    stream.flush()
+    return stream.buffer.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", "dL/dy x 2 - 1e-3 ?"), ("latin-1", "dL/dy × 2 - 1e-3 ?"), ("utf-8", "∂L/∂y × 2 − 1e-3 ✗")],
+)
+def test_characters_that_the_encoding_lacks_have_a_plain_form(encoding, shown):
+    assert written("∂L/∂y × 2 − 1e-3 ✗", encoding) == shown
+
+
+def test_a_stream_that_cannot_be_changed_is_left_alone():
+    stream = io.StringIO()
+    terminal.tolerate_any_encoding(stream)
+    stream.write("∂")
+    assert stream.getvalue() == "∂"
+
+
+def test_say_goes_to_stderr(capsys):
+    terminal.say("where")
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "gradscope: where\n")
+
+
+def test_results_are_not_coloured_in_a_pipe(capsys):
+    terminal.stdout().print("[red]x[/red]")
+    assert capsys.readouterr().out == "x\n"
+
+
+def test_no_color_is_honoured_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    terminal.stdout().print("[red]x[/red]")
+    assert "\x1b[31m" in capsys.readouterr().out
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal.stdout().print("[red]x[/red]")
+    assert "\x1b[31m" not in capsys.readouterr().out
