@@ -24,6 +24,7 @@ RAMP = ("#9b6dff", "#6f84f5", "#3f9fd8", "#1fae9f", "#7fae3f", "#e0a020")
 DECADES_PER_ROW = (1, 2, 3, 4, 5, 6, 8, 10, 15)
 MOST_ROWS, FEWER_ROWS = 8, 5
 GAP = 2
+FEWEST_COLUMNS, MOST_ROWS_OF_PANELS = 34, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +134,16 @@ def sparkline(values: ArrayLike, width: int, glyphs: Glyphs = BLOCKS) -> Text:
 def _arrange(panels: Sequence[Panel], width: int) -> tuple[int, int]:
     """How many panels stand beside each other, and how many columns each has."""
     longest = max(len(panel.profile) for panel in panels)
-    widest = max(longest, *(panel.title.cell_len for panel in panels), *(len(panel.note) for panel in panels), 14)
-    per_row = max(1, min(len(panels), (width + GAP) // (widest + GAP)))
-    rows = -(-len(panels) // per_row)
+    texts = max(14, *(panel.title.cell_len for panel in panels), *(len(panel.note) for panel in panels))
+    rows = len(panels)
+    for wanted in (longest, min(longest, FEWEST_COLUMNS)):
+        per_row = max(1, min(len(panels), (width + GAP) // (max(wanted, texts) + GAP)))
+        rows = -(-len(panels) // per_row)
+        if rows <= MOST_ROWS_OF_PANELS:
+            break  # else two layers may share a column: what is to be compared must be on one screen
     per_row = -(-len(panels) // rows)  # 5 panels stand as 3 + 2, not as 4 + 1
     room = (width + GAP) // per_row - GAP
-    return per_row, min(room, max(longest * min(3, max(1, room // longest)), widest))  # no wider than the bars need
+    return per_row, min(room, max(longest * min(3, max(1, room // longest)), texts))  # no wider than the bars need
 
 
 def _row_of(panels: Sequence[Panel], scale: Scale, room: int, margin: int, glyphs: Glyphs) -> Iterator[Text]:

@@ -15,13 +15,22 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from gradscope.records import Quantity, Statistic
 from gradscope.reports.comparison import Comparison
-from gradscope.reports.profile import SYMBOL, Profile, depth_profile, place, time_profile, without_shared_prefix
+from gradscope.reports.profile import (
+    SYMBOL,
+    Profile,
+    depth_profile,
+    depth_story,
+    place,
+    time_profile,
+    without_shared_prefix,
+)
 from gradscope.trace import Doubles, Floats, Ints, Trace
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
@@ -52,6 +61,8 @@ DPI = 140
 MOST_TICKS = 16
 PALE = 0.3
 MOST_MARKERS = 10
+NONFINITE_LABEL = "NaN or Inf"
+MOST_DECADES_ABOVE = 8.0  # of the median of everything drawn
 LEAST_DECADES = 4.0  # a log axis spans at least this, so that a healthy profile looks flat
 
 Traces = Mapping[str, Sequence[Trace]]
@@ -81,17 +92,17 @@ def figures_of(source: Comparison | Trace) -> Iterator[tuple[str, Figure]]:
     else:
         title = source.name
         traces = {v.name: [run.trace for run in v.runs] for v in source.variants}
-    gradient = any(depth_profile(runs, Quantity.OUTPUT_GRAD) for runs in traces.values())
-    if gradient:
-        yield "gradient-by-depth", gradient_by_depth(traces, title)
+    deep = {name: runs for name, runs in traces.items() if depth_story(runs)}
+    if deep:
+        yield "gradient-by-depth", gradient_by_depth(deep, title)
     if any(time_profile(runs) for runs in traces.values()):
         yield "gradient-by-time", gradient_by_time(traces, title)
     if any(_norm(run, "raw") is not None for runs in traces.values() for run in runs):
         yield "gradient-norm", gradient_norm(traces, title)
     if any(np.isfinite(run.per_step["loss"]).any() for runs in traces.values() for run in runs):
         yield "loss", loss_curves(traces, title)
-    if gradient:
-        yield "heatmap", heatmaps({name: runs[0] for name, runs in traces.items()}, Quantity.OUTPUT_GRAD, title)
+    if deep:
+        yield "heatmap", heatmaps({name: runs[0] for name, runs in deep.items()}, Quantity.OUTPUT_GRAD, title)
 
 
 @_styled
@@ -124,7 +135,7 @@ def gradient_by_time(traces: Traces, title: str = "") -> Figure:
 def gradient_norm(traces: Traces, title: str = "") -> Figure:
     """The norm of all gradients at each step: as backward left it; dashed, as the optimizer read it."""
     figure, axes = _figure(title, "gradient norm by step")
-    seen = []
+    seen, clipped = [], False
     for index, (name, runs) in enumerate(traces.items()):
         raw, applied = _norm(runs[0], "raw"), _norm(runs[0], "applied")
         if raw is None:
@@ -135,8 +146,11 @@ def gradient_norm(traces: Traces, title: str = "") -> Figure:
         if applied is not None and not np.allclose(raw, applied, rtol=1e-3, equal_nan=True):
             seen.append(applied)
             look["linestyle"], look["marker"] = (0, (2, 1.5)), ""
-            _step_line(axes, runs[0].steps, _drawable(applied), f"{name}, as applied", look)
+            _step_line(axes, runs[0].steps, _drawable(applied), "_", look)
+            clipped = True
         _mark_nonfinite(axes, runs[0].steps, ~np.isfinite(raw), index)
+    if clipped:
+        axes.plot([], [], color="#555555", linestyle=(0, (2, 1.5)), label="as the optimizer\nread it")
     _log_axis(axes, seen)
     _step_axis(axes)
     axes.set_ylabel("‖∂L/∂w‖ of all parameters")
@@ -165,7 +179,7 @@ def loss_curves(traces: Traces, title: str = "") -> Figure:
         everything.append(finite.ravel())
     values = np.concatenate([np.zeros(0), *everything])
     if len(values) and np.nanmin(values) > 0 and np.nanmax(values) > 100 * np.nanmedian(values):
-        axes.set_yscale("log")  # one variant explodes: the others would lie on the axis
+        _log_axis(axes, everything)  # one variant explodes: the others would lie on the axis
     _step_axis(axes)
     axes.set_ylabel("loss")
     _legend(axes)
@@ -193,11 +207,16 @@ def heatmaps(traces: Mapping[str, Trace], quantity: Quantity, title: str = "") -
     norm = Normalize(*_limits(values[np.isfinite(values) & (values > 0)]))
     patches: dict[str, Patch] = {}
     drawn: list[Axes] = []
+    longest = max(len(trace.steps) for trace in shown.values())
     same = len({tuple(place(s) for s in t.by_depth(quantity, Statistic.RMS)[0]) for t in shown.values()}) == 1
     for index, (name, trace) in enumerate(shown.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         drawn.append(axes)
         mesh = _heatmap(axes, trace, quantity, norm, patches, most_names=MOST_TICKS if rows == 1 and columns < 3 else 6)
+        axes.set_xlim(-0.5, longest - 0.5)
+        if len(trace.steps) < longest:
+            axes.patch.set(facecolor="white", edgecolor="#c8c8c8", hatch="//")
+            patches["no step"] = Patch(facecolor="white", edgecolor="#c8c8c8", hatch="//", label="no step")
         axes.set_title(fill(name, 24 if columns < 4 else 20), fontsize=14 if columns < 4 else 12, pad=6)
         if same and index % columns:
             axes.tick_params(labelleft=False)
@@ -209,7 +228,7 @@ def heatmaps(traces: Mapping[str, Trace], quantity: Quantity, title: str = "") -
     bar.set_label(f"log₁₀ rms of {SYMBOL[quantity]}", fontsize=15)
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     if patches:
-        figure.legend(handles=list(patches.values()), loc="outside lower center", ncols=3)
+        figure.legend(handles=list(patches.values()), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -281,26 +300,29 @@ def _drawable(values: Doubles) -> Doubles:
 
 
 def _mark_nonfinite(axes: Axes, where: Ints, broken: NDArray[np.bool_], index: int) -> None:
-    """A red cross at the top of the axes for every NaN or Inf; the lines of several variants one under the other."""
+    """A cross in the variant's colour at the top of the axes for every NaN or Inf, a line of them for each variant."""
     if not broken.any():
         return
-    labelled = "NaN or Inf" in axes.get_legend_handles_labels()[1]
     axes.scatter(
         where[broken],
-        np.full(int(broken.sum()), 0.985 - 0.03 * (index % 8)),
+        np.full(int(broken.sum()), 0.985 - 0.03 * len(axes.collections)),
         transform=axes.get_xaxis_transform(),
         marker="x",
-        s=40,
-        linewidths=2,
-        color=NONFINITE_COLOUR,
-        label="_" if labelled else "NaN or Inf",
+        s=45,
+        linewidths=2.5,
+        color=COLOURS[index % len(COLOURS)],
+        label=NONFINITE_LABEL,
         zorder=5,
     )
 
 
 def _log_axis(axes: Axes, values: Sequence[Doubles]) -> None:
-    everything = np.concatenate([np.zeros(0), *values])
-    low, high = _limits(everything[np.isfinite(everything) & (everything > 0)])
+    """A logarithmic axis for `values`; what explodes leaves it at the top, so that the rest can still be told apart."""
+    everything = np.concatenate([np.zeros(0), *(v.ravel() for v in values)])
+    positive = everything[np.isfinite(everything) & (everything > 0)]
+    low, high = _limits(positive)
+    if len(positive):
+        high = min(high, max(float(np.log10(np.median(positive))) + MOST_DECADES_ABOVE, low + LEAST_DECADES))
     axes.set_yscale("log")
     axes.set_ylim(10 ** (low - 0.2), 10 ** (high + 0.2))
     axes.yaxis.set_major_locator(LogLocator(numticks=9))
@@ -354,10 +376,13 @@ def _step_axis(axes: Axes) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    """Beside the axes, in the order of the variants; none where there is one line."""
-    handles, labels = axes.get_legend_handles_labels()
-    if len(handles) > 1:
-        axes.legend(handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    """Beside the axes, in the order of the variants, NaN last and once; none where there is one line."""
+    by_label = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if by_label.pop(NONFINITE_LABEL, None):
+        by_label[NONFINITE_LABEL] = Line2D([], [], color="black", marker="x", linestyle="", markeredgecolor="black")
+    if len(by_label) > 1:
+        size = STYLE["legend.fontsize"] if len(by_label) <= 10 else 11
+        axes.legend(by_label.values(), by_label, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=size)
 
 
 def _norm(trace: Trace, name: str) -> Doubles | None:

@@ -17,6 +17,7 @@ from gradscope.trace import Doubles, Floats, Trace
 # The whole gradient of a state first; the gradient of a fused layer's output sequence is only its local part.
 TIME_QUANTITIES = (Quantity.STATE_GRAD, Quantity.INPUT_GRAD, Quantity.OUTPUT_GRAD)
 FEWEST_TIMES = 8  # shorter sequences, and modules that ran a few times a step, are no story about time
+FEWEST_LAYERS, FEWEST_LAYERS_WITH_TIME = 3, 7  # fewer make no story about depth
 
 SYMBOL = {
     Quantity.INPUT: "x",
@@ -81,6 +82,14 @@ def depth_profile(traces: Sequence[Trace], quantity: Quantity) -> Profile | None
     parts = [trace.by_depth(quantity, s) for s in _READ for trace in traces if trace.by_depth(quantity, s)[0] == sites]
     stacked = np.split(np.concatenate([values for _, values in parts]), len(_READ))
     return _profile(stacked, "depth", quantity, "", tuple(map(place, sites)), tuple(s.module for s in sites))
+
+
+def depth_story(traces: Sequence[Trace]) -> Profile | None:
+    """The gradient by depth, if the depth is what matters: not in a few layers around a recurrence."""
+    profile = depth_profile(traces, Quantity.OUTPUT_GRAD)
+    if profile is None or len(profile) < (FEWEST_LAYERS_WITH_TIME if time_profile(traces) else FEWEST_LAYERS):
+        return None
+    return profile
 
 
 def time_profile(traces: Sequence[Trace]) -> Profile | None:

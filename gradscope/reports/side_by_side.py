@@ -12,11 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gradscope.findings import Finding
-from gradscope.records import Quantity
 from gradscope.reports.bars import Panel, draw_panels
 from gradscope.reports.comparison import ComparedVariant, Comparison
-from gradscope.reports.profile import SYMBOL, Profile, depth_profile, time_profile
-from gradscope.reports.terminal import FEWEST_LAYERS, HEALTHY_STYLE, SEVERITY_STYLE, ends_note, glyphs_for, heading
+from gradscope.reports.profile import SYMBOL, Profile, depth_story, time_profile
+from gradscope.reports.terminal import HEALTHY_STYLE, SEVERITY_STYLE, ends_note, glyphs_for, heading
 
 WRONG_STYLE = "bold red"
 NUMBER_FORMAT = ".3g"
@@ -51,7 +50,15 @@ class ComparisonReport:
         yield from _not_judged(comparison)
         yield Text()
         yield Text("What it shows", "bold")
-        yield Padding(Text(comparison.lesson), (0, 0, 0, 2))
+        yield Padding(_lesson(comparison), (0, 0, 0, 2))
+
+
+def _lesson(comparison: Comparison) -> Text:
+    """The lesson, with a metric in backticks called as its column is."""
+    text = Text()
+    for index, part in enumerate(comparison.lesson.split("`")):
+        text.append(part.replace("_", " ") if index % 2 else part, "italic" if index % 2 else "")
+    return text
 
 
 def _tables(comparison: Comparison, options: ConsoleOptions) -> Iterator[Table]:
@@ -61,14 +68,17 @@ def _tables(comparison: Comparison, options: ConsoleOptions) -> Iterator[Table]:
     numbers = [_metric(comparison, name) for name in _metric_names(comparison)] + [_losses(comparison, ascii_only)]
     for codes_in_a_line in (3, 2, 1):
         codes = _Column("findings", [_codes(v, codes_in_a_line) for v in comparison.variants], "left")
-        columns = [names, codes]
-        if _width([*columns, *numbers]) <= options.max_width:
+        if _width([names, codes, *numbers]) <= options.max_width:
             break
+    tables = -(-_width([codes, *numbers]) // max(options.max_width - names.width - COLUMN_GAP, 1))
+    share = -(-len(numbers) // tables)  # two tables of four columns, not one of seven and one of one
+    columns, taken = [names, codes], 0
     for column in numbers:
-        if _width([*columns, column]) > options.max_width and len(columns) > 1:
+        if taken and (taken == share or _width([*columns, column]) > options.max_width):
             yield _table(columns, ascii_only)
-            columns = [names]
+            columns, taken = [names], 0
         columns.append(column)
+        taken += 1
     yield _table(columns, ascii_only)
 
 
@@ -176,10 +186,8 @@ def _charts(comparison: Comparison) -> Iterator[tuple[str, list[Panel]]]:
     if any(times):
         quantity = next(p.quantity for p in times if p)
         yield f"Gradient {SYMBOL[quantity]} by time", _panels(comparison, times)
-    depths = [depth_profile([r.trace for r in v.runs], Quantity.OUTPUT_GRAD) for v in comparison.variants]
-    if any(p is not None and len(p) >= FEWEST_LAYERS for p in depths) and not (
-        any(times) and max(len(p) for p in depths if p) <= 2 * FEWEST_LAYERS
-    ):
+    depths = [depth_story([run.trace for run in v.runs]) for v in comparison.variants]
+    if any(depths):
         yield "Gradient ∂L/∂y by depth", _panels(comparison, depths)
 
 

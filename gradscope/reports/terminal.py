@@ -14,12 +14,11 @@ from gradscope.findings import Diagnosis, Finding, Json, Severity
 from gradscope.records import Quantity, Statistic
 from gradscope.reports.bars import ASCII, BLOCKS, Glyphs, Panel, draw_panels, sparkline
 from gradscope.reports.base import Destination
-from gradscope.reports.profile import SYMBOL, Profile, depth_profile, time_profile
+from gradscope.reports.profile import FEWEST_LAYERS, SYMBOL, Profile, depth_profile, time_profile
 from gradscope.trace import Trace
 
 SEVERITY_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
 HEALTHY_STYLE = "bold green"
-FEWEST_LAYERS = 3  # fewer make no profile
 TEXT_FILE_WIDTH = 100
 SPARK_WIDTH = 32
 

@@ -84,8 +84,9 @@ def test_clipping_shows_as_a_second_dashed_line():
     axes = gradient_norm({"a": [replace(trace, sites=named)]}).axes[0]
     assert axes.get_yscale() == "log"
     assert lines(axes)["a"].get_ydata().tolist() == [10.0] * 5
-    assert lines(axes)["a, as applied"].get_ydata().tolist() == [1.0] * 5
-    assert lines(axes)["a, as applied"].is_dashed()
+    (applied,) = [line for line in axes.lines if line.is_dashed() and len(line.get_ydata())]
+    assert applied.get_ydata().tolist() == [1.0] * 5
+    assert "as the optimizer\nread it" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_loss_is_the_median_of_the_runs_with_their_range():
@@ -111,6 +112,19 @@ def test_an_exploding_loss_does_not_hide_the_others():
         "bad": [trace_of(output_grad_rms=[1.0], steps=20, loss=np.r_[np.full(15, 2.0), 10.0 ** np.arange(5, 10)])],
     }
     assert loss_curves(runs).axes[0].get_yscale() == "log"
+
+
+def test_what_explodes_leaves_the_axes_and_the_rest_stays_visible():
+    loss = np.r_[np.full(15, 2.0), 1e30]
+    axes = loss_curves({"a": [trace_of(output_grad_rms=[1.0], steps=16, loss=loss)]}).axes[0]
+    assert axes.get_yscale() == "log"
+    assert axes.get_ylim()[1] < 1e9
+
+
+def test_a_run_that_ended_early_is_hatched_after_its_end():
+    figure = heatmaps({"a": network(0.9, steps=10), "b": network(0.9, steps=2)}, Quantity.OUTPUT_GRAD)
+    assert {axes.get_xlim() for axes in figure.axes[:2]} == {(-0.5, 9.5)}
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["no step"]
 
 
 def test_an_infinite_loss_is_marked():
