@@ -34,7 +34,8 @@ def gain_per_layer(trace: Trace, chosen: Chosen) -> Doubles:
     if rms.shape[1] < 2:
         return np.full(len(rms), np.nan)
     with np.errstate(all="ignore"):
-        return np.power(rms[:, 0] / rms[:, -1], 1 / (rms.shape[1] - 1))
+        gain: Doubles = np.power(rms[:, 0] / rms[:, -1], 1 / (rms.shape[1] - 1))
+        return gain
 
 
 def gradient_decades(trace: Trace, chosen: Chosen) -> Doubles:
