@@ -78,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the reader has gone: nothing more to say, not even when Python flushes stdout at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):  # rich ends the program by itself, with 1
+            return BROKEN_PIPE
+        raise
     except click.exceptions.NoArgsIsHelpError as help_text:
         click.echo(help_text.format_message(), err=True)
         return MISUSE

@@ -204,17 +204,21 @@ def heatmaps(traces: Mapping[str, Trace], quantity: Quantity, title: str = "") -
         ha="left",
     )
     values = np.concatenate([t.by_depth(quantity, Statistic.RMS)[1].ravel() for t in shown.values()])
-    norm = Normalize(*_limits(values[np.isfinite(values) & (values > 0)]))
+    positive = values[np.isfinite(values) & (values > 0)]
+    # a few cells of an explosion must not leave one colour for all others
+    norm = Normalize(*_limits(np.quantile(positive, [0.002, 0.99]) if len(positive) else positive))
     patches: dict[str, Patch] = {}
     drawn: list[Axes] = []
-    longest = max(len(trace.steps) for trace in shown.values())
+    steps = max((trace.steps for trace in shown.values()), key=len)
     same = len({tuple(place(s) for s in t.by_depth(quantity, Statistic.RMS)[0]) for t in shown.values()}) == 1
     for index, (name, trace) in enumerate(shown.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         drawn.append(axes)
         mesh = _heatmap(axes, trace, quantity, norm, patches, most_names=MOST_TICKS if rows == 1 and columns < 3 else 6)
-        axes.set_xlim(-0.5, longest - 0.5)
-        if len(trace.steps) < longest:
+        axes.set_xlim(-0.5, len(steps) - 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+        axes.xaxis.set_major_formatter(lambda i, _: str(steps[int(i)]) if 0 <= i < len(steps) else "")
+        if len(trace.steps) < len(steps):
             axes.patch.set(facecolor="white", edgecolor="#c8c8c8", hatch="//")
             patches["no step"] = Patch(facecolor="white", edgecolor="#c8c8c8", hatch="//", label="no step")
         axes.set_title(fill(name, 24 if columns < 4 else 20), fontsize=14 if columns < 4 else 12, pad=6)
@@ -224,7 +228,7 @@ def heatmaps(traces: Mapping[str, Trace], quantity: Quantity, title: str = "") -
             axes.set_xlabel("step")
         if index % columns == 0:
             axes.set_ylabel("layer, input at the bottom" if rows == 1 else "layer")
-    bar = figure.colorbar(mesh, ax=drawn, pad=0.02, aspect=30)
+    bar = figure.colorbar(mesh, ax=drawn, pad=0.02, aspect=30, extend="both")
     bar.set_label(f"log₁₀ rms of {SYMBOL[quantity]}", fontsize=15)
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     if patches:
@@ -246,15 +250,13 @@ def _heatmap(
     mesh = axes.pcolormesh(edges, depths, logs, cmap="viridis", norm=norm, rasterized=True)
     for name, cells, colour in (
         ("never observed", np.isnan(numel), UNSEEN_COLOUR),
-        ("exactly zero", rms == 0, ZERO_COLOUR),
+        ("exactly zero", (rms == 0) & (nonfinite == 0), ZERO_COLOUR),
         ("NaN or Inf", nonfinite > 0, NONFINITE_COLOUR),
     ):
         if cells.any():
             layer = np.ma.masked_array(np.ones(cells.T.shape), ~cells.T)
             axes.pcolormesh(edges, depths, layer, cmap=_plain(colour), rasterized=True)
             patches.setdefault(name, Patch(facecolor=colour, edgecolor="#888888", label=name))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
-    axes.xaxis.set_major_formatter(lambda i, _: str(trace.steps[int(i)]) if 0 <= i < len(trace.steps) else "")
     _name_ticks(axes, [place(site) for site in sites], axis="y", most=most_names)
     return mesh
 

@@ -236,7 +236,8 @@ def _not_judged(comparison: Comparison) -> Iterator[RenderableType]:
             lacking.setdefault((item.rule, item.reason), []).append(variant.name)
     lines: dict[tuple[str, str], list[str]] = {}
     for (rule, reason), names in lacking.items():
-        where = "" if len(names) == len(comparison.variants) else f" ({', '.join(names)})"
+        some = " · ".join(names) if len(names) <= 2 else f"{len(names)} of {len(comparison.variants)} variants"
+        where = "" if len(names) == len(comparison.variants) else f" ({some})"
         lines.setdefault((reason, where), []).append(rule)
     if not lines:
         return
@@ -258,15 +259,15 @@ def _group(members: Sequence[tuple[str, Finding, Sequence[Finding]]]) -> Iterato
         (first.pathology, "bold"),
     )
     body = Table.grid(padding=(0, 1))
-    body.add_column(no_wrap=True, min_width=6)
+    body.add_column(style="dim", no_wrap=True, min_width=6)
     body.add_column()
     for name, finding, symptoms in members:
-        place = (f"{finding.module or '(model)'}: ", "cyan")
         hence = f"  hence {' '.join(_distinct(s.code for s in symptoms))}" if symptoms else ""
-        body.add_row(Text(name, "bold"), Text.assemble(place, finding.message, (hence, "dim")))
+        place = (f" {finding.module or '(model)'}: ", "cyan")
+        body.add_row("", Text.assemble((name, "bold"), " at", place, finding.message, (hence, "dim")))
     for label, text in (("cause", first.cause), ("remedy", first.remedy)):
         if text:
-            body.add_row(Text(label, "dim"), Text(text))
+            body.add_row(label, Text(text))
     yield Padding(body, (0, 0, 0, 4))
 
 
