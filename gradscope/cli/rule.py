@@ -16,6 +16,7 @@ from gradscope.errors import UsageError, nearest
 def rule(names: tuple[str, ...], every: bool) -> None:
     """Explain a rule: meaning, measurement, remedy."""
     from rich.padding import Padding
+    from rich.table import Table
     from rich.text import Text
 
     if every == bool(names):
@@ -26,11 +27,39 @@ def rule(names: tuple[str, ...], every: bool) -> None:
         if index:
             console.print()
         console.print(Text.assemble((str(getattr(one, "code", "")), "bold cyan"), f" {getattr(one, 'name', '')}"))
-        text = Text(explanation(one))
-        text.highlight_regex(re.compile(r"^[A-Z][\w ]+:", re.MULTILINE), "bold")
-        console.print(Padding(text, (0, 0, 0, 2)))
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="bold", max_width=22)
+        grid.add_column()
+        for label, text in sections(explanation(one)):
+            if label:
+                grid.add_row(label, Text(text))
+            else:
+                console.print(Padding(Text(text), (0, 0, 1, 2)))
         if thresholds := _thresholds(one):
-            console.print(Padding(Text(f"Thresholds: {thresholds}", "dim"), (0, 0, 0, 2)))
+            grid.add_row("Thresholds", Text(thresholds))
+        console.print(Padding(grid, (0, 0, 0, 2)))
+
+
+def sections(docstring: str) -> list[tuple[str, str]]:
+    """The paragraphs of a docstring, each on one line, with the label that it starts with, if any.
+
+    A line that is indented continues the one before; so does a line that starts no new paragraph.
+    """
+    found: list[tuple[str, str]] = []
+    fresh = True
+    for line in docstring.splitlines():
+        labelled = re.match(r"([A-Z][^:.]{2,30}): +(?=\S)", line)
+        if not line.strip():
+            fresh = True
+        elif labelled:
+            found.append((labelled[1], line[labelled.end() :].strip()))
+            fresh = False
+        elif fresh:
+            found.append(("", line.strip()))
+            fresh = False
+        else:
+            found[-1] = (found[-1][0], f"{found[-1][1]} {line.strip()}")
+    return found
 
 
 def find(name: str, installed: tuple[object, ...]) -> object:

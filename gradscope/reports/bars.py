@@ -121,6 +121,9 @@ def sparkline(values: ArrayLike, width: int, glyphs: Glyphs = BLOCKS) -> Text:
     log = bool(len(finite)) and finite.min() > 0 and finite.max() / finite.min() > 100
     scaled: Callable[[float], float] = math.log10 if log else float
     low, high = (scaled(finite.min()), scaled(finite.max())) if len(finite) else (0.0, 1.0)
+    least = 0.1 * max(abs(low), abs(high)) if not log else 1.0  # noise on a plateau is no mountain
+    if high - low < least:
+        low, high = (low + high - least) / 2, (low + high + least) / 2
     line = Text()
     for column in columns:
         if not np.isfinite(column).all():

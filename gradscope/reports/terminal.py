@@ -177,6 +177,8 @@ def _symptoms(code: str, group: Sequence[Finding]) -> Text:
 def _particulars(trace: Trace) -> Iterator[str]:
     """Model, parameters, optimizer, steps: what a reader must know to judge the rest."""
     meta = trace.meta
+    if meta.get("scenario"):
+        yield f"{meta['scenario']}: {meta.get('variant')}, seed {meta.get('seed')}"
     if meta.get("model"):
         yield str(meta["model"])
     parameters, trainable = meta.get("parameters"), meta.get("trainable")

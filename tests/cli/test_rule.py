@@ -3,6 +3,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from gradscope.cli.rule import sections
 from gradscope.findings import Finding
 from gradscope.rules.base import Rule
 from gradscope.trace import Trace
@@ -47,7 +48,7 @@ def test_a_rule_is_found_by_code_and_by_name(cli, name):
     outcome = cli("rule", name)
     assert outcome.code == 0
     assert outcome.out.startswith("GS901 fading-things\n")
-    assert "What it means: less is left." in outcome.out
+    assert "What it means  less is left." in outcome.out
     assert "min_gain = 0.5" in outcome.out
     assert "growing" not in outcome.out
 
@@ -78,3 +79,23 @@ def test_a_name_or_all_but_not_both(cli, words):
     outcome = cli("rule", *words)
     assert outcome.code == 2
     assert "`gradscope rule GS101`" in outcome.err
+
+
+def test_a_docstring_is_read_by_paragraphs():
+    text = "First.\n\nWhat it means: one\n    and more: so.\nWhat to try: two.\n\nLast\nlines."
+    assert sections(text) == [
+        ("", "First."),
+        ("What it means", "one and more: so."),
+        ("What to try", "two."),
+        ("", "Last lines."),
+    ]
+
+
+def test_every_built_in_rule_is_explained(cli, monkeypatch):
+    monkeypatch.undo()
+    from gradscope.rules import RULES
+
+    for one in RULES:
+        out = cli("rule", one.code).out
+        assert out.startswith(f"{one.code} {one.name}\n")
+        assert "What to try" in out

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,19 @@ def test_bad_input_is_said_before_anything_is_trained(cli, calls, tmp_path, word
 def test_a_scenario_named_twice_runs_once(cli, calls, tmp_path):
     cli("run", "a-vs-b", "a-vs-b", "--out", tmp_path)
     assert len(calls) == 1
+
+
+@pytest.mark.slow
+def test_a_real_scenario_runs_from_the_shell(tmp_path):
+    command = [sys.executable, "-m", "gradscope", "run", "sigmoid-vs-relu", "--steps", "3", "--set", "depth=4"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)], capture_output=True, text=True, encoding="utf-8", check=False
+    )
+    assert done.returncode in (0, 1), done.stderr  # three steps are too few for what a variant must show
+    assert done.stderr == ""
+    assert "Gradient ∂L/∂y by depth" in done.stdout
+    result = json.loads((tmp_path / "sigmoid-vs-relu" / "result.json").read_text(encoding="utf-8"))
+    assert Path(result["variants"][0]["trace"]).is_file()
 
 
 def test_settings_are_pairs():

@@ -106,6 +106,11 @@ def test_a_sparkline_falls_with_the_series_and_marks_nan():
     assert line[4] == "✗"
 
 
+def test_noise_on_a_plateau_looks_flat():
+    assert len(set(sparkline([2.30, 2.31, 2.29, 2.30], 4).plain)) <= 3
+    assert len(set(sparkline([5.0, 5.0], 4).plain)) == 1
+
+
 def test_a_long_sparkline_is_no_longer_than_asked():
     assert len(sparkline(np.arange(1000.0), 30)) == 30
     assert sparkline([], 30).plain == ""

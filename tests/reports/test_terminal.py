@@ -77,6 +77,11 @@ def test_what_happened_to_the_recording_is_said():
     assert "step 3: probe-failed fc boom" in printed(TraceReport(broken, HEALTHY))
 
 
+def test_a_scenario_s_trace_says_which_it_is():
+    trace = trace_of(output_grad_rms=[1.0], meta={"scenario": "a-vs-b", "variant": "a", "seed": 3})
+    assert "a-vs-b: a, seed 3" in printed(TraceReport(trace, HEALTHY))
+
+
 def test_frozen_parameters_are_told_apart():
     trace = trace_of(output_grad_rms=[1.0], meta={**META, "trainable": 45})
     assert "12,345 parameters, 45 trainable" in printed(TraceReport(trace, HEALTHY))
