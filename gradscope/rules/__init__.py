@@ -1,7 +1,32 @@
 """The rules, one file each. `RULES` is what gradscope offers through its own entry point."""
 
 from gradscope.rules.base import Rule
+from gradscope.rules.clipping_dominates import ClippingDominates
+from gradscope.rules.dead_units import DeadUnits
+from gradscope.rules.exploding_gradient import ExplodingGradient
+from gradscope.rules.forward_variance_collapse import ForwardVarianceCollapse
+from gradscope.rules.forward_variance_explosion import ForwardVarianceExplosion
+from gradscope.rules.no_gradient import NoGradient
+from gradscope.rules.non_finite import NonFinite
+from gradscope.rules.saturation import Saturation
+from gradscope.rules.symmetric_init import SymmetricInit
+from gradscope.rules.update_too_large import UpdateTooLarge
+from gradscope.rules.update_too_small import UpdateTooSmall
+from gradscope.rules.vanishing_gradient import VanishingGradient
 
-RULES: tuple[type[Rule], ...] = ()
+RULES: tuple[type[Rule], ...] = (
+    VanishingGradient,
+    ExplodingGradient,
+    NoGradient,
+    DeadUnits,
+    Saturation,
+    ForwardVarianceCollapse,
+    ForwardVarianceExplosion,
+    NonFinite,
+    UpdateTooSmall,
+    UpdateTooLarge,
+    ClippingDominates,
+    SymmetricInit,
+)
 
 __all__ = ["RULES", "Rule"]

@@ -1,0 +1,23 @@
+"""What is known of activation functions by the name of their class; rules know no torch."""
+
+from math import sqrt
+
+# They halve the mean square of a centred input, so the weights before them must double it (He et al. 2015, eq. 10).
+RECTIFIERS = frozenset({"ReLU", "LeakyReLU", "RReLU", "GELU", "SiLU", "Mish", "Hardswish", "ELU", "CELU", "ReLU6"})
+
+# The largest slope of those that are bounded on both sides.
+LARGEST_SLOPE: dict[str, float] = {
+    "Sigmoid": 1 / 4,
+    "Tanh": 1.0,
+    "Softsign": 1.0,
+    "Hardtanh": 1.0,
+    "Hardsigmoid": 1 / 6,
+    "ReLU6": 1.0,
+}
+
+ACTIVATIONS = RECTIFIERS | LARGEST_SLOPE.keys() | {"SELU", "Softplus", "PReLU", "LogSigmoid", "Tanhshrink"}
+
+
+def asked_gain(activation: str) -> float:
+    """√fan_in · std(w) that keeps the signal's spread through a layer followed by `activation` ("" for none)."""
+    return sqrt(2.0) if activation in RECTIFIERS else 1.0

@@ -1,0 +1,92 @@
+"""GS304: the signal dies out on its way to the output."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradscope.errors import NotJudged
+from gradscope.findings import Finding, Severity
+from gradscope.records import Quantity, Statistic
+from gradscope.rules.base import Rule
+from gradscope.rules.gain import LEAST_LAYERS, steady, steepest_rises
+from gradscope.rules.layers import profile_of
+from gradscope.rules.persistence import Persistence, persistence
+from gradscope.rules.stretch import Stretch, scale_along, stretch_of
+from gradscope.trace import Trace
+
+
+@dataclass(frozen=True)
+class ForwardVarianceCollapse(Rule):
+    """Each layer's output spreads less than the one before, so the last layers hardly see the input.
+
+    What it means: the output does not depend on the input, and the gradient fades on its way back by the same factor.
+    How it is measured: the std of every layer's output against depth; and, because biases keep the outputs from
+        getting small while what the input contributes dies out, a gradient that shrinks over layers whose weights have
+        at most half the scale √fan_in · std(w) that their activation asks for (√2 before a ReLU, 1 else). What the
+        gradient loses per layer, a difference between two inputs loses too.
+    Why the threshold: three decades over at least four layers, with a factor of 1/1.6 or less per layer, as for GS101.
+        Half of what is asked: torch's default for Linear is 0.41 of it before a ReLU and vanishes in deep nets; before
+        a Tanh it is 0.58, and a Tanh layer loses little.
+    What to try: He initialisation before ReLU, Xavier before Tanh; normalisation layers.
+    Where it stays silent: nets of few layers, in which the loss stays under three decades; networks with normalisation
+        or residual connections, whose weights may be small; what heals within a fifth of the run.
+    Source: He et al. 2015, section 2.2; Schoenholz et al. 2017, section 3 (one χ for both directions).
+    """
+
+    code = "GS304"
+    name = "forward-variance-collapse"
+    reads = frozenset({Quantity.OUTPUT, Quantity.WEIGHT})
+
+    min_decades: float = 3.0
+    error_decades: float = 6.0
+    small_scale: float = 0.5
+
+    def check(self, trace: Trace) -> Iterator[Finding]:
+        """At most one finding: the steepest stretch."""
+        spread = profile_of(trace, Quantity.OUTPUT, Statistic.STD)
+        gradient = profile_of(trace, Quantity.OUTPUT_GRAD, Statistic.L2_NORM)
+        if len(spread.layers) < LEAST_LAYERS:
+            raise NotJudged(
+                f"needs the output of {LEAST_LAYERS} layers with a weight, the trace has {len(spread.layers)}"
+            )
+        falls, fades = steepest_rises(-spread.values), steepest_rises(gradient.values)
+        if not falls.known.any():
+            raise NotJudged(f"in no step did {LEAST_LAYERS} layers have a finite output")
+        seen, inferred = steady(falls, self.min_decades), np.zeros(len(trace.steps), bool)
+        if gradient.layers:
+            with np.errstate(invalid="ignore"):
+                small = scale_along(trace, gradient, fades) <= self.small_scale
+            inferred = steady(fades, self.min_decades) & small
+        lasting = persistence(seen | inferred, falls.known)
+        if lasting is None:
+            return
+        if inferred[lasting.rows].any():
+            yield self._finding(trace, stretch_of(trace, gradient, fades, lasting), lasting, "the gradient")
+        else:
+            yield self._finding(trace, stretch_of(trace, spread, falls, lasting), lasting, "the output's spread")
+
+    def _finding(self, trace: Trace, stretch: Stretch, lasting: Persistence, what: str) -> Finding:
+        grave = stretch.decades >= self.error_decades and lasting.standing
+        return Finding(
+            code=self.code,
+            pathology=self.name,
+            severity=Severity.ERROR if grave else Severity.WARNING,
+            module=stretch.layers[0].module,
+            sites=stretch.sites,
+            first_step=stretch.first_step,
+            last_step=stretch.last_step,
+            measured=stretch.decades,
+            threshold=self.min_decades,
+            unit="decades",
+            message=(
+                f"The signal dies out between {stretch.early} and {stretch.late}: {what} loses {stretch.decades:.1f}"
+                f" decades over {len(stretch.layers)} layers, a factor of {10**-stretch.per_layer:.2g} per layer,"
+                f" {stretch.when}."
+            ),
+            cause=(
+                f"{stretch.weights[0].upper()}{stretch.weights[1:]}; a layer passes a difference between inputs forward"
+                " as it passes the gradient back."
+            ),
+            remedy=f"{stretch.weight_advice(trace, 'larger')}; or put normalisation layers between.",
+        )

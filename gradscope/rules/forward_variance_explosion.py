@@ -1,0 +1,92 @@
+"""GS305: the signal grows on its way to the output."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradscope.errors import NotJudged
+from gradscope.findings import Finding, Severity
+from gradscope.records import Quantity, Statistic
+from gradscope.rules.base import Rule
+from gradscope.rules.gain import LEAST_LAYERS, STEADY_GAIN, Bools, Rises, steady_growth, steepest_rises
+from gradscope.rules.layers import profile_of
+from gradscope.rules.persistence import persistence
+from gradscope.rules.stretch import Stretch, scale_along, stretch_of
+from gradscope.trace import Trace
+
+
+@dataclass(frozen=True)
+class ForwardVarianceExplosion(Rule):
+    """Each layer's output spreads more than the one before, so the last layers are far too large.
+
+    What it means: the loss starts far above chance, bounded activations saturate, and the gradient grows on its way
+        back by the same factor; in low precision the numbers overflow.
+    How it is measured: the std of every layer's output against depth; and, because a bounded activation hides the
+        growth, a gradient that grows over layers whose weights have at least 1.6 times the scale that their activation
+        asks for.
+    Why the threshold: 1.5 decades over at least four layers, with a factor of 1.6 or more per layer, if the run begins
+        with it; what training has made counts from three decades on. Twice the He scale doubles per layer.
+    What to try: He initialisation before ReLU, Xavier before Tanh; normalisation layers.
+    Where it stays silent: layers that training has made larger; fewer than four layers; one spike.
+    Source: He et al. 2015, section 2.2; Schoenholz et al. 2017, section 3 (one χ for both directions).
+    """
+
+    code = "GS305"
+    name = "forward-variance-explosion"
+    reads = frozenset({Quantity.OUTPUT, Quantity.WEIGHT})
+
+    min_decades: float = 1.5
+    learned_decades: float = 3.0
+    error_decades: float = 4.0
+    large_scale: float = STEADY_GAIN
+    small_scale: float = 0.5
+
+    def check(self, trace: Trace) -> Iterator[Finding]:
+        """At most one finding: the steepest stretch."""
+        spread = profile_of(trace, Quantity.OUTPUT, Statistic.STD)
+        gradient = profile_of(trace, Quantity.OUTPUT_GRAD, Statistic.L2_NORM)
+        if len(spread.layers) < LEAST_LAYERS:
+            raise NotJudged(
+                f"needs the output of {LEAST_LAYERS} layers with a weight, the trace has {len(spread.layers)}"
+            )
+        grows, explodes = steepest_rises(spread.values), steepest_rises(-gradient.values)
+        if not grows.known.any():
+            raise NotJudged(f"in no step did {LEAST_LAYERS} layers have a finite output")
+        with np.errstate(invalid="ignore"):
+            # weights this small cannot make a signal grow: it is the biases that differ
+            driven = ~(scale_along(trace, spread, grows) < self.small_scale)
+            seen, inferred = self._growing(grows) & driven, np.zeros(len(trace.steps), bool)
+            if gradient.layers:
+                inferred = self._growing(explodes) & (scale_along(trace, gradient, explodes) >= self.large_scale)
+        lasting = persistence(seen | inferred, grows.known)
+        if lasting is None:
+            return
+        if seen[lasting.rows].any():
+            yield self._finding(trace, stretch_of(trace, spread, grows, lasting), "the output's std")
+        else:
+            yield self._finding(trace, stretch_of(trace, gradient, explodes, lasting), "the gradient on its way back")
+
+    def _growing(self, rises: Rises) -> Bools:
+        return steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades)
+
+    def _finding(self, trace: Trace, stretch: Stretch, what: str) -> Finding:
+        return Finding(
+            code=self.code,
+            pathology=self.name,
+            severity=Severity.ERROR if stretch.decades >= self.error_decades else Severity.WARNING,
+            module=stretch.layers[0].module,
+            sites=stretch.sites,
+            first_step=stretch.first_step,
+            last_step=stretch.last_step,
+            measured=stretch.decades,
+            threshold=self.min_decades,
+            unit="decades",
+            message=(
+                f"The signal explodes between {stretch.early} and {stretch.late}: {what} grows by"
+                f" {stretch.decades:.1f} decades over {len(stretch.layers)} layers, a factor of"
+                f" {10**stretch.per_layer:.2g} per layer, {stretch.when}."
+            ),
+            cause=f"{stretch.weights[0].upper()}{stretch.weights[1:]}.",
+            remedy=f"{stretch.weight_advice(trace, 'smaller')}; or put normalisation layers between.",
+        )

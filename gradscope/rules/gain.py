@@ -1,0 +1,81 @@
+"""Geometric gain over depth: where along the layers a quantity falls or rises by a steady factor.
+
+Everything is in decades (log₁₀), so multiplying the loss by anything changes nothing. The end-to-end change is over the
+steepest stretch of layers; the gain per layer is the median within it, so that one odd layer is no slope.
+
+Formula:
+    rise = max over i < j of v_j − v_i;  per layer = median of v_{k+1} − v_k for i ≤ k < j;  gain = 10^(per layer)
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.trace import Doubles, Ints
+
+Bools: TypeAlias = NDArray[np.bool_]
+
+# BatchNorm with ReLU multiplies the gradient by √(π/(π−1)) = 1.21 per layer and is healthy (Yang et al. 2019); twice
+# the He scale multiplies it by 2 and is not. Their geometric mean separates the two, its inverse does for shrinking.
+STEADY_GAIN = 1.6
+BEGINNING = 3  # recorded steps
+LEAST_LAYERS = 4  # a slope needs three gaps, so that the median is no single one of them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rises:
+    """The steepest rise along the layers, for each step.
+
+    Attributes:
+        decades: From its foot to its top; NaN where fewer than `LEAST_LAYERS` layers were observed. Shape (step,).
+        per_layer: Median of the changes from layer to layer within it, in decades.
+        foot: Index of the layer where it begins.
+        top: Index of the layer where it ends.
+    """
+
+    decades: Doubles
+    per_layer: Doubles
+    foot: Ints
+    top: Ints
+
+    @property
+    def known(self) -> Bools:
+        """In which steps there was enough to judge."""
+        return ~np.isnan(self.decades)
+
+
+def steepest_rises(values: Doubles) -> Rises:
+    """The steepest rise of each row of `values` (step, layer), in decades; NaN are left out."""
+    steps = len(values)
+    decades, per_layer = np.full(steps, np.nan), np.full(steps, np.nan)
+    foot, top = np.zeros(steps, np.int64), np.zeros(steps, np.int64)
+    for step, row in enumerate(values):
+        at = np.flatnonzero(~np.isnan(row))
+        if len(at) < LEAST_LAYERS:
+            continue
+        seen = row[at]
+        lowest = np.minimum.accumulate(seen)
+        end = int(np.argmax(seen - lowest))
+        start = int(np.argmin(seen[: end + 1]))
+        decades[step] = seen[end] - seen[start]
+        per_layer[step] = np.median(np.diff(seen[start : end + 1])) if end - start >= LEAST_LAYERS - 1 else 0.0
+        foot[step], top[step] = at[start], at[end]
+    return Rises(decades=decades, per_layer=per_layer, foot=foot, top=top)
+
+
+def steady(rises: Rises, decades: float) -> Bools:
+    """In which steps the rise is at least `decades` in all and at least `STEADY_GAIN` per layer."""
+    enough: Bools = rises.known & (rises.decades >= decades)
+    return np.asarray(enough & (rises.per_layer >= np.log10(STEADY_GAIN)))
+
+
+def steady_growth(rises: Rises, *, from_start: float, grown: float) -> Bools:
+    """As `steady`, with a lower bar for a rise that the run began with than for one that training has made.
+
+    A network that learns makes its layers larger than it found them; nothing but the initialisation makes it start so.
+    """
+    beginning = np.flatnonzero(rises.known)[:BEGINNING]
+    begun = bool(steady(rises, from_start)[beginning].any())
+    return steady(rises, from_start if begun else grown)

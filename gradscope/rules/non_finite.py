@@ -1,0 +1,183 @@
+"""GS401: the place where NaN or infinity is born."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.findings import Finding, Severity
+from gradscope.records import Quantity, Site, Statistic
+from gradscope.rules.base import Rule
+from gradscope.trace import Floats, Trace
+
+OVERFLOW = "The numbers overflow: lower the learning rate, or the initial weights if they were large from the start."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Birth:
+    """Where the first NaN or infinity of a run comes from.
+
+    Attributes:
+        module: The module that made it; "" where it came from outside.
+        column: The site that shows it.
+        how: What happened there, as a sentence about `module`.
+        remedy: What to do about it.
+    """
+
+    module: str
+    column: int
+    how: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class NonFinite(Rule):
+    """NaN or infinity appears; this names the module in which it was made, and in which direction.
+
+    What it means: every later number that depends on it is lost; once it is in a weight the run is over.
+    How it is measured: in the first step with a non-finite element, what came first: the data, a weight, then the
+        shallowest module whose output is not finite while what ran before it was, then the deepest module that gives
+        back a non-finite gradient for a finite one, then the gradients of the parameters, then the update.
+    Why the threshold: one element is enough; NaN does not heal where it has reached a weight.
+    What to try: clamp before log, sqrt, acos and division (an ε inside of the root, not outside); lower the learning
+        rate if the numbers grew before; torch.autograd.set_detect_anomaly(True) names the operation.
+    Where it stays silent: infinities that a module makes on purpose and that reach neither the loss nor a gradient, as
+        a mask of −inf; overflowing gradients that an AMP scaler skips.
+    Source: IEEE 754; PyTorch documentation on AMP for the scaler's skipped steps.
+    """
+
+    code = "GS401"
+    name = "non-finite"
+    reads = frozenset({Quantity.OUTPUT})
+
+    growth: float = 1e3  # of the largest element since the first record: then it is an overflow
+
+    def check(self, trace: Trace) -> Iterator[Finding]:
+        """At most one finding: where the first one was born; the others follow from it."""
+        bad = np.nan_to_num(trace.statistics[Statistic.NONFINITE_COUNT]) > 0
+        kind = np.array([site.quantity.value for site in trace.sites])
+        harmful = bad & ~np.isin(kind, [Quantity.OUTPUT, Quantity.INPUT])[None, :]
+        outputs = trace.columns(Quantity.OUTPUT)
+        if outputs:  # what leaves the model last is what the loss sees
+            harmful[:, outputs[-1]] |= bad[:, outputs[-1]]
+        rows = np.flatnonzero(harmful.any(axis=1))
+        if not len(rows):
+            return
+        step = int(rows[0])
+        birth = _birth(trace, bad[step])
+        scaled = np.nan_to_num(trace.per_step["loss_scale"], nan=1.0)[step] != 1
+        only_gradients = not (bad[rows] & ~np.char.endswith(kind, "grad")[None, :] & (kind != "total_norm")).any()
+        heals = rows[-1] < len(trace.steps) - 1
+        if scaled and only_gradients and heals:
+            return
+        column = birth.column
+        before = trace.statistics[Statistic.ABS_MAX][:step, column]
+        before = before[np.isfinite(before)]
+        grown = len(before) > 1 and float(before[-1]) > self.growth * max(float(before[0]), 1e-30)
+        count = float(trace.statistics[Statistic.NONFINITE_COUNT][step, column])
+        reached = sorted({trace.sites[c].module for c in np.flatnonzero(bad[step]) if trace.sites[c].module})
+        yield Finding(
+            code=self.code,
+            pathology=self.name,
+            severity=Severity.WARNING if only_gradients and heals else Severity.ERROR,
+            module=birth.module,
+            sites=(trace.sites[column],),
+            first_step=int(trace.steps[step]),
+            last_step=int(trace.steps[rows[-1]]),
+            measured=count,
+            threshold=0.0,
+            unit="elements",
+            message=(
+                f"{birth.how} at step {trace.steps[step]}: {count:.0f} of"
+                f" {trace.statistics[Statistic.NUMEL][step, column]:.0f} elements are NaN or infinite"
+                f" ({len(reached)} modules are reached in it, {len(rows)} of {len(trace.steps)} steps are affected)."
+            ),
+            cause=_history(grown, before),
+            remedy=OVERFLOW if grown else birth.remedy,
+        )
+
+
+def _birth(trace: Trace, bad: NDArray[np.bool_]) -> Birth:
+    """What came first in a step, given which sites are non-finite in it."""
+
+    def hit(quantity: Quantity) -> list[int]:
+        return [c for c in trace.columns(quantity) if bad[c]]
+
+    def site(column: int) -> Site:
+        return trace.sites[column]
+
+    if found := hit(Quantity.INPUT):
+        return Birth(
+            module="",
+            column=found[0],
+            how="The data given to the model is not finite",
+            remedy="Check the data loader.",
+        )
+    if found := hit(Quantity.WEIGHT):
+        what = f"{site(found[0]).module}.{site(found[0]).name}"
+        return Birth(
+            module=site(found[0]).module,
+            column=found[0],
+            how=f"The parameter {what} is not finite when the step begins",
+            remedy="It was broken by an update before this step: record every step, and lower the learning rate.",
+        )
+    if found := hit(Quantity.OUTPUT):
+        first = site(found[0])
+        return Birth(
+            module=first.module,
+            column=found[0],
+            how=f"The forward pass of {first.module} ({first.module_type}) makes it from finite inputs",
+            remedy=f"Clamp what {first.module} is given, or add an ε inside of its log, root or division.",
+        )
+    if found := hit(Quantity.LOSS):
+        return Birth(
+            module="",
+            column=found[0],
+            how="The loss makes it from finite outputs",
+            remedy="Clamp inside the loss, or use the form with logits.",
+        )
+    returned = {trace.sites[c].module for c in hit(Quantity.OUTPUT_GRAD)}
+    if found := [c for c in hit(Quantity.INPUT_GRAD) if site(c).module not in returned]:
+        last = site(found[-1])
+        return Birth(
+            module=last.module,
+            column=found[-1],
+            how=f"The backward pass of {last.module} ({last.module_type}) makes it from a finite gradient",
+            remedy=(
+                f"Keep the input of {last.module} away from where its derivative is infinite: clamp it, or add an ε"
+                " inside of its root, norm or inverse function."
+            ),
+        )
+    if found := hit(Quantity.OUTPUT_GRAD):
+        last = site(found[-1])
+        return Birth(
+            module=last.module,
+            column=found[-1],
+            how=f"The gradient that comes back to {last.module} from what follows it is not finite",
+            remedy=f"Look at the functions between {last.module} and the loss: a root, norm, log or division at zero.",
+        )
+    for quantity, how, remedy in (
+        (Quantity.WEIGHT_GRAD, "The gradient of {} is not finite", "Lower the learning rate or clip the gradient."),
+        (Quantity.APPLIED_GRAD, "The gradient of {} breaks before the optimizer", "Check clipping and unscaling."),
+        (Quantity.WEIGHT_UPDATE, "The update of {} overflows", "Lower the learning rate."),
+    ):
+        if found := hit(quantity):
+            where = site(found[-1])
+            return Birth(
+                module=where.module,
+                column=found[-1],
+                how=how.format(f"{where.module}.{where.name}".lstrip(".")),
+                remedy=remedy,
+            )
+    column = int(np.flatnonzero(bad)[0])
+    return Birth(module=site(column).module, column=column, how=f"{site(column)} is not finite", remedy="Look there.")
+
+
+def _history(grown: bool, before: Floats) -> str:
+    """How the site came to it: what its largest element was in the steps before."""
+    if not len(before):
+        return "It was so from the first recorded step on."
+    if grown:
+        return f"Its largest element grew from {before[0]:.2g} to {before[-1]:.2g} in the steps before: it overflowed."
+    return f"Its largest element was {before[-1]:.2g} in the step before: it did not grow into it."

@@ -1,0 +1,124 @@
+"""GS101: the gradient shrinks geometrically on its way to the input."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradscope.errors import NotJudged
+from gradscope.findings import Finding, Severity
+from gradscope.records import Quantity, Statistic
+from gradscope.rules.activations import LARGEST_SLOPE
+from gradscope.rules.base import Rule
+from gradscope.rules.gain import LEAST_LAYERS, STEADY_GAIN, steady, steepest_rises
+from gradscope.rules.layers import profile_of
+from gradscope.rules.learning import Optimizer, norms, optimizer_of
+from gradscope.rules.persistence import Persistence, persistence
+from gradscope.rules.stretch import Stretch, stretch_of
+from gradscope.rules.transmission import Transmission, transmission_of_activations
+from gradscope.trace import Trace
+
+
+@dataclass(frozen=True)
+class VanishingGradient(Rule):
+    """Each layer passes back only a fraction of the gradient it receives.
+
+    What it means: the early layers barely learn, while the late ones do.
+    How it is measured: ‖∂L/∂y‖₂ of every layer with a weight, before its activation function, against depth. Over the
+        steepest stretch of at least four layers, the end-to-end loss in decades and the median gain per layer. A
+        factor on the loss cancels.
+    Why the threshold: a gain of 1 preserves the gradient; BatchNorm with ReLU has 1.21 and is healthy, twice the He
+        scale has 2 and is not; 1.6 lies at their geometric mean, and 1/1.6 mirrors it. Three decades, because with
+        less one learning rate can still serve both ends: three Sigmoid layers lose 2.5 and learn. It is an error from
+        six decades on, or where the relative update of the early layers is a thousandth of that of the late ones: Adam
+        divides the scale out until the gradient falls under its eps, SGD does not.
+    What to try: ReLU-like activations with He initialisation, normalisation, residual connections.
+    Where it stays silent: one layer that passes on little is no slope; a loss that heals within a fifth of the run;
+        fewer than four layers; layers that get no gradient at all (GS103).
+    Source: Glorot & Bengio 2010, section 4.2; He et al. 2015, section 2.2; Yang et al. 2019 for BatchNorm.
+    """
+
+    code = "GS101"
+    name = "vanishing-gradient"
+    reads = frozenset({Quantity.OUTPUT_GRAD, Quantity.WEIGHT})
+
+    min_decades: float = 3.0
+    error_decades: float = 6.0
+    starving: float = 1e-3  # relative update of the earliest layer against that of the last
+
+    def check(self, trace: Trace) -> Iterator[Finding]:
+        """At most one finding: the steepest stretch."""
+        profile = profile_of(trace, Quantity.OUTPUT_GRAD, Statistic.L2_NORM)
+        if len(profile.layers) < LEAST_LAYERS:
+            raise NotJudged(
+                f"needs the gradient at {LEAST_LAYERS} layers with a weight, the trace has {len(profile.layers)}"
+            )
+        rises = steepest_rises(profile.values)
+        if not rises.known.any():
+            raise NotJudged(f"in no step was a finite gradient seen at {LEAST_LAYERS} layers")
+        lasting = persistence(steady(rises, self.min_decades), rises.known)
+        if lasting is not None:
+            yield self._finding(trace, stretch_of(trace, profile, rises, lasting), lasting)
+
+    def _finding(self, trace: Trace, stretch: Stretch, lasting: Persistence) -> Finding:
+        starved = relative_progress(trace, stretch)
+        grave = stretch.decades >= self.error_decades or starved <= self.starving
+        passed = transmission_of_activations(trace, stretch.rows, stretch.layers[0].depth, stretch.layers[-1].depth)
+        return Finding(
+            code=self.code,
+            pathology=self.name,
+            severity=Severity.ERROR if grave and lasting.standing else Severity.WARNING,
+            module=stretch.layers[0].module,
+            sites=stretch.sites,
+            first_step=stretch.first_step,
+            last_step=stretch.last_step,
+            measured=stretch.decades,
+            threshold=self.min_decades,
+            unit="decades",
+            message=(
+                f"The gradient loses {stretch.decades:.1f} decades between {stretch.late} and {stretch.early} over"
+                f" {len(stretch.layers)} layers, a factor of {10**-stretch.per_layer:.2g} per layer, {stretch.when}"
+                f" ({lasting.share:.0%} of those recorded)."
+            ),
+            cause=_cause(stretch, passed) + _consequence(optimizer_of(trace), starved),
+            remedy=_remedy(trace, stretch, passed),
+        )
+
+
+def relative_progress(trace: Trace, stretch: Stretch) -> float:
+    """Update ratio of the earliest layer over that of the last, median over the steps; NaN without updates."""
+    ratios = []
+    for layer in (stretch.layers[0], stretch.layers[-1]):
+        update = trace.columns(Quantity.WEIGHT_UPDATE, layer.module, trace.sites[layer.weight].name)
+        moved = norms(trace, update[0] if update else None)[stretch.rows]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios.append(moved / norms(trace, layer.weight)[stretch.rows])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = ratios[0] / ratios[1]
+    relative = relative[np.isfinite(relative)]
+    return float(np.median(relative)) if len(relative) else float("nan")
+
+
+def _cause(stretch: Stretch, passed: list[Transmission]) -> str:
+    text = "; ".join([*map(str, passed), stretch.weights])
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _consequence(optimizer: Optimizer, starved: float) -> str:
+    if not np.isfinite(starved):
+        return ""
+    floor = f" {optimizer.name} divides the scale out, down to its eps of {optimizer.eps:g}."
+    held = floor if optimizer.adaptive else ""
+    return f" The relative update of the first layer is {starved:.1e} times that of the last.{held}"
+
+
+def _remedy(trace: Trace, stretch: Stretch, passed: list[Transmission]) -> str:
+    worst = passed[0].module_type if passed else ""
+    if worst in LARGEST_SLOPE and LARGEST_SLOPE[worst] * STEADY_GAIN < 1:
+        return (
+            f"Replace the {worst}s by ReLU or GELU with He initialisation, or put a normalisation layer before each;"
+            " with many layers add residual connections."
+        )
+    if stretch.scale < 1 / STEADY_GAIN:
+        return f"{stretch.weight_advice(trace, 'larger')}; or add normalisation or residual connections."
+    return "Add residual connections or normalisation layers between them, or use fewer layers."
