@@ -20,7 +20,7 @@ LEGEND = {NAN: "NaN or Inf", ZERO: "exactly zero", UNSEEN: "never observed", FOU
 STYLE = {NAN: "bold red", ZERO: "bold magenta", UNSEEN: "dim", FOUND: "bold"}
 
 # From small to large: violet, blue, teal, amber. Legible on light and dark, and told apart without red and green.
-RAMP = ("#9b6dff", "#6f84f5", "#3f9fd8", "#1fae9f", "#7fae3f", "#e0a020")
+RAMP = np.array([(155, 109, 255), (111, 132, 245), (63, 159, 216), (31, 174, 159), (127, 174, 63), (224, 160, 32)])
 DECADES_PER_ROW = (1, 2, 3, 4, 5, 6, 8, 10, 15)
 MOST_ROWS, FEWER_ROWS = 8, 5
 GAP = 2
@@ -130,7 +130,7 @@ def sparkline(values: ArrayLike, width: int, glyphs: Glyphs = BLOCKS) -> Text:
             line.append(glyphs.marks[NAN], STYLE[NAN])
             continue
         share = (scaled(float(np.median(column))) - low) / (high - low) if high > low else 0.5
-        line.append(glyphs.levels[1 + round(share * (len(glyphs.levels) - 2))], RAMP[round(share * (len(RAMP) - 1))])
+        line.append(glyphs.levels[1 + round(share * (len(glyphs.levels) - 2))], _colour(share))
     return line
 
 
@@ -198,8 +198,8 @@ def _draw(panel: Panel, scale: Scale, room: int, glyphs: Glyphs) -> _Chart:
         broken = bool(profile.nonfinite[column].any())
         if broken and not len(values):
             bottom, top = 0.0, float(scale.rows)  # nothing finite was ever there: shaded from bottom to top
+        style = STYLE[NAN] if broken else _colour(top / scale.rows)
         for row, text in enumerate(chart.rows):
-            style = STYLE[NAN] if broken else RAMP[round(row / max(scale.rows - 1, 1) * (len(RAMP) - 1))]
             text.append(_cell(row, bottom, top, glyphs) * bar, style).append(" " * gap)
         mark = _mark(panel, column)
         chart.axis.append((glyphs.marks[mark] if mark else glyphs.floor) * bar, STYLE[mark] if mark else "dim")
@@ -207,6 +207,13 @@ def _draw(panel: Panel, scale: Scale, room: int, glyphs: Glyphs) -> _Chart:
         found = any(profile.modules[i] in panel.flagged for i in column)
         chart.pointers.append((glyphs.marks[FOUND] if found else " ") * bar, STYLE[FOUND]).append(" " * gap)
     return chart
+
+
+def _colour(share: float) -> str:
+    """Of the way from small (0) to large (1)."""
+    stops = np.linspace(0, 1, len(RAMP))
+    red, green, blue = (round(float(np.interp(share, stops, channel))) for channel in RAMP.T)
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def _cell(row: int, bottom: float, top: float, glyphs: Glyphs) -> str:

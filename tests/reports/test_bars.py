@@ -62,6 +62,17 @@ def test_a_layer_that_was_never_finite_is_shaded_from_bottom_to_top():
     assert all("░" in row for row in bars(drawn(panel([1.0, np.nan, 1.0]))))
 
 
+def test_a_bar_has_the_colour_of_its_height_and_red_where_it_is_broken():
+    def colours(rms):
+        lines = list(draw_panels([panel(rms)], 80))
+        floor = [line for line in lines if "█" in line.plain][-1]
+        return [str(span.style) for span in floor.spans if "█" in floor.plain[span.start : span.end]]
+
+    small, large, again = colours([1e-3, 1.0, 1.0])
+    assert small != large == again
+    assert colours([1.0, 1.0, 1.0])[0] == large
+
+
 def test_many_layers_in_a_column_show_their_range():
     rms = np.where(np.arange(400) % 2, 1.0, 1e-4)
     rows = bars(drawn(panel(rms), width=60))
