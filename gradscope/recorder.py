@@ -44,22 +44,19 @@ class StepRecorder:
     Args:
         module_types: Class names of the model's modules, by name.
         advance: Called at a boundary, from within a hook, when the next forward begins.
-        on_backward: Called when the first gradient of a step arrives.
     """
 
-    def __init__(
-        self, module_types: Mapping[str, str], advance: Callable[[], None], on_backward: Callable[[], None]
-    ) -> None:
+    def __init__(self, module_types: Mapping[str, str], advance: Callable[[], None]) -> None:
         self.on = False
         self.step = 0
         self.boundary = True
+        self.explicit = False  # the user ends the steps
         self.forward = 0
         self.backward_ran = False
         self.events: list[Event] = []
         self.failed_probes: set[str] = set()
         self._module_types = module_types
         self._advance = advance
-        self._on_backward = on_backward
         self._keys: list[tuple[str, Quantity, str]] = []
         self._index: dict[tuple[str, Quantity, str], int] = {}
         self._depths: dict[str, int] = {}
@@ -104,11 +101,6 @@ class StepRecorder:
         """Ends the step at whose boundary we are; not from a recomputation inside of backward."""
         if torch._C._current_graph_task_id() == -1:
             self._advance()
-
-    def note_backward(self) -> None:
-        """A gradient of a parameter has arrived for the first time in this step."""
-        self.backward_ran = True
-        self._on_backward()
 
     def emit(self, site: int, tensor: Tensor, time: int = 0, saturated: Predicate | None = None) -> Moments | None:
         """Reduces `tensor` to its statistics, or copies it where that is cheaper."""
@@ -156,6 +148,7 @@ class StepRecorder:
             return
         if step == self.step:
             self._touched.add(forward)
+        self.backward_ran = True
         try:
             if axis is None:
                 self._emit(_ANY_PASS, site, grad, time)

@@ -108,11 +108,10 @@ class Scope:
         self._sink = sink
         self._scaler = scaler
         self._meta = meta
-        self._explicit = False  # the user ends the steps
         self._begun = False
         self._late: list[Event] = []
         types = {name: type(module).__name__ for name, module in target.model.named_modules()}
-        self._recorder = recorder = StepRecorder(types, self._advance, self._backward_ran)
+        self._recorder = recorder = StepRecorder(types, self._advance)
         self._probes: dict[str, ExitStack] = {}
         self._handles = ExitStack()
         self._handles.callback(target.model.register_forward_pre_hook(_PassHook(recorder)).remove)
@@ -120,6 +119,10 @@ class Scope:
             self._probes[probe.name] = probe.attach(target, recorder)
         for optimizer in target.optimizers:
             self._handles.callback(optimizer.register_step_post_hook(_BoundaryHook(recorder)).remove)
+        if not target.optimizers:
+            for parameter in target.parameters.values():
+                if parameter.requires_grad:
+                    self._handles.callback(parameter.register_post_accumulate_grad_hook(_BackwardHook(recorder)).remove)
         _attached[target.model] = True
         self._detached = False
 
@@ -129,7 +132,7 @@ class Scope:
         """Ends a step, in a loop without an attached optimizer; `loss` is recorded with it."""
         if loss is not None:
             self.record_loss(loss)
-        self._explicit = True
+        self._recorder.explicit = True
         self._close()
 
     def record_loss(self, loss: Tensor | float) -> None:
@@ -199,11 +202,6 @@ class Scope:
         recorder.backward_ran = False
         recorder.step += 1
 
-    def _backward_ran(self) -> None:
-        """Without an optimizer, and without `step()`, a forward after this is a new step."""
-        if not self._target.optimizers and not self._explicit:
-            self._recorder.boundary = True
-
     def _drop_failed(self) -> None:
         """Removes the hooks of failed probes, here where no hook of torch's is being iterated over."""
         for name in self._recorder.failed_probes & self._probes.keys():
@@ -235,13 +233,20 @@ class Scope:
         self._sink.close()
 
 
-class _PassHook(Hook):
-    """Counts the forward passes of the whole model within a step."""
+class _ScopeHook(Hook):
+    """A hook of the scope's own."""
 
     __slots__ = ()
+    recorder: StepRecorder
 
     def __init__(self, recorder: StepRecorder) -> None:
         super().__init__("recorder", recorder)
+
+
+class _PassHook(_ScopeHook):
+    """Counts the forward passes of the whole model within a step."""
+
+    __slots__ = ()
 
     def __call__(self, module: nn.Module, args: object) -> None:
         recorder = self.recorder
@@ -251,13 +256,10 @@ class _PassHook(Hook):
             recorder.forward += 1
 
 
-class _BoundaryHook(Hook):
+class _BoundaryHook(_ScopeHook):
     """An optimizer has stepped."""
 
     __slots__ = ()
-
-    def __init__(self, recorder: StepRecorder) -> None:
-        super().__init__("recorder", recorder)
 
     def __call__(self, optimizer: object, args: object, kwargs: object) -> None:
         self.recorder.boundary = True
@@ -267,6 +269,18 @@ def _writer(path: Path) -> Sink:
     from gradscope.storage import TraceWriter  # h5py is loaded by those who write a file
 
     return TraceWriter(path)
+
+
+class _BackwardHook(_ScopeHook):
+    """A gradient has arrived; in a loop without an optimizer, and without `Scope.step`, a forward after it is a new step."""
+
+    __slots__ = ()
+
+    def __call__(self, parameter: Tensor) -> None:
+        recorder = self.recorder
+        recorder.backward_ran = True
+        if not recorder.explicit:
+            recorder.boundary = True
 
 
 def _target(model: nn.Module, optimizers: tuple[torch.optim.Optimizer, ...], wanted: tuple[str, ...]) -> Target:

@@ -46,7 +46,7 @@ def activation_of(module: nn.Module) -> Activation | None:
 
 
 # Where the slope, as a function of the output y, is below SLOPE of its largest:
-#   sigmoid y(1 − y), at most 1/4;  tanh 1 − y²;  softsign (1 − |y|)²;  ELU y + α below zero
+#   sigmoid y(1 − y), at most 1/4;  tanh 1 − y²;  softsign (1 − |y|)²;  ELU y + α below zero, 1 above
 # Equal activations share one predicate, so that their outputs can be judged together.
 @cache
 def _outside(low: float, high: float) -> Predicate:
@@ -60,7 +60,7 @@ _ROOM = (1 - SLOPE) ** 0.5
 _SIGMOID = _outside((1 - _ROOM) / 2, (1 + _ROOM) / 2)
 _TANH = _outside(-_ROOM, _ROOM)
 _SOFTSIGN = _outside(SLOPE**0.5 - 1, 1 - SLOPE**0.5)
-_SELU_FLOOR = 1.7580993408473766  # λα of Klambauer et al. 2017
+_SELU_SCALE, _SELU_FLOOR = 1.0507009873554805, 1.7580993408473766  # λ and λα of Klambauer et al. 2017
 
 _ACTIVATIONS: dict[type, Callable[[nn.Module], Activation]] = {
     nn.ReLU: lambda m: Activation(silent=0.0),
@@ -76,9 +76,9 @@ _ACTIVATIONS: dict[type, Callable[[nn.Module], Activation]] = {
     nn.Softsign: lambda m: Activation(saturated=_SOFTSIGN),
     nn.Hardsigmoid: lambda m: Activation(saturated=_outside(0.0, 1.0)),
     nn.Hardtanh: lambda m: Activation(saturated=_outside(float(m.min_val), float(m.max_val))),
-    nn.ELU: lambda m: Activation(saturated=_outside((SLOPE - 1) * float(m.alpha), math.inf)),
+    nn.ELU: lambda m: Activation(saturated=_outside(SLOPE - float(m.alpha), math.inf)),
     nn.CELU: lambda m: Activation(saturated=_outside((SLOPE - 1) * float(m.alpha), math.inf)),
-    nn.SELU: lambda m: Activation(saturated=_outside((SLOPE - 1) * _SELU_FLOOR, math.inf)),
+    nn.SELU: lambda m: Activation(saturated=_outside(SLOPE * _SELU_SCALE - _SELU_FLOOR, math.inf)),
 }
 
 
@@ -109,6 +109,7 @@ class Liveness:
         self._silent: dict[int, float] = {}
         self._layout: list[tuple[int, int]] = []  # site and number of units, in the order of _idle
         self._idle = np.zeros(0, dtype=np.int64)
+        self._parked: dict[tuple[int, int], NDArray[np.int64]] = {}  # counts of sites that the last step did not run
         self._steps: dict[int, int] = {}
 
     def see(self, site: int, y: Tensor, axis: int, silent: float) -> None:
@@ -145,13 +146,14 @@ class Liveness:
         self._peaks = {}
 
     def _rearrange(self, layout: list[tuple[int, int]]) -> None:
-        """Brings the counts into a new order; a site that is new or has changed its width begins anew."""
+        """Brings the counts into a new order; a site that is new, or as wide as never before, begins anew."""
         ends = np.cumsum([size for _, size in self._layout])
-        old = dict(zip(self._layout, np.split(self._idle, ends[:-1]), strict=True)) if self._layout else {}
+        if self._layout:
+            self._parked |= dict(zip(self._layout, np.split(self._idle, ends[:-1]), strict=True))
         for key in layout:
-            if key not in old:
+            if key not in self._parked:
                 self._steps[key[0]] = 0
-        self._idle = np.concatenate([old.get(key, np.zeros(key[1], dtype=np.int64)) for key in layout])
+        self._idle = np.concatenate([self._parked.pop(key, np.zeros(key[1], dtype=np.int64)) for key in layout])
         self._layout = layout
 
 

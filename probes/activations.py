@@ -1,11 +1,12 @@
 """What the modules return."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
-from gradscope.probes.base import Hook, Probe, Recorder, Target
+from gradscope.probes.base import NO_KWARGS, Hook, Probe, Recorder, Target, recomputed
 from gradscope.probes.tensors import given_tensors, named_tensors, time_axis
 from gradscope.records import Quantity
 from gradscope.units import Activation, activation_of, features_last, unit_axis
@@ -47,7 +48,7 @@ class _InputHook(Hook):
         super().__init__(Activations.name, recorder)
         self.step, self.time = -1, 0
 
-    def __call__(self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    def __call__(self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object] = NO_KWARGS) -> None:
         recorder = self.recorder
         if not torch.is_grad_enabled():
             return
@@ -90,6 +91,8 @@ class _OutputHook(Hook):
         try:
             if self.step != recorder.step:
                 self.step, self.time = recorder.step, 0
+            if recomputed(self.time > 0):
+                return
             if self.features_last is not None:
                 self.layout.features_last = self.features_last
             steps = 1

@@ -15,9 +15,10 @@ into it nor travel with a copy of the model.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar, Protocol
 
 import torch
@@ -48,7 +49,7 @@ class Recorder(Protocol):
         step: Number of the running step.
         boundary: An optimizer has stepped (or, without one, a backward has run): the next forward begins a new step.
         forward: Number of the running forward pass of the whole model within the step.
-        backward_ran: A gradient of a parameter has arrived in this step.
+        backward_ran: A gradient has arrived in this step.
         liveness: Takes in the outputs of activation functions that can die.
     """
 
@@ -103,10 +104,6 @@ class Recorder(Protocol):
         """`listener` is told when a recorded step begins and ends."""
         ...
 
-    def note_backward(self) -> None:
-        """A gradient of a parameter has arrived for the first time in this step."""
-        ...
-
     def failed(self, probe: str, error: Exception) -> None:
         """A hook of `probe` raised: it is reported once and the probe falls silent."""
         ...
@@ -143,6 +140,15 @@ class Probe(ABC):
     @abstractmethod
     def attach(self, target: Target, recorder: Recorder) -> ExitStack:
         """Places the hooks; closing the stack removes every one of them."""
+
+
+def recomputed(ran: bool) -> bool:
+    """Whether a forward is the second one of an activation checkpoint, of a module that `ran` in this step before."""
+    return ran and torch._C._current_graph_task_id() != -1  # a backward is running
+
+
+# A hook that was removed while torch goes through a module's hooks is still called, once, without its keywords.
+NO_KWARGS: Mapping[str, object] = MappingProxyType({})
 
 
 class Hook:

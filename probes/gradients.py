@@ -1,13 +1,14 @@
 """The gradients of the loss with respect to what the modules return and are given."""
 
 import weakref
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from gradscope.probes.base import Hook, Probe, Recorder, Target
+from gradscope.probes.base import NO_KWARGS, Hook, Probe, Recorder, Target, recomputed
 from gradscope.probes.tensors import given_tensors, named_tensors, time_axis
 from gradscope.records import Quantity
 
@@ -98,7 +99,7 @@ class _InputHook(_GradientHook):
     __slots__ = ()
     quantity = Quantity.INPUT_GRAD
 
-    def __call__(self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    def __call__(self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object] = NO_KWARGS) -> None:
         recorder = self.recorder
         if not torch.is_grad_enabled():
             return
@@ -109,6 +110,8 @@ class _InputHook(_GradientHook):
         try:
             if self.step != recorder.step:
                 self.step, self.time = recorder.step, 0
+            if recomputed(self.time > 0):
+                return
             steps = 1
             if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
                 if args[0].requires_grad:
@@ -135,6 +138,8 @@ class _OutputHook(_GradientHook):
                 recorder.completed(self.module)
             if self.step != recorder.step:
                 self.step, self.time = recorder.step, 0
+            if recomputed(self.time > 0):
+                return
             steps = 1
             if type(output) is Tensor:
                 if output.requires_grad:

@@ -67,8 +67,7 @@ class _RawGradientHook(Hook):
 
     def __call__(self, parameter: Tensor) -> None:
         recorder = self.recorder
-        if not recorder.backward_ran:
-            recorder.note_backward()
+        recorder.backward_ran = True
         if not recorder.on:
             return
         try:
@@ -177,7 +176,9 @@ class _BeforeUpdate(Hook):
         super().__init__(Parameters.name, recorder)
         self.weights = weights
 
-    def __call__(self, optimizer: object, args: object, kwargs: object) -> None:
+    def __call__(self, optimizer: object, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        if self.recorder.boundary and (len(args) > 1 or kwargs):
+            self.recorder.advance()  # a closure: this call runs the forward itself, so the step begins here
         if not self.recorder.on:
             return
         try:

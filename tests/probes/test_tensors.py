@@ -1,0 +1,68 @@
+"""The one place where nested outputs are walked."""
+
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from gradscope.probes.tensors import given_tensors, named_tensors, time_axis
+
+a, b = torch.zeros(1), torch.zeros(2)
+Pair = namedtuple("Pair", "left right")
+
+
+@dataclass
+class Out:
+    logits: torch.Tensor
+    hidden: tuple[torch.Tensor, ...]
+    note: str = "x"
+
+
+NESTS = {
+    "a tensor": (a, {"": a}),
+    "a tuple": ((a, b), {"0": a, "1": b}),
+    "an LSTM's": ((a, (b, a)), {"0": a, "1.0": b, "1.1": a}),
+    "a dict": ({"logits": a, "aux": {"x": b}}, {"logits": a, "aux.x": b}),
+    "an OrderedDict": (OrderedDict(k=a), {"k": a}),
+    "a named tuple": (Pair(a, b), {"0": a, "1": b}),
+    "a dataclass": (Out(a, (b,)), {"logits": a, "hidden.0": b}),
+    "integers apart": ((a, torch.zeros(1, dtype=torch.long), 3, None, "s"), {"0": a}),
+    "nothing": (None, {}),
+}
+
+
+@pytest.mark.parametrize(("value", "wanted"), NESTS.values(), ids=NESTS)
+def test_every_tensor_is_found_with_its_path(value, wanted):
+    found = dict(named_tensors(value))
+    assert list(found) == list(wanted)
+    assert all(found[path] is wanted[path] for path in wanted)
+
+
+def test_a_packed_sequence_has_data():
+    packed = pack_padded_sequence(torch.randn(3, 4, 5), [4, 2, 1], batch_first=True)
+    assert [name for name, _ in named_tensors((packed, a))] == ["0.data", "1"]
+
+
+def test_a_structure_that_contains_itself_ends():
+    loop: list[object] = [a]
+    loop.append(loop)
+    assert 1 <= len(list(named_tensors(loop))) < 20
+
+
+def test_arguments_are_named_by_place_and_keyword():
+    assert [name for name, _ in given_tensors((a,), {})] == [""]
+    assert [name for name, _ in given_tensors((a, b), {})] == ["0", "1"]
+    assert [name for name, _ in given_tensors((a,), {"mask": b})] == ["0", "mask"]
+    assert [name for name, _ in given_tensors((), {"x": b})] == ["x"]
+
+
+def test_only_sequences_of_recurrent_layers_have_a_time_axis():
+    first, second = nn.GRU(2, 3, batch_first=True), nn.LSTM(2, 3)
+    x = torch.zeros(4, 5, 2)
+    assert (time_axis(first, "0", x), time_axis(second, "", x)) == (1, 0)
+    assert time_axis(first, "", x[0]) == 0, "unbatched"
+    assert time_axis(first, "1", x) is None, "the last state"
+    assert time_axis(nn.Linear(2, 2), "", x) is None

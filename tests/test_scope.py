@@ -1,0 +1,517 @@
+"""Two lines around an unchanged loop: what is recorded when, and that watching does no harm."""
+
+import copy
+import gc
+import io
+import logging
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from networks import NETWORKS, targets
+from torch import nn
+from torch.nn import functional as F
+
+import gradscope
+from gradscope.errors import UsageError
+from gradscope.probes import PROBES, Activations, Gradients, Parameters
+from gradscope.probes.base import Probe
+from gradscope.schedule import LogSpaced
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def loss_of(model: nn.Module, step: int = 0) -> torch.Tensor:
+    return model(torch.randn(6, 4, generator=torch.Generator().manual_seed(step))).square().sum()
+
+
+def hooks_of(model: nn.Module, *optimizers: torch.optim.Optimizer) -> int:
+    on_modules = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules())
+    on_parameters = sum(len(p._post_accumulate_grad_hooks or ()) + len(p._backward_hooks or ()) for p in model.parameters())
+    on_optimizers = sum(len(o._optimizer_step_pre_hooks) + len(o._optimizer_step_post_hooks) for o in optimizers)
+    return on_modules + on_parameters + on_optimizers
+
+
+# ------------------------------------------------------------------------------------------------ no harm
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("every", [1, 3])
+def test_training_is_bit_identical(kind, every):
+    build, batch = NETWORKS[kind]
+
+    def train(watched: bool) -> tuple[list[float], list[torch.Tensor], torch.Tensor]:
+        torch.manual_seed(0)
+        model = build()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        scope = gradscope.attach(model, optimizer=optimizer, every=every) if watched else None
+        losses = []
+        for step in range(20):
+            loss = F.cross_entropy(model(batch(step)), targets(step))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            losses.append(loss.item())
+            if scope:
+                scope.record_loss(loss)
+            with torch.no_grad():
+                model(batch(step))
+        if scope:
+            assert len(scope.trace.steps) == len(range(0, 20, every))
+        return losses, [*model.state_dict().values()], torch.get_rng_state()
+
+    bare, watched = train(False), train(True)
+    assert bare[0] == watched[0]
+    assert all(torch.equal(a, b) for a, b in zip(bare[1], watched[1], strict=True))
+    assert torch.equal(bare[2], watched[2])
+
+
+def test_detach_leaves_no_hook():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scope = gradscope.attach(model, optimizer=optimizer)
+    assert hooks_of(model, optimizer) > 0
+    loss_of(model).backward()
+    optimizer.step()
+    scope.detach()
+    scope.detach()
+    assert hooks_of(model, optimizer) == 0
+    assert len(scope.trace.steps) == 1
+
+
+def test_hundreds_of_attachments_leave_nothing_behind():
+    model = net()
+    scopes = []
+    for _ in range(200):
+        with gradscope.attach(model) as scope:
+            loss_of(model).backward()
+        scopes.append(weakref.ref(scope))
+    del scope
+    gc.collect()
+    assert hooks_of(model) == 0
+    assert not any(ref() for ref in scopes)
+
+
+def test_no_activation_outlives_its_step():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    alive = []
+    model[1].register_forward_hook(lambda m, args, y: alive.append(weakref.ref(y)))
+    scope = gradscope.attach(model, optimizer=optimizer)
+    for step in range(3):
+        loss = loss_of(model, step)
+        loss.backward()
+        optimizer.step()
+        del loss
+        gc.collect()
+        assert not any(ref() is not None for ref in alive), "the training let go of it, so must we"
+    assert scope.trace.steps.tolist() == [0, 1, 2]
+
+
+def test_a_copy_and_a_saved_model_record_nothing():
+    model = net()
+    scope = gradscope.attach(model)
+    loss_of(model).backward()
+    twin = copy.deepcopy(model)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    for copied in (twin, loaded):
+        loss_of(copied).backward()
+        assert torch.equal(copied[0].weight, model[0].weight)
+    scope.detach()
+    assert len(scope.trace.steps) == 1
+    assert scope.trace.by_time("0", "output", "numel").shape == (1, 1)
+
+
+def test_an_exception_in_the_loop_goes_through_and_the_step_is_kept():
+    model = net()
+    with pytest.raises(ZeroDivisionError), gradscope.attach(model) as scope:
+        loss_of(model, 0).backward()
+        loss_of(model, 1)
+        1 / 0  # noqa: B018
+    assert hooks_of(model) == 0
+    assert scope.trace.steps.tolist() == [0, 1]
+    assert np.isfinite(scope.trace.series("0", "output", "rms")).all()
+    assert "stopped in step 1: ZeroDivisionError" in scope.trace.events[-1].message
+
+
+class Raising(Probe):
+    """A third party's probe whose hook fails."""
+
+    name = "raising"
+    quantities = frozenset()
+
+    def attach(self, target, recorder):
+        from contextlib import ExitStack
+
+        from gradscope.probes.base import Hook
+
+        class Bad(Hook):
+            def __call__(self, module, args, output):
+                try:
+                    raise ValueError("cannot see")
+                except ValueError as error:
+                    self.recorder.failed("raising", error)
+
+        stack = ExitStack()
+        stack.callback(target.model.register_forward_hook(Bad("raising", recorder)).remove)
+        return stack
+
+
+def test_a_broken_probe_is_reported_once_and_detached(caplog):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scope = gradscope.attach(model, optimizer=optimizer, probes=[Parameters(), Raising()])
+    with caplog.at_level(logging.WARNING, "gradscope"):
+        for step in range(4):
+            loss_of(model, step).backward()
+            optimizer.step()
+    assert len(caplog.records) == 1
+    assert len(model._forward_hooks) == 0, "its hook is gone after the step in which it failed"
+    assert [event.kind for event in scope.trace.events] == ["probe-failed"]
+    assert "'raising' failed in step 0 and was detached: ValueError: cannot see" in scope.trace.events[0].message
+    assert len(scope.trace.steps) == 4
+
+
+def test_a_hook_of_ours_never_raises_into_the_training(monkeypatch, caplog):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scope = gradscope.attach(model, optimizer=optimizer)
+
+    def burst(*args: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("gradscope.recorder.joinable", burst)
+    for step in range(3):
+        loss_of(model, step).backward()
+        optimizer.step()
+    kinds = {event.kind for event in scope.trace.events}
+    assert kinds == {"probe-failed"}
+    assert model[0].weight.grad is not None
+
+
+# ------------------------------------------------------------------------------------------------ steps
+
+
+def test_a_step_is_an_optimizer_step():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scope = gradscope.attach(model, optimizer=optimizer)
+    for step in range(6):  # two micro-batches each
+        loss_of(model, step).backward()
+        if step % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert scope.trace.steps.tolist() == [0, 1, 2]
+    assert scope.trace.by_time("0", "output", "numel").shape == (3, 2)
+
+
+def test_accumulated_gradients_are_those_of_the_last_backward():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    scope = gradscope.attach(model, optimizer=optimizer)
+    loss_of(model, 0).backward()
+    loss_of(model, 1).backward()
+    optimizer.step()
+    model.zero_grad()
+    (loss_of(model, 0) + loss_of(model, 1)).backward()
+    wanted = float(model[0].weight.grad.norm())
+    assert scope.trace.series("0", "weight_grad", "l2_norm")[0] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_two_optimizers_in_a_row_make_one_step():
+    model = net()
+    first, second = (torch.optim.SGD(part.parameters(), lr=0.1) for part in (model[0], model[2]))
+    scope = gradscope.attach(model, optimizer=[first, second])
+    for step in range(3):
+        loss_of(model, step).backward()
+        first.step()
+        second.step()
+        model.zero_grad()
+    trace = scope.trace
+    assert trace.steps.tolist() == [0, 1, 2]
+    assert (trace.series("0", "weight_update", "rms") > 0).all()
+    assert (trace.series("2", "weight_update", "rms") > 0).all()
+    assert len(trace.meta["optimizers"]) == 2
+
+
+def test_alternating_optimizers_make_a_step_each():
+    generator, critic = nn.Linear(3, 3), nn.Linear(3, 1)
+    model = nn.ModuleDict({"generator": generator, "critic": critic})
+    g, d = torch.optim.SGD(generator.parameters(), lr=0.1), torch.optim.SGD(critic.parameters(), lr=0.1)
+    scope = gradscope.attach(model, optimizer=[g, d])
+    for _ in range(2):
+        fake = generator(torch.randn(5, 3))
+        critic(fake.detach()).sum().backward()
+        d.step()
+        critic(fake).sum().backward()
+        g.step()
+        model.zero_grad()
+    trace = scope.trace
+    assert trace.steps.tolist() == [0, 1, 2, 3]
+    moved = trace.statistics["numel"][:, trace.column("generator.weight", "weight_update")]
+    assert np.isnan(moved).tolist() == [True, False, True, False], "not observed where its optimizer did not step"
+    assert trace.series("generator", "output_grad", "rms")[1] > 0, "the graph of the step before"
+
+
+def test_without_an_optimizer_a_forward_after_a_backward_is_a_step():
+    model = net()
+    scope = gradscope.attach(model)
+    for step in range(3):
+        model.zero_grad()
+        loss_of(model, step).backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0.01 * p.grad
+    trace = scope.trace
+    assert trace.steps.tolist() == [0, 1, 2]
+    update, grad = (trace.series("0", q, "l2_norm") for q in ("weight_update", "weight_grad"))
+    np.testing.assert_allclose(update, 0.01 * grad, rtol=1e-4)
+    assert not trace.columns("applied_grad")
+
+
+def test_the_user_can_end_the_steps():
+    model = net()
+    scope = gradscope.attach(model)
+    for step in range(3):
+        loss = loss_of(model, 2 * step) + loss_of(model, 2 * step + 1)
+        loss.backward()
+        scope.step(loss)
+    trace = scope.trace
+    assert trace.steps.tolist() == [0, 1, 2]
+    assert np.isfinite(trace.per_step["loss"]).all()
+    assert trace.by_time("0", "output", "rms").shape == (3, 2)
+
+
+def test_a_closure_that_runs_often_is_one_step():
+    model = net()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=4)
+    scope = gradscope.attach(model, optimizer=optimizer)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(model)
+        loss.backward()
+        return loss
+
+    before = model[0].weight.detach().clone()
+    optimizer.step(closure)
+    after = model[0].weight.detach().clone()
+    optimizer.step(closure)
+    trace = scope.trace
+    assert trace.steps.tolist() == [0, 1]
+    assert trace.series("0", "weight", "l2_norm")[0] == pytest.approx(float(before.norm()), rel=1e-5)
+    assert trace.series("0", "weight_update", "l2_norm")[0] == pytest.approx(float((after - before).norm()), rel=1e-5)
+
+
+def test_evaluation_is_not_training():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scope = gradscope.attach(model, optimizer=optimizer)
+    for step in range(2):
+        loss = loss_of(model, step)
+        with torch.no_grad():
+            loss_of(model, 100)
+        with torch.inference_mode():
+            loss_of(model, 101)
+        loss_of(model, 102)  # a forward with gradients that no backward follows
+        loss.backward()
+        optimizer.step()
+    rms = scope.trace.by_time("0", "output", "rms")
+    assert rms.shape == (2, 1)
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+    assert scope.trace.series("", "input", "rms")[1] == pytest.approx(float(x.square().mean().sqrt()))
+
+
+def test_only_every_nth_step_is_recorded():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scope = gradscope.attach(model, optimizer=optimizer, every=4)
+    for step in range(10):
+        loss_of(model, step).backward()
+        optimizer.step()
+    assert scope.trace.steps.tolist() == [0, 4, 8]
+    assert scope.trace.meta["every"] == 4
+
+
+def test_a_schedule_picks_the_steps():
+    model = net()
+    scope = gradscope.attach(model, every=LogSpaced(dense=2, per_decade=3))
+    for step in range(12):
+        loss_of(model, step).backward()
+    assert scope.trace.steps.tolist() == [0, 1, 3, 5, 10]
+
+
+def test_a_loss_recorded_after_the_optimizer_belongs_to_its_step():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    scope = gradscope.attach(model, optimizer=optimizer)
+    losses = []
+    for step in range(3):
+        loss = loss_of(model, step)
+        loss.backward()
+        optimizer.step()
+        scope.record_loss(loss)
+        losses.append(loss.item())
+    assert scope.trace.per_step["loss"].tolist() == pytest.approx(losses)
+    assert scope.trace.series("", "loss", "mean").tolist() == pytest.approx(losses)
+
+
+def test_several_losses_of_a_step_are_averaged():
+    model = net()
+    scope = gradscope.attach(model)
+    loss_of(model).backward()
+    scope.record_loss(1.0)
+    scope.record_loss(torch.tensor(3.0))
+    assert scope.trace.per_step["loss"].tolist() == [2.0]
+
+
+class Scaler:
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def get_scale(self) -> float:
+        return self.scale
+
+
+def test_gradients_of_a_scaled_loss_are_recorded_unscaled():
+    model, scaler = net(), Scaler(1024.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    scope = gradscope.attach(model, optimizer=optimizer, scaler=scaler)
+    (loss_of(model) * scaler.scale).backward()
+    for p in model.parameters():
+        p.grad.div_(scaler.scale)
+    wanted = float(model[0].weight.grad.norm())
+    optimizer.step()
+    trace = scope.trace
+    for quantity in ("weight_grad", "applied_grad"):
+        assert trace.series("0", quantity, "l2_norm")[0] == pytest.approx(wanted, rel=1e-5)
+    h = model(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)))
+    (grad,) = torch.autograd.grad(h.square().sum(), h)
+    assert trace.series("2", "output_grad", "l2_norm")[0] == pytest.approx(float(grad.norm()), rel=1e-5)
+    assert trace.per_step["loss_scale"].tolist() == [1024.0]
+
+
+@pytest.mark.parametrize("clip", [
+    lambda p: torch.nn.utils.clip_grad_norm_(p, 1e-3),
+    lambda p: torch.nn.utils.clip_grad_value_(p, 1e-4),
+    lambda p: [q.grad.data.clamp_(-1e-4, 1e-4) for q in p],
+    lambda p: [setattr(q, "grad", 0.5 * q.grad) for q in p],
+], ids=["norm", "value", "behind autograd's back", "replaced"])  # fmt: skip
+def test_a_clip_shows_as_the_difference_of_raw_and_applied(clip):
+    model = nn.Sequential(nn.Linear(80, 90), nn.ReLU(), nn.Linear(90, 2))  # one large weight, the others small
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scope = gradscope.attach(model, optimizer=optimizer)
+    model(torch.randn(6, 80)).square().sum().backward()
+    raw = {n: float(p.grad.norm()) for n, p in model.named_parameters()}
+    clip(list(model.parameters()))
+    applied = {n: float(p.grad.norm()) for n, p in model.named_parameters()}
+    optimizer.step()
+    trace = scope.trace
+    assert raw["0.weight"] != pytest.approx(applied["0.weight"], rel=0.1)
+    for name in raw:
+        assert trace.series(name, "weight_grad", "l2_norm")[0] == pytest.approx(raw[name], rel=1e-5)
+        assert trace.series(name, "applied_grad", "l2_norm")[0] == pytest.approx(applied[name], rel=1e-5)
+
+
+def test_named_containers_are_observed_too():
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 2))
+    scope = gradscope.attach(model, modules=["0", "1*"])
+    loss_of(model).backward()
+    trace = scope.trace
+    sites, rms = trace.by_depth("output", "rms")
+    assert [site.module for site in sites] == ["0.0", "0.1", "0", "1"]
+    assert rms[0, 1] == rms[0, 2]
+    assert trace.series("0", "output_grad", "rms") == trace.series("0.1", "output_grad", "rms")
+
+
+def test_the_trace_can_be_read_at_any_time_and_goes_on():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scope = gradscope.attach(model, optimizer=optimizer)
+    assert len(scope.trace.steps) == 0
+    for step in range(3):
+        loss_of(model, step).backward()
+        optimizer.step()
+        assert len(scope.trace.steps) == step + 1
+    diagnosis = scope.diagnose()
+    assert diagnosis.steps == 3
+    scope.detach()
+    assert scope.diagnose().steps == 3
+
+
+def test_a_streamed_trace_is_the_one_in_memory(tmp_path):
+    def train(**options):
+        torch.manual_seed(0)
+        model = net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with gradscope.attach(model, optimizer=optimizer, **options) as scope:
+            for step in range(20):
+                loss_of(model, step).backward()
+                optimizer.step()
+        return scope.trace
+
+    memory, disk = train(), train(trace=tmp_path / "run.h5")
+    read = gradscope.read_trace(tmp_path / "run.h5")
+    for trace in (disk, read):
+        assert trace.sites == memory.sites
+        assert trace.steps.tolist() == memory.steps.tolist()
+        for stat, values in memory.statistics.items():
+            np.testing.assert_array_equal(trace.statistics[stat], values)
+
+
+# ------------------------------------------------------------------------------------------------ bad input
+
+
+def other() -> torch.optim.Optimizer:
+    return torch.optim.SGD(net().parameters(), lr=0.1)
+
+
+MISUSE = {
+    "no module": (lambda: gradscope.attach([1, 2]), r"`attach\(\[1, 2\]\)` needs a torch.nn.Module"),
+    "no parameters": (lambda: gradscope.attach(nn.ReLU()), r"`attach\(ReLU\)`: the model has no parameters"),
+    "another model's": (lambda: gradscope.attach(net(), optimizer=other()), r"`optimizer=SGD` holds none of the param"),
+    "no optimizer": (lambda: gradscope.attach(net(), optimizer=["adam"]), r"must be a torch.optim.Optimizer"),
+    "every": (lambda: gradscope.attach(net(), every=0), r"`every=0` must be a whole number of at least 1"),
+    "modules": (lambda: gradscope.attach(net(), modules=["3"]), r"`modules='3'` matches no module of Sequential"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), MISUSE.values(), ids=MISUSE)
+def test_misuse_gets_one_sentence(call, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_second_attach_is_an_error_and_the_first_goes_on():
+    model = net()
+    scope = gradscope.attach(model)
+    with pytest.raises(UsageError, match="already attached; call `detach"):
+        gradscope.attach(model)
+    loss_of(model).backward()
+    assert len(scope.trace.steps) == 1
+    scope.detach()
+    gradscope.attach(model).detach()
+
+
+def test_an_unwritable_trace_is_an_error_before_the_training(tmp_path):
+    model = net()
+    with pytest.raises(gradscope.GradscopeError, match=r"no-such-folder"):
+        gradscope.attach(model, trace=tmp_path / "no-such-folder" / "run.h5")
+    assert hooks_of(model) == 0
+    gradscope.attach(model).detach()
+
+
+def test_the_built_in_probes_come_through_the_entry_point():
+    assert set(PROBES) == {Activations, Gradients, Parameters}
+    model = net()
+    scope = gradscope.attach(model, probes=[Activations()])
+    loss_of(model).backward()
+    assert {site.quantity.value for site in scope.trace.sites} == {"input", "output"}
