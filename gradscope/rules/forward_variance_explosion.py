@@ -23,8 +23,8 @@ class ForwardVarianceExplosion(Rule):
     What it means: the loss starts far above chance, bounded activations saturate, and the gradient grows on its way
         back by the same factor; in low precision the numbers overflow.
     How it is measured: the std of every layer's output against depth; and, because a bounded activation hides the
-        growth, a gradient that grows over layers whose weights have at least 1.6 times the scale that their activation
-        asks for.
+        growth, a gradient that grows by 1.26 per layer or more over layers whose weights have at least 1.6 times the
+        scale that their activation asks for.
     Why the threshold: 1.5 decades over at least four layers, with a factor of 1.6 or more per layer, if the run begins
         with it; what training has made counts from three decades on. Twice the He scale doubles per layer.
     What to try: He initialisation before ReLU, Xavier before Tanh; normalisation layers.
@@ -58,7 +58,9 @@ class ForwardVarianceExplosion(Rule):
             driven = ~(scale_along(trace, spread, grows) < self.small_scale)
             seen, inferred = self._growing(grows) & driven, np.zeros(len(trace.steps), bool)
             if gradient.layers:
-                inferred = self._growing(explodes) & (scale_along(trace, gradient, explodes) >= self.large_scale)
+                large = scale_along(trace, gradient, explodes) >= self.large_scale
+                # weights that are too large themselves are a second witness: half the slope is enough
+                inferred = self._growing(explodes, gain=np.sqrt(STEADY_GAIN)) & large
         lasting = persistence(seen | inferred, grows.known)
         if lasting is None:
             return
@@ -67,8 +69,8 @@ class ForwardVarianceExplosion(Rule):
         else:
             yield self._finding(trace, stretch_of(trace, gradient, explodes, lasting), "the gradient on its way back")
 
-    def _growing(self, rises: Rises) -> Bools:
-        return steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades)
+    def _growing(self, rises: Rises, gain: float = STEADY_GAIN) -> Bools:
+        return steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades, gain=gain)
 
     def _finding(self, trace: Trace, stretch: Stretch, what: str) -> Finding:
         return Finding(

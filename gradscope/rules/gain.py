@@ -65,17 +65,17 @@ def steepest_rises(values: Doubles) -> Rises:
     return Rises(decades=decades, per_layer=per_layer, foot=foot, top=top)
 
 
-def steady(rises: Rises, decades: float) -> Bools:
-    """In which steps the rise is at least `decades` in all and at least `STEADY_GAIN` per layer."""
+def steady(rises: Rises, decades: float, *, gain: float = STEADY_GAIN) -> Bools:
+    """In which steps the rise is at least `decades` in all and a factor of at least `gain` per layer."""
     enough: Bools = rises.known & (rises.decades >= decades)
-    return np.asarray(enough & (rises.per_layer >= np.log10(STEADY_GAIN)))
+    return np.asarray(enough & (rises.per_layer >= np.log10(gain)))
 
 
-def steady_growth(rises: Rises, *, from_start: float, grown: float) -> Bools:
+def steady_growth(rises: Rises, *, from_start: float, grown: float, gain: float = STEADY_GAIN) -> Bools:
     """As `steady`, with a lower bar for a rise that the run began with than for one that training has made.
 
     A network that learns makes its layers larger than it found them; nothing but the initialisation makes it start so.
     """
     beginning = np.flatnonzero(rises.known)[:BEGINNING]
-    begun = bool(steady(rises, from_start)[beginning].any())
-    return steady(rises, from_start if begun else grown)
+    begun = bool(steady(rises, from_start, gain=gain)[beginning].any())
+    return steady(rises, from_start if begun else grown, gain=gain)

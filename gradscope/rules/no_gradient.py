@@ -7,11 +7,11 @@ import numpy as np
 
 from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
-from gradscope.records import Quantity
+from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
 from gradscope.rules.learning import Parameter, has_optimizer, norms, trainable_parameters
 from gradscope.rules.regions import Region, regions
-from gradscope.trace import Trace
+from gradscope.trace import Doubles, Trace
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class NoGradient(Rule):
     def check(self, trace: Trace) -> Iterator[Finding]:
         """One finding for each region that is cut off."""
         parameters = [p for p in trainable_parameters(trace) if p.size > 0 or p.weight is not None]
-        gradients = {p: norms(trace, p.grad) for p in parameters}
+        gradients = {p: _arrived(trace, p) for p in parameters}
         seen = np.any([~np.isnan(g) for g in gradients.values()], axis=0) if parameters else np.zeros(0, bool)
         if seen.sum() < self.min_steps:
             raise NotJudged(f"needs {self.min_steps} steps with a gradient, the trace has {int(seen.sum())}")
@@ -55,7 +55,7 @@ class NoGradient(Rule):
     def _finding(
         self, trace: Trace, region: Region, members: list[Parameter], owners: list[str], cut: set[str]
     ) -> Finding:
-        never = all(np.isnan(norms(trace, p.grad)).all() for p in members)
+        never = all(np.isnan(_arrived(trace, p)).all() for p in members)
         ran = any(p.depth >= 1 for p in members)
         held = not has_optimizer(trace) or any(p.update is not None for p in members)
         everything = len(cut) == len(owners)
@@ -91,6 +91,12 @@ class NoGradient(Rule):
                 else f"Look at what follows {region}: units that are always off, a saturated function, a zero factor."
             ),
         )
+
+
+def _arrived(trace: Trace, parameter: Parameter) -> Doubles:
+    """‖∂L/∂w‖₂ over the steps; infinite where some of it is not finite, NaN where none was observed."""
+    broken = trace.statistics[Statistic.NONFINITE_COUNT][:, parameter.grad] > 0
+    return np.where(broken, np.inf, norms(trace, parameter.grad))
 
 
 def _cause(*, never: bool, ran: bool, everything: bool) -> str:

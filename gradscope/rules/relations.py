@@ -62,6 +62,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
     "GS102": (("GS504", _anywhere), ("GS305", _overlapping), ("GS502", _anywhere)),
     "GS103": (
         ("GS504", _anywhere),
+        ("GS401", _earlier),
         ("GS301", _upstream),
         ("GS302", _upstream),
         ("GS304", _upstream),

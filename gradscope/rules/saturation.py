@@ -55,7 +55,8 @@ class Saturation(Rule):
             share = saturated[:, i].astype(np.float64)
             lasting = persistence(share >= self.warning_share, ~np.isnan(share))
             before = [layer for layer in layers if layer.depth < sites[i].depth]
-            if lasting is None or (before and self._is_gate(trace, before[-1], lasting.rows)):
+            stands = lasting is not None and lasting.standing
+            if lasting is None or not stands or (before and self._is_gate(trace, before[-1], lasting.rows)):
                 found.append(None)
             else:
                 found.append(Stuck(site=sites[i], lasting=lasting, share=share))
@@ -94,7 +95,7 @@ class Saturation(Rule):
         return Finding(
             code=self.code,
             pathology=self.name,
-            severity=Severity.ERROR if share >= self.error_share and lasting.standing else Severity.WARNING,
+            severity=Severity.ERROR if share >= self.error_share else Severity.WARNING,
             module=site.module,
             sites=group,
             first_step=first,

@@ -37,7 +37,8 @@ class UpdateTooLarge(Rule):
     replaced: float = 1.0
     lasting_ratio: float = 0.3
     lasting_share: float = 0.2
-    better: float = 0.5  # of the first loss: who gets there has survived the large step
+    recovered: float = 0.2  # of the first loss: a run that gets there has survived the large step
+    stuck: float = 0.9
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding, at the weight that moves the most."""
@@ -61,6 +62,17 @@ class UpdateTooLarge(Rule):
             return above
         return np.flatnonzero(finite & (np.nan_to_num(ratios) >= self.replaced))
 
+    def _severity(self, trace: Trace, steps: int) -> Severity:
+        loss = trace.per_step["loss"]
+        if steps >= max(3, self.lasting_share * len(loss)):
+            return Severity.ERROR
+        if np.isnan(loss).all():
+            return Severity.WARNING
+        first, last = float(loss[np.flatnonzero(~np.isnan(loss))[0]]), float(np.median(loss[-3:]))
+        if last < self.recovered * first:
+            return Severity.INFO
+        return Severity.WARNING if last < self.stuck * first else Severity.ERROR
+
     def _finding(self, trace: Trace, sick: dict[Parameter, Ints], ratios: dict[Parameter, Doubles]) -> Finding:
         first = min(int(rows[0]) for rows in sick.values())
         worst = max(sick, key=lambda p: np.nan_to_num(ratios[p][first]))
@@ -68,9 +80,6 @@ class UpdateTooLarge(Rule):
         rows = np.unique(np.concatenate(list(sick.values())))
         optimizer = optimizer_of(trace)
         lr = float(trace.per_step["lr"][first])
-        loss = trace.per_step["loss"]
-        known = loss[~np.isnan(loss)]
-        recovered = len(known) == len(loss) > 0 and np.median(known[-3:]) < self.better * known[0]
         where = f"{worst.module}.{worst.name}".lstrip(".")
         bar = min(float(ratios[p][r].min()) for p, r in sick.items())
         bar = self.replaced if bar >= self.replaced else self.lasting_ratio
@@ -79,7 +88,7 @@ class UpdateTooLarge(Rule):
         return Finding(
             code=self.code,
             pathology=self.name,
-            severity=Severity.WARNING if recovered else Severity.ERROR,
+            severity=self._severity(trace, len(rows)),
             module=worst.module,
             sites=tuple(trace.sites[p.update] for p in sick if p.update is not None),
             first_step=int(trace.steps[first]),
@@ -87,7 +96,7 @@ class UpdateTooLarge(Rule):
             measured=largest,
             threshold=bar,
             unit="‖Δw‖/‖w‖",
-            message=f"{text}: {where} by up to {largest:.2g}; {len(sick)} of {len(ratios)} weights did.",
+            message=f"{text}: {where} by up to {largest:.2g}; {len(sick)} of {len(ratios)} weights did so.",
             cause=(
                 f"{optimizer.name or 'The update rule'} at a learning rate of {lr:g} moves {where} by"
                 f" {now:.2g} of its norm at step {trace.steps[first]}."
