@@ -44,7 +44,7 @@ _HOME = {
     "Trace": "trace",
 }
 
-__all__ = [*_HOME, "__version__"]  # noqa: PLE0604 (a list of strings all the same)
+__all__ = [*_HOME, "__version__"]
 __version__ = version("gradscope")
 
 

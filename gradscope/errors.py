@@ -24,7 +24,7 @@ class PluginError(GradscopeError):
     """An entry point of a third party does not offer what its group promises."""
 
 
-class NotJudged(GradscopeError):
+class NotJudged(GradscopeError):  # noqa: N818 (it is an outcome, as pytest's Skipped is)
     """A rule lacks the data it needs; the text says what is missing."""
 
 

@@ -19,9 +19,11 @@ Json = Mapping[str, "Json"] | list["Json"] | str | int | float | bool | None
 
 
 class Severity(StrEnum):
-    """How much a finding costs: `error`, part of the model cannot learn or the run will die; `warning`, it learns
-    markedly worse than it could; `info`, worth knowing.
-    """  # fmt: skip
+    """How much a finding costs.
+
+    `error`: part of the model cannot learn, or the run will die; `warning`: it learns markedly worse than it could;
+    `info`: worth knowing.
+    """
 
     INFO = "info"
     WARNING = "warning"

@@ -1,8 +1,8 @@
 """The running recorder: takes what the probes emit during a step, and closes the step into a `StepRecord`.
 
-Tensors that are large are reduced at once. Small ones on the CPU are copied and reduced together at the end of the step,
-where the arithmetic of a thousand of them costs as much as the calls for fifty. What lives on an accelerator leaves its
-moments there until the end of the step, so a hook never waits for the device.
+Tensors that are large are reduced at once. Small ones on the CPU are copied and reduced together at the end of the
+step, where the arithmetic of a thousand of them costs as much as the calls for fifty. What lives on an accelerator
+leaves its moments there until the end of the step, so a hook never waits for the device.
 """
 
 import logging

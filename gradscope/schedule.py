@@ -10,7 +10,7 @@ Schedule = Callable[[int], bool]
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """Steps 0, n, 2n, …"""
+    """Every n-th step: 0, n, 2n and so on."""
 
     n: int
 

@@ -17,6 +17,7 @@ import time as clock
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -25,7 +26,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-import gradscope
 from gradscope import plugins
 from gradscope.errors import UsageError, nearest
 from gradscope.findings import Diagnosis, Json
@@ -272,7 +272,7 @@ def _writer(path: Path) -> Sink:
 
 
 class _BackwardHook(_ScopeHook):
-    """A gradient has arrived; in a loop without an optimizer, and without `Scope.step`, a forward after it is a new step."""
+    """A gradient has arrived: without an optimizer, and without `Scope.step`, the next forward is a new step."""
 
     __slots__ = ()
 
@@ -316,7 +316,7 @@ def _target(model: nn.Module, optimizers: tuple[torch.optim.Optimizer, ...], wan
 def _about(target: Target) -> "dict[str, Json]":
     trainable = [p for p in target.parameters.values() if p.requires_grad]
     return {
-        "gradscope": gradscope.__version__,
+        "gradscope": version("gradscope"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "created": clock.strftime("%Y-%m-%dT%H:%M:%S%z"),

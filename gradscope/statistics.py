@@ -13,13 +13,14 @@ A tensor x with n finite elements is reduced to moments, and the moments to a ro
 Complex numbers are measured by magnitude; the elements that a sparse tensor does not store count as zeros.
 
 The choice of operation is everything on a CPU (measured on torch 2.13, one thread, float32, ns per element):
-`vector_norm(inf)`, `count_nonzero`, `std_mean`, `isfinite().all()` are scalar loops at 0.5 to 3; `dot` 0.08, `sum` 0.05,
-numpy's `min` and `max` 0.05 each and `count_nonzero(x == 0)` 0.1. Blocks that fit the cache are read from memory once for
-all five, 0.45 together. A sum of squares that is finite and not tiny proves that all elements are finite and that nothing
-over- or underflowed; only otherwise the block is done again, slowly and exactly, in float64.
+`vector_norm(inf)`, `count_nonzero`, `std_mean`, `isfinite().all()` are scalar loops at 0.5 to 3; `dot` 0.08, `sum`
+0.05, numpy's `min` and `max` 0.05 each and `count_nonzero(x == 0)` 0.1. Blocks that fit the cache are read from
+memory once for all five, 0.45 together. A sum of squares that is finite and not tiny proves that all elements are
+finite and that nothing over- or underflowed; only otherwise the block is done again, slowly and exactly, in float64.
 
-Below a few thousand elements the calls cost more than the arithmetic, so small tensors are collected, joined and reduced
-by segment (`many_moments`). On an accelerator nothing waits: the moments stay there until `fetch` brings all of them, once a step.
+Below a few thousand elements the calls cost more than the arithmetic, so small tensors are collected, joined and
+reduced by segment (`many_moments`). On an accelerator nothing waits: the moments stay there until `fetch` brings all
+of them, once a step.
 """
 
 import math
@@ -54,8 +55,9 @@ _NOTHING = [0.0, 0.0, 0.0, 0.0, math.inf, -math.inf, 0.0, math.nan, math.nan]  #
 
 
 def measure(x: Tensor) -> Rows:
-    """The statistics of one tensor, shape (statistic,). `x` may have any shape, strides, layout and dtype of numbers."""
-    return rows_of(fetch([moments_of(x)]))[0]
+    """The statistics of one tensor of any shape, strides, layout and dtype of numbers, shape (statistic,)."""
+    row: Rows = rows_of(fetch([moments_of(x)]))[0]
+    return row
 
 
 def measure_many(tensors: Sequence[Tensor]) -> Rows:
@@ -64,7 +66,7 @@ def measure_many(tensors: Sequence[Tensor]) -> Rows:
 
 
 def moments_of(x: Tensor) -> Moments:
-    """The moments of one tensor, for `fetch`: on a CPU its numbers, on an accelerator a tensor nobody has waited for."""
+    """The moments of one tensor, for `fetch`: on a CPU numbers, on an accelerator a tensor nobody has waited for."""
     if x.is_cpu and x.dtype is torch.float32 and x.layout is torch.strided:  # what most tensors are
         return _cpu_moments(x.detach())
     values, implicit_zeros = plain(x)
@@ -169,9 +171,9 @@ def slice_moments(x: Tensor, axis: int) -> NDArray[np.float64]:
 def combine(rows: Rows, starts: Sequence[int] = (0,)) -> Rows:
     """The statistics of wholes from those of their parts: (part, statistic) → (whole, statistic).
 
-    Each whole has the consecutive parts from its start to the next. Exact up to float32: counts add, Σx and Σ|x|² follow
-    from mean, rms and the counts. Fractions of elements are weighted by `numel`; fractions of units are left to those who
-    know the units.
+    Each whole has the consecutive parts from its start to the next. Exact up to float32: counts add, Σx and Σ|x|²
+    follow from mean, rms and the counts. Fractions of elements are weighted by `numel`; fractions of units are left
+    to those who know the units.
     """
     part = rows.astype(np.float64)
     first = np.asarray(starts, dtype=np.intp)
@@ -357,7 +359,7 @@ def _mask() -> NDArray[np.bool_]:
 _kept = threading.local()
 
 
-def _two_pass_std(flat: Tensor, mean: float, finite: int) -> float:
+def _two_pass_std(flat: Tensor, mean: float, finite: float) -> float:
     norm = 0.0
     for block in flat.split(_BLOCK):
         centred = (block if block.dtype in _NATIVE else block.float()) - mean
@@ -368,7 +370,7 @@ def _two_pass_std(flat: Tensor, mean: float, finite: int) -> float:
 
 
 def _exact(block: Tensor) -> list[float]:
-    """Moments of a 1-D tensor in float64, scaled by the largest element: no over- or underflow, NaN and Inf left out."""
+    """Moments of a 1-D tensor, NaN and Inf left out, in float64 and scaled: nothing over- or underflows."""
     array = block.double().numpy()
     kept = array[np.isfinite(array)]
     bad = len(array) - len(kept)
@@ -387,7 +389,7 @@ def _flat(x: Tensor) -> Tensor:
     if x.is_contiguous():
         return x.view(-1)
     if x.ndim > 1:
-        by_stride = sorted(range(x.ndim), key=lambda axis: -x.stride(axis))
+        by_stride = sorted(range(x.ndim), key=x.stride, reverse=True)
         x = x.permute(by_stride)  # contiguous now if x was a transposed or channels-last view
     return x.reshape(-1)
 

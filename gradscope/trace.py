@@ -1,7 +1,7 @@
 """The finished recording, columnar. Rules and reports read it and nothing else.
 
-A value has three states: a number, zero, and *never observed* (NaN in every statistic, `numel` included). `TraceBuilder`
-collects the records of a run in memory; `storage.TraceWriter` does the same on disk.
+A value has three states: a number, zero, and *never observed* (NaN in every statistic, `numel` included).
+`TraceBuilder` collects the records of a run in memory; `storage.TraceWriter` does the same on disk.
 """
 
 from collections.abc import Mapping, Sequence
@@ -108,9 +108,12 @@ class Trace:
             owner, _, parameter = module.rpartition(".")
             found = self.columns(quantity, owner, parameter)
         if not found:
-            modules = {site.module for site in self.sites if site.quantity is _quantity(quantity)}
-            what = f"module {module!r}" + (f", name {name!r}" if name is not None else "")
-            raise TraceError(f"the trace has no {_quantity(quantity).value} of {what}{nearest(module, modules)}")
+            wanted = _quantity(quantity)
+            names = {site.name for site in self.sites if site.quantity is wanted and site.module == module}
+            if name is not None and names:
+                raise TraceError(f"the trace has no {wanted.value} {name!r} of module {module!r}{nearest(name, names)}")
+            modules = {site.module for site in self.sites if site.quantity is wanted}
+            raise TraceError(f"the trace has no {wanted.value} of module {module!r}{nearest(module, modules)}")
         return min(found)
 
     def series(
@@ -122,9 +125,9 @@ class Trace:
     def by_time(
         self, module: str, quantity: Quantity | str, stat: Statistic | str, *, name: str | None = None
     ) -> Floats:
-        """`stat` of one site over the time within a step, shape (step, time); NaN where not observed. Raises as `column`.
+        """`stat` of one site over the time within a step, shape (step, time); NaN where not observed.
 
-        A site without a time axis that ran once a step has one column.
+        A site without a time axis that ran once a step has one column. Raises as `column`.
         """
         column = self.column(module, quantity, name)
         rows = np.flatnonzero(self.times.site == column)
@@ -145,7 +148,8 @@ class Trace:
     def to_frame(self) -> "pd.DataFrame":
         """One row for each observed (step, site), with `time` missing, and one for each (step, site, time).
 
-        A row whose `time` is <NA> is over the whole step; do not add it to the rows of its times.
+        A row whose `time` is <NA> is over the whole step; do not add it to the rows of its times. The rows are in the
+        order of step, depth, site and time, that of the whole step first.
         """
         import pandas as pd
 

@@ -1,7 +1,7 @@
 """Units: which of an activation are dead, which elements saturated, and which rows of a weight are one and the same.
 
-These are the statistics that a tensor alone cannot tell: what counts as dead or saturated depends on the activation that
-made it, and dead on the steps before.
+These are the statistics that a tensor alone cannot tell: what counts as dead or saturated depends on the activation
+that made it, and dead on the steps before.
 """
 
 import math
@@ -56,6 +56,11 @@ def _outside(low: float, high: float) -> Predicate:
     return saturated
 
 
+def _number(module: nn.Module, name: str) -> float:
+    value = getattr(module, name)
+    return float(value)
+
+
 _ROOM = (1 - SLOPE) ** 0.5
 _SIGMOID = _outside((1 - _ROOM) / 2, (1 + _ROOM) / 2)
 _TANH = _outside(-_ROOM, _ROOM)
@@ -75,22 +80,22 @@ _ACTIVATIONS: dict[type, Callable[[nn.Module], Activation]] = {
     nn.Tanh: lambda m: Activation(saturated=_TANH),
     nn.Softsign: lambda m: Activation(saturated=_SOFTSIGN),
     nn.Hardsigmoid: lambda m: Activation(saturated=_outside(0.0, 1.0)),
-    nn.Hardtanh: lambda m: Activation(saturated=_outside(float(m.min_val), float(m.max_val))),
-    nn.ELU: lambda m: Activation(saturated=_outside(SLOPE - float(m.alpha), math.inf)),
-    nn.CELU: lambda m: Activation(saturated=_outside((SLOPE - 1) * float(m.alpha), math.inf)),
+    nn.Hardtanh: lambda m: Activation(saturated=_outside(_number(m, "min_val"), _number(m, "max_val"))),
+    nn.ELU: lambda m: Activation(saturated=_outside(SLOPE - _number(m, "alpha"), math.inf)),
+    nn.CELU: lambda m: Activation(saturated=_outside((SLOPE - 1) * _number(m, "alpha"), math.inf)),
     nn.SELU: lambda m: Activation(saturated=_outside(SLOPE * _SELU_SCALE - _SELU_FLOOR, math.inf)),
 }
 
 
 def unit_axis(y: Tensor, features_last: bool) -> int:
-    """The axis that counts units: channels of an image, features of a sample. `features_last` as the layer before says."""
+    """The axis that counts units: channels or features; `features_last` as the layer before says."""
     if y.ndim <= 2 or features_last:
         return y.ndim - 1
     return 1
 
 
 def features_last(module: nn.Module) -> bool | None:
-    """Whether `module` puts its features on the last axis (Linear) or on axis 1 (Conv); None where it does not decide."""
+    """Whether `module` puts its features on the last axis (Linear) or on axis 1 (Conv); None: it does not decide."""
     if isinstance(module, nn.Linear | nn.LayerNorm | nn.Embedding | nn.RNNBase | nn.MultiheadAttention | nn.Bilinear):
         return True
     if isinstance(module, nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase | nn.GroupNorm):

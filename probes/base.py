@@ -75,13 +75,13 @@ class Recorder(Protocol):
     def emit(self, site: int, tensor: Tensor, time: int = 0, saturated: Predicate | None = None) -> Moments | None:
         """Reduces `tensor` to its statistics now: what happens to it later does not matter.
 
-        With `saturated`, the share of its elements for which that is true is its saturated fraction. Returns the moments
-        if they are known at once.
+        With `saturated`, the share of its elements for which that is true is its saturated fraction. Returns the
+        moments if they are known at once.
         """
         ...
 
     def emit_slices(self, site: int, tensor: Tensor, axis: int, time: int = 0) -> None:
-        """Like `emit` for every position along `axis`, at times `time`, `time` + 1, …"""
+        """Like `emit` for every position along `axis`, at times from `time` on."""
         ...
 
     def emit_many(self, sites: Sequence[int], tensors: Sequence[Tensor]) -> None:
@@ -89,7 +89,7 @@ class Recorder(Protocol):
         ...
 
     def emit_gradient(self, step: int, forward: int, site: int, time: int, axis: int | None, grad: Tensor) -> None:
-        """Like `emit` (`emit_slices` where there is an axis), for a gradient of what pass `forward` of `step` computed."""
+        """Like `emit`, or `emit_slices` along `axis`, for a gradient of what pass `forward` of `step` computed."""
         ...
 
     def same(self, site: int, time: int, source: int, source_time: int) -> None:
@@ -154,8 +154,9 @@ NO_KWARGS: Mapping[str, object] = MappingProxyType({})
 class Hook:
     """A hook that never raises into the training and stays behind when the model is copied or saved.
 
-    `copy.deepcopy(model)` and `torch.save(model)` take a module's hooks along. This one is replaced by a callable of the
-    standard library that takes anything and returns None, so the copy records nothing and needs no gradscope to load.
+    `copy.deepcopy(model)` and `torch.save(model)` take a module's hooks along. This one is replaced by a callable of
+    the standard library that takes anything and returns None, so the copy records nothing and needs no gradscope to
+    load.
     """
 
     __slots__ = ("probe", "recorder")
@@ -185,7 +186,7 @@ def is_leaf(module: nn.Module) -> bool:
 
 
 def leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Names and modules that compute by themselves, without looking inside them. Containers without a forward are none."""
+    """Names and modules that compute by themselves; lists and dictionaries of modules or parameters do not."""
     seen: set[nn.Module] = set()
 
     def walk(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ from gradscope.records import Quantity
 class Gradients(Probe):
     """∂L/∂y and ∂L/∂x of every observed module: the whole gradient of the tensor, whoever else uses it.
 
-    Tensor hooks, placed in the forward hooks: full backward hooks raise on in-place activations. In a chain the input of
-    a module is the output of the one before, so one hook serves both and the recorder copies the statistics.
+    Tensor hooks, placed in the forward hooks: full backward hooks raise on in-place activations. In a chain the input
+    of a module is the output of the one before, so one hook serves both and the recorder copies the statistics.
     """
 
     name = "gradients"
@@ -76,7 +77,8 @@ class _HookedTensors:
 class _GradientHook(Hook):
     """What the hooks on inputs and outputs share: the sites of one module, and how often it ran in this step."""
 
-    __slots__ = ("hooked", "module", "quantity", "sites", "step", "time")
+    __slots__ = ("hooked", "module", "sites", "step", "time")
+    quantity: ClassVar[Quantity]
 
     def __init__(self, recorder: Recorder, name: str, hooked: _HookedTensors) -> None:
         super().__init__(Gradients.name, recorder)

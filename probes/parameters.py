@@ -15,9 +15,10 @@ from gradscope.units import symmetric_fraction
 class Parameters(Probe):
     """w, ∂L/∂w and Δw of every parameter.
 
-    Raw gradients are read when backward has accumulated them. Applied ones are read after the optimizer has stepped: by
-    then they are reduced, unscaled and clipped, and under a closure they are not those of the step before. A clip between
-    backward and step shows as a difference of the two. Without an optimizer Δw is what changed between two steps.
+    Raw gradients are read when backward has accumulated them. Applied ones are read after the optimizer has stepped:
+    by then they are reduced, unscaled and clipped, and under a closure they are not those of the step before. A clip
+    between backward and step shows as a difference of the two. Without an optimizer Δw is what changed between two
+    steps.
     """
 
     name = "parameters"
@@ -37,7 +38,9 @@ class Parameters(Probe):
                 handles.callback(parameter.register_post_accumulate_grad_hook(hook).remove)
         stepped: set[int] = set()
         for optimizer in target.optimizers:
-            held = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad and id(p) in names]
+            held = [
+                p for group in optimizer.param_groups for p in group["params"] if p.requires_grad and id(p) in names
+            ]
             weights = _Weights(recorder, {names[id(p)]: p for p in held}, raw)
             handles.callback(optimizer.register_step_pre_hook(_BeforeUpdate(recorder, weights)).remove)
             handles.callback(optimizer.register_step_post_hook(_AfterUpdate(recorder, weights)).remove)

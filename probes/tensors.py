@@ -10,7 +10,7 @@ _MAX_NESTING = 8  # deeper ones are not followed: a structure may contain itself
 
 
 def named_tensors(value: object, name: str = "", nesting: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """The floating-point or complex tensors in `value` with their paths: "" for a bare tensor, "logits", "1.0" in a nest.
+    """The floating-point or complex tensors in `value` with their paths: "" for a bare one, "1.0" in a nest.
 
     Tuples, lists, mappings, dataclasses and packed sequences are followed, other objects are not.
     """
@@ -45,7 +45,7 @@ def given_tensors(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Ite
 
 
 def time_axis(module: nn.Module, name: str, tensor: Tensor) -> int | None:
-    """The axis of `tensor` that is the sequence, for the input and the output sequence of a recurrent layer; else None."""
+    """The axis of the sequence, where `tensor` is the input or output sequence of a recurrent layer; else None."""
     if not isinstance(module, nn.RNNBase) or name not in ("", "0", "input") or tensor.ndim not in (2, 3):
         return None
     return 1 if module.batch_first and tensor.ndim == 3 else 0

@@ -56,7 +56,14 @@ class Recurrent(nn.Module):
 
 def mlp() -> nn.Module:
     return nn.Sequential(
-        nn.Linear(10, 32), nn.Sigmoid(), nn.Linear(32, 32), nn.Tanh(), nn.Dropout(0.4), nn.Linear(32, 200), nn.ReLU(), nn.Linear(200, 5)
+        nn.Linear(10, 32),
+        nn.Sigmoid(),
+        nn.Linear(32, 32),
+        nn.Tanh(),
+        nn.Dropout(0.4),
+        nn.Linear(32, 200),
+        nn.ReLU(),
+        nn.Linear(200, 5),
     )
 
 

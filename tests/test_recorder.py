@@ -37,7 +37,9 @@ def test_runs_of_a_step_have_their_times_and_a_whole():
     record = close(made)
     assert record.time_index.tolist() == [[0, 0], [0, 1], [0, 2]]
     np.testing.assert_array_equal(record.time_values, measure_many(parts))
-    np.testing.assert_allclose(record.values[0, : COLUMN["dead_fraction"]], measure(torch.cat(parts))[: COLUMN["dead_fraction"]], rtol=1e-5)
+    np.testing.assert_allclose(
+        record.values[0, : COLUMN["dead_fraction"]], measure(torch.cat(parts))[: COLUMN["dead_fraction"]], rtol=1e-5
+    )
 
 
 def test_the_last_of_one_site_and_time_counts():

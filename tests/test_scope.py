@@ -29,8 +29,12 @@ def loss_of(model: nn.Module, step: int = 0) -> torch.Tensor:
 
 
 def hooks_of(model: nn.Module, *optimizers: torch.optim.Optimizer) -> int:
-    on_modules = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules())
-    on_parameters = sum(len(p._post_accumulate_grad_hooks or ()) + len(p._backward_hooks or ()) for p in model.parameters())
+    on_modules = sum(
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()
+    )
+    on_parameters = sum(
+        len(p._post_accumulate_grad_hooks or ()) + len(p._backward_hooks or ()) for p in model.parameters()
+    )
     on_optimizers = sum(len(o._optimizer_step_pre_hooks) + len(o._optimizer_step_post_hooks) for o in optimizers)
     return on_modules + on_parameters + on_optimizers
 
@@ -131,10 +135,16 @@ def test_a_copy_and_a_saved_model_record_nothing():
 
 def test_an_exception_in_the_loop_goes_through_and_the_step_is_kept():
     model = net()
-    with pytest.raises(ZeroDivisionError), gradscope.attach(model) as scope:
-        loss_of(model, 0).backward()
-        loss_of(model, 1)
-        1 / 0  # noqa: B018
+    scope = gradscope.attach(model)
+
+    def train() -> None:
+        with scope:
+            loss_of(model, 0).backward()
+            loss_of(model, 1)
+            1 / 0  # noqa: B018
+
+    with pytest.raises(ZeroDivisionError):
+        train()
     assert hooks_of(model) == 0
     assert scope.trace.steps.tolist() == [0, 1]
     assert np.isfinite(scope.trace.series("0", "output", "rms")).all()

@@ -178,7 +178,9 @@ def test_the_device_path_agrees_with_the_cpu_path():
     x = torch.randn(100)
     x[3], x[4] = math.nan, -math.inf
     assert_measures(rows_of(statistics._device_moments(x, 0).numpy()), x)
-    assert_measures(rows_of(statistics._device_moments(torch.tensor([-2.0, -3.0]), 4).numpy()), torch.tensor([-2.0, -3, 0, 0, 0, 0]))
+    assert_measures(
+        rows_of(statistics._device_moments(torch.tensor([-2.0, -3.0]), 4).numpy()), torch.tensor([-2.0, -3, 0, 0, 0, 0])
+    )
     assert_measures(rows_of(statistics._device_moments(torch.zeros(0), 0).numpy()), torch.zeros(0))
 
 

@@ -94,7 +94,17 @@ def test_nan_is_not_silent():
     assert liveness.end_step() == {0: 0.5}
 
 
-@pytest.mark.parametrize(("shape", "last", "axis"), [((5,), True, 0), ((5, 6), False, 1), ((5, 6, 7), False, 1), ((5, 6, 7), True, 2), ((5, 6, 7, 8), False, 1), ((5, 6, 7, 8), True, 3)])  # fmt: skip
+AXES = [
+    ((5,), True, 0),
+    ((5, 6), False, 1),
+    ((5, 6, 7), False, 1),
+    ((5, 6, 7), True, 2),
+    ((5, 6, 7, 8), False, 1),
+    ((5, 6, 7, 8), True, 3),
+]
+
+
+@pytest.mark.parametrize(("shape", "last", "axis"), AXES)
 def test_units_are_channels_or_features(shape, last, axis):
     y = torch.zeros(shape)
     assert unit_axis(y, last) == axis
@@ -104,10 +114,18 @@ def test_units_are_channels_or_features(shape, last, axis):
     assert liveness.end_step() == {0: pytest.approx(1 - 1 / shape[axis])}
 
 
-def test_layers_tell_where_their_features_are():
-    assert [features_last(m) for m in (nn.Linear(1, 1), nn.Conv1d(1, 1, 1), nn.BatchNorm2d(1), nn.LayerNorm(1), nn.ReLU())] == [
-        True, False, False, True, None,
-    ]  # fmt: skip
+LAYERS = [
+    (nn.Linear(1, 1), True),
+    (nn.Conv1d(1, 1, 1), False),
+    (nn.BatchNorm2d(1), False),
+    (nn.LayerNorm(1), True),
+    (nn.ReLU(), None),
+]
+
+
+@pytest.mark.parametrize(("layer", "last"), LAYERS)
+def test_layers_tell_where_their_features_are(layer, last):
+    assert features_last(layer) is last
 
 
 @pytest.mark.parametrize("width", [2, 30, 4000])
@@ -115,7 +133,15 @@ def test_random_rows_are_not_equal(width):
     assert symmetric_fraction(torch.randn(500, width)) == 0
 
 
-@pytest.mark.parametrize("weight", [torch.zeros(6, 5), torch.full((6, 5), 0.3), torch.randn(1, 5).expand(6, 5), torch.randn(1, 2, 3, 3).expand(6, 2, 3, 3)])
+@pytest.mark.parametrize(
+    "weight",
+    [
+        torch.zeros(6, 5),
+        torch.full((6, 5), 0.3),
+        torch.randn(1, 5).expand(6, 5),
+        torch.randn(1, 2, 3, 3).expand(6, 2, 3, 3),
+    ],
+)
 def test_equal_rows_are_all_found(weight):
     assert symmetric_fraction(weight) == 1
 

@@ -46,7 +46,9 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A small GPT-2: pre-norm blocks, causal attention, tied embeddings."""
 
-    def __init__(self, vocabulary: int = 1000, width: int = 256, layers: int = 4, heads: int = 8, length: int = 128) -> None:
+    def __init__(
+        self, vocabulary: int = 1000, width: int = 256, layers: int = 4, heads: int = 8, length: int = 128
+    ) -> None:
         super().__init__()
         self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
         self.blocks = nn.ModuleList(GPTBlock(width, heads) for _ in range(layers))
@@ -79,7 +81,11 @@ class Reader(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.lstm, self.head = nn.Linear(32, 256), nn.LSTM(256, 256, 2, batch_first=True), nn.Linear(256, 10)
+        self.embed, self.lstm, self.head = (
+            nn.Linear(32, 256),
+            nn.LSTM(256, 256, 2, batch_first=True),
+            nn.Linear(256, 10),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.lstm(self.embed(x))[0][:, -1])
@@ -92,7 +98,14 @@ def mlp() -> tuple[nn.Module, Tensor, Tensor]:
 
 def cnn() -> tuple[nn.Module, Tensor, Tensor]:
     blocks = [Block(16, 16, 1) for _ in range(3)]
-    blocks += [Block(16, 32, 2), Block(32, 32, 1), Block(32, 32, 1), Block(32, 64, 2), Block(64, 64, 1), Block(64, 64, 1)]
+    blocks += [
+        Block(16, 32, 2),
+        Block(32, 32, 1),
+        Block(32, 32, 1),
+        Block(32, 64, 2),
+        Block(64, 64, 1),
+        Block(64, 64, 1),
+    ]
     stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
     model = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
     return model, torch.randn(32, 3, 32, 32), torch.randint(10, (32,))

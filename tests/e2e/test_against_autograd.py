@@ -23,20 +23,14 @@ def row(trace: Trace, module: str, quantity: str, name: str = "", step: int = 0)
     return np.array([trace.statistics[s][step, index] for s in STATISTICS])
 
 
-def kept_by_hand(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, dict[tuple[str, int], Tensor], dict[tuple[str, int], Tensor]]:
-    """The loss after backward, and what each leaf returned: a copy of its value, and a tensor that retains its gradient."""
-    values, tensors = {}, {}
-    runs: dict[str, int] = {}
+def kept_by_hand(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, list[Tensor]]]:
+    """The loss, and a copy of what each leaf returned in each of its runs."""
+    values: dict[str, list[Tensor]] = {}
 
     def keep(name: str):
         def hook(module, args, output):
             output = output[0] if isinstance(output, tuple) else output
-            time = runs[name] = runs.get(name, -1) + 1
-            values[name, time] = output.detach().clone()
-            output.retain_grad()
-            # an in-place operation after this one would move the gradient on: keep one that it cannot touch
-            tensors[name, time] = output
-            return None
+            values.setdefault(name, []).append(output.detach().clone())
 
         return hook
 
@@ -45,7 +39,7 @@ def kept_by_hand(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, dict[t
     loss = F.cross_entropy(model(x), y)
     for handle in handles:
         handle.remove()
-    return loss, values, tensors
+    return loss, values
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -65,10 +59,8 @@ def test_outputs_and_parameters(kind):
     trace = scope.trace
 
     torch.manual_seed(1)
-    loss, values, _ = kept_by_hand(twin, x, y)
-    runs = {name for name, _ in values}
-    for name in runs:
-        outputs = [value for (n, _), value in sorted(values.items(), key=lambda item: item[0][1]) if n == name]
+    loss, values = kept_by_hand(twin, x, y)
+    for name, outputs in values.items():
         path = "0" if isinstance(twin.get_submodule(name), nn.LSTM | nn.MultiheadAttention) else ""
         assert_measures(row(trace, name, "output", path), torch.cat([o.reshape(-1) for o in outputs]))
     trainable = {n: p for n, p in twin.named_parameters() if not n.startswith("never")}
@@ -201,7 +193,9 @@ def test_float64_models_are_measured_in_float64():
     with gradscope.attach(model) as scope:
         (model(x).sum() * 1e-30).backward()
     (grad,) = torch.autograd.grad(model(x).sum() * 1e-30, model.weight)
-    assert row(scope.trace, "", "weight_grad", "weight")[COLUMN["rms"]] == pytest.approx(float(grad.square().mean().sqrt()), rel=1e-6)
+    assert row(scope.trace, "", "weight_grad", "weight")[COLUMN["rms"]] == pytest.approx(
+        float(grad.square().mean().sqrt()), rel=1e-6
+    )
 
 
 def test_sparse_gradients_count_the_rows_nobody_looked_up():

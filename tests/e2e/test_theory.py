@@ -62,7 +62,12 @@ CASES = {
     "tanh, torch's default": (1 / 3, default, nn.Tanh, {"x_scale": 0.05}),
     "sigmoid, torch's default": (torch_default_sigmoid(), default, nn.Sigmoid, {"depth": 10, "skip": 2}),
     "tanh, σ_w² = 4": (1.363, normal(2.0), nn.Tanh, {"skip": 4, "depth": 24}),
-    "BatchNorm and ReLU": (math.pi / (math.pi - 1), normal(1.0), nn.ReLU, {"norm": True, "skip": 2, "depth": 14, "batch": 1024}),
+    "BatchNorm and ReLU": (
+        math.pi / (math.pi - 1),
+        normal(1.0),
+        nn.ReLU,
+        {"norm": True, "skip": 2, "depth": 14, "batch": 1024},
+    ),
 }
 
 

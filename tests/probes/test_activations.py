@@ -33,7 +33,12 @@ def test_nested_outputs_are_sites_with_their_paths():
     scope = gradscope.attach(model, probes=[Activations()])
     model(torch.ones(2, 3), scale=torch.tensor(2.0)).backward()
     trace = scope.trace
-    assert [str(site) for site in trace.sites] == ["(model)[0]:input", "(model)[scale]:input", "inner[logits]:output", "inner[aux.0]:output"]
+    assert [str(site) for site in trace.sites] == [
+        "(model)[0]:input",
+        "(model)[scale]:input",
+        "inner[logits]:output",
+        "inner[aux.0]:output",
+    ]
     assert trace.series("inner", "output", "mean", name="aux.0").tolist() == [2]
 
 

@@ -78,7 +78,10 @@ def test_a_large_gradient_that_nobody_touched_is_taken_as_applied():
     scope = gradscope.attach(model, optimizer=optimizer)
     model(torch.randn(2, 100)).square().sum().backward()
     optimizer.step()
-    raw, applied = (scope.trace.statistics["l2_norm"][0, scope.trace.column("", q, "weight")] for q in ("weight_grad", "applied_grad"))
+    raw, applied = (
+        scope.trace.statistics["l2_norm"][0, scope.trace.column("", q, "weight")]
+        for q in ("weight_grad", "applied_grad")
+    )
     assert raw == applied == pytest.approx(float(model.weight.grad.norm()), rel=1e-5)
 
 
