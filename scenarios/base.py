@@ -19,6 +19,11 @@ Settings: TypeAlias = Mapping[str, Setting]
 _CODES_OF_FAMILY = {1: 4, 2: 2, 3: 7, 4: 3, 5: 5, 6: 2}
 EVERY_CODE = frozenset(f"GS{family}{i:02}" for family, n in _CODES_OF_FAMILY.items() for i in range(1, n + 1))
 
+# Families of codes, for what a sick variant must not show beside its own sickness.
+EXPLOSION = frozenset({"GS102", "GS202", "GS305", "GS401", "GS403", "GS502", "GS601"})  # something is far too large
+STARVATION = frozenset({"GS101", "GS201", "GS304", "GS402", "GS501"})  # something is far too small
+MISTAKES = frozenset({"GS103", "GS104", "GS503", "GS504", "GS505"})  # in the wiring or the loop, not of size
+
 SCENARIO_SCHEMA = "gradscope/scenario/1"
 
 

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 
 from gradscope.records import Statistic
 from gradscope.scenarios import measures, optimizers, theory
-from gradscope.scenarios.base import EVERY_CODE, Scenario, Settings, Task, Trained, Variant
+from gradscope.scenarios.base import (
+    EVERY_CODE,
+    EXPLOSION,
+    MISTAKES,
+    STARVATION,
+    Scenario,
+    Settings,
+    Task,
+    Trained,
+    Variant,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,27 +79,26 @@ def _measure(trained: Trained) -> Mapping[str, float]:
     }
 
 
-# What each init must show; an init of neither kind here is healthy.
-_EXPECT: Mapping[str, frozenset[str]] = {
-    "tanh, zeros": frozenset({"GS504"}),
-    "tanh, constant": frozenset({"GS504"}),
-    "tanh, normal 0.01": frozenset({"GS304", "GS101"}),
-    "tanh, normal 1": frozenset({"GS302"}),
-    "relu, zeros": frozenset({"GS504"}),
-    "relu, constant": frozenset({"GS504"}),
-    "relu, normal 0.01": frozenset({"GS304", "GS101"}),
-    "relu, normal 1": frozenset({"GS305", "GS401"}),
+# What an init must show, and what it must not; one that is not here is healthy. Too small an init starves the signal
+# and with it the gradient; equal units are a mistake of their own, whatever follows from it.
+_SICK: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
+    "zeros": (frozenset({"GS504"}), EXPLOSION | MISTAKES - {"GS103", "GS504"}),
+    "constant": (frozenset({"GS504"}), EXPLOSION | MISTAKES - {"GS504"}),
+    "normal 0.01": (frozenset({"GS304", "GS101"}), EXPLOSION | MISTAKES),
+    "tanh, normal 1": (frozenset({"GS302"}), MISTAKES | {"GS401"}),
+    "relu, normal 1": (frozenset({"GS305", "GS401"}), MISTAKES | STARVATION),
 }
 
 
 def _variant(activation: str, init: str) -> Variant:
     name = f"{activation}, {init}"
+    expect, forbid = _SICK.get(init) or _SICK.get(name) or (frozenset(), EVERY_CODE)
     return Variant(
         name=name,
         build=partial(_build, activation=activation, init=init),
         optimizer=optimizers.sgd,
-        expect=_EXPECT.get(name, frozenset()),
-        forbid=EVERY_CODE - _EXPECT.get(name, EVERY_CODE - {"GS401"}),
+        expect=expect,
+        forbid=forbid,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gradscope.records import Site, Statistic
 from gradscope.scenarios import measures, optimizers
-from gradscope.scenarios.base import EVERY_CODE, Scenario, Settings, Task, Trained, Variant
+from gradscope.scenarios.base import EVERY_CODE, EXPLOSION, MISTAKES, Scenario, Settings, Task, Trained, Variant
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,11 +55,11 @@ def _variants(kind: str) -> tuple[Variant, ...]:
             build=partial(_build, kind=kind, skip=skip, norm=norm),
             optimizer=optimizers.sgd,
             expect=expect,
-            forbid=EVERY_CODE - expect,
+            forbid=EXPLOSION | MISTAKES if expect else EVERY_CODE,
         )
 
     return (
-        variant("plain", skip=False, norm=False, expect=frozenset({"GS101"})),
+        variant("plain", skip=False, norm=False, expect=frozenset({"GS101", "GS304"})),
         variant("plain + norm", skip=False, norm=True),
         variant("residual", skip=True, norm=False),
         variant("residual + norm", skip=True, norm=True),
