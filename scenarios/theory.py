@@ -70,7 +70,7 @@ def mean_gradient_factor(activation: str, weight_variance: float, *, layers: int
     q, logs = first, []
     for _ in range(layers):
         logs.append(math.log(gradient_factor(activation, q, weight_variance)))
-        q = pre_activation(activation, q, weight_variance)
+        q = min(pre_activation(activation, q, weight_variance), 1e100)  # beyond, only the factor of a ReLU counts
     return math.exp(sum(logs) / len(logs))
 
 

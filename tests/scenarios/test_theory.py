@@ -67,6 +67,10 @@ def test_a_finite_depth_lies_between_its_first_layer_and_its_fixed_point():
     assert first < deep < 1
 
 
+def test_an_exploding_signal_does_not_overflow():
+    assert theory.mean_gradient_factor("relu", 2000.0, layers=200, first=64.0) == pytest.approx(1000)
+
+
 def test_a_wide_random_net_does_what_theory_says():
     torch.manual_seed(0)
     model = models.mlp(depth=12, width=512, activation="tanh", init="xavier")
