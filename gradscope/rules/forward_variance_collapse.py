@@ -53,7 +53,10 @@ class ForwardVarianceCollapse(Rule):
         falls, fades = steepest_rises(-spread.values), steepest_rises(gradient.values)
         if not falls.known.any():
             raise NotJudged(f"in no step did {LEAST_LAYERS} layers have a finite output")
-        seen, inferred = steady(falls, self.min_decades), np.zeros(len(trace.steps), bool)
+        with np.errstate(invalid="ignore"):
+            # weights above that scale make no signal die out: something else between the layers did
+            driven = ~(scale_along(trace, spread, falls) > 1)
+        seen, inferred = steady(falls, self.min_decades) & driven, np.zeros(len(trace.steps), bool)
         if gradient.layers:
             with np.errstate(invalid="ignore"):
                 small = scale_along(trace, gradient, fades) <= self.small_scale

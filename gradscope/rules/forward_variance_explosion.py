@@ -40,7 +40,7 @@ class ForwardVarianceExplosion(Rule):
     learned_decades: float = 3.0
     error_decades: float = 4.0
     large_scale: float = STEADY_GAIN
-    small_scale: float = 0.5
+    least_scale: float = 1.0
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding: the steepest stretch."""
@@ -54,8 +54,8 @@ class ForwardVarianceExplosion(Rule):
         if not grows.known.any():
             raise NotJudged(f"in no step did {LEAST_LAYERS} layers have a finite output")
         with np.errstate(invalid="ignore"):
-            # weights this small cannot make a signal grow: it is the biases that differ
-            driven = ~(scale_along(trace, spread, grows) < self.small_scale)
+            # weights below the scale that keeps the spread make no signal grow: biases or normalisation did
+            driven = ~(scale_along(trace, spread, grows) < self.least_scale)
             seen, inferred = self._growing(grows) & driven, np.zeros(len(trace.steps), bool)
             if gradient.layers:
                 large = scale_along(trace, gradient, explodes) >= self.large_scale

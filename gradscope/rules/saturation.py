@@ -10,7 +10,7 @@ from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Site, Statistic
 from gradscope.rules.activations import LARGEST_SLOPE
 from gradscope.rules.base import Rule
-from gradscope.rules.layers import Layer, learned_layers, size_of
+from gradscope.rules.layers import Layer, fan_in, learned_layers, size_of
 from gradscope.rules.learning import norms
 from gradscope.rules.persistence import persistence
 from gradscope.rules.stuck import Stuck, and_others, gathered
@@ -68,10 +68,12 @@ class Saturation(Rule):
         given, returned = (
             trace.columns(quantity, layer.module) for quantity in (Quantity.INPUT_GRAD, Quantity.OUTPUT_GRAD)
         )
-        if not given or not returned or layer.bias is None:
+        if not given or not returned:
             return False
         rms = trace.statistics[Statistic.RMS][:, layer.weight].astype(np.float64)
-        through = norms(trace, returned[0]) * rms * np.sqrt(size_of(trace, layer.bias))
+        width = fan_in(trace, layer)
+        width = max(width, size_of(trace, layer.weight) / width)  # what ‖Wᵀg‖ sums over; a bound for convolutions
+        through = norms(trace, returned[0]) * rms * np.sqrt(width)
         with np.errstate(divide="ignore", invalid="ignore"):
             other = (norms(trace, given[0]) / through)[rows]
         other = other[~np.isnan(other)]

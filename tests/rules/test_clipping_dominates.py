@@ -1,0 +1,58 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import trace_of
+
+from gradscope.errors import NotJudged
+from gradscope.findings import Severity
+from gradscope.rules.clipping_dominates import ClippingDominates
+
+RAW = np.abs(np.random.default_rng(0).normal(3.0, 1.0, 40)) + 0.1
+
+
+def trace(raw, applied, optimizer="SGD", applied_rms=1e-3):
+    found = trace_of(
+        total_norm_l2_norm=np.stack([raw, applied], axis=1),
+        applied_grad_rms=np.full(2, applied_rms),
+        weight_grad_rms=np.ones(2),
+        meta={"optimizers": [{"type": optimizer, "eps": 1e-8}]},
+    )
+    names = iter(["raw", "applied"])
+    sites = tuple(
+        replace(site, module="", name=next(names)) if site.quantity == "total_norm" else site for site in found.sites
+    )
+    return replace(found, sites=sites)
+
+
+CLEAN = {
+    "no clipping": trace(RAW, RAW),
+    "now and then": trace(RAW, np.minimum(RAW, 4.0)),
+    "always, by a little": trace(RAW, np.minimum(RAW, 0.1 + 0 * RAW) * 20),
+    "a loss scale": trace(1024 * RAW, RAW),
+}
+
+
+@pytest.mark.parametrize("found", CLEAN.values(), ids=CLEAN)
+def test_clipping_that_catches_the_rare_large_gradient_is_clean(found):
+    assert list(ClippingDominates().check(found)) == []
+
+
+def test_a_threshold_far_below_every_gradient_is_found():
+    (finding,) = ClippingDominates().check(trace(RAW, np.full(40, 0.01)))
+    assert finding.severity is Severity.WARNING
+    assert finding.measured == pytest.approx(np.median(RAW / 0.01), rel=1e-5)
+    assert f"Clip at {np.percentile(RAW, 90):.2g}" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("rms", "severity"), [(1e-4, Severity.INFO), (1e-8, Severity.WARNING)], ids=["far above eps", "at eps"]
+)
+def test_an_optimizer_that_normalises_forgives_it_down_to_its_eps(rms, severity):
+    (finding,) = ClippingDominates().check(trace(RAW, np.full(40, 0.01), "Adam", rms))
+    assert finding.severity is severity
+
+
+def test_four_steps_are_too_few_to_judge():
+    with pytest.raises(NotJudged, match=r"needs 5 steps .* the trace has 4"):
+        list(ClippingDominates().check(trace(RAW[:4], np.full(4, 0.01))))

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from builders import trace_of
+
+from gradscope.errors import NotJudged
+from gradscope.findings import Severity
+from gradscope.rules.dead_units import DeadUnits
+
+NAN = np.nan
+
+
+def trace(dead, steps=20, **more):
+    """One share for each of three ReLUs, each behind a Linear."""
+    dead = np.broadcast_to(np.asarray(dead, dtype=float), (steps, 3))
+    share = np.full((steps, 6), NAN)
+    share[:, 1::2] = dead
+    return trace_of(
+        types=["Linear", "ReLU"] * 3,
+        weight_rms=[0.2, NAN] * 3,
+        output_rms=np.ones(6),
+        output_mean=[-9.0, 0] * 3,
+        output_max=[-3.2, 0] * 3,
+        output_dead_fraction=share,
+        **more,
+    )
+
+
+rising = np.linspace(0, 1, 20)[:, None] * [0, 1, 0]
+CLEAN = {
+    "none": trace([0, 0, 0]),
+    "a third": trace([0.3, 0.2, 0.1]),
+    "by chance in a small layer": trace([0.6, 0.7, 0.5]),
+    "dead at first, awake at the end": trace(1 - rising - [1, 0, 1]),
+}
+
+
+@pytest.mark.parametrize("found", CLEAN.values(), ids=CLEAN)
+def test_a_few_dead_units_are_no_fault(found):
+    assert list(DeadUnits().check(found)) == []
+
+
+@pytest.mark.parametrize(("share", "severity"), [(0.8, Severity.WARNING), (1.0, Severity.ERROR)])
+def test_a_layer_that_lost_its_width_is_found(share, severity):
+    (finding,) = DeadUnits().check(trace([0.1, share, 0.1]))
+    assert (finding.module, finding.severity) == ("3", severity)
+    assert finding.message == f"{share:.0%} of the units of 3 are silent for every input since step 0."
+    assert "2 gives it values of mean -9 and at most -3.2 at step 19" in finding.cause
+
+
+def test_dying_has_an_onset():
+    (finding,) = DeadUnits().check(trace(rising))
+    assert finding.first_step == 15
+
+
+def test_layers_that_follow_a_dead_one_belong_to_its_finding():
+    (finding,) = DeadUnits().check(trace([1.0, 1.0, 1.0]))
+    assert finding.module == "1"
+    assert len(finding.sites) == 3
+    assert "2 more activations are much the same" in finding.message
+
+
+def test_two_steps_are_too_few_to_judge():
+    with pytest.raises(NotJudged, match="3 recorded steps"):
+        list(DeadUnits().check(trace([1, 1, 1], steps=2)))

@@ -1,0 +1,55 @@
+from dataclasses import dataclass
+
+from builders import trace_of
+
+from gradscope.errors import NotJudged
+from gradscope.records import Quantity
+from gradscope.rules import Rule
+from gradscope.rules.engine import default_rules, diagnose
+
+
+@dataclass(frozen=True)
+class Broken(Rule):
+    """Fails."""
+
+    code = "XX1"
+    name = "broken"
+    reads = frozenset({Quantity.OUTPUT})
+
+    def check(self, trace):
+        raise ZeroDivisionError("by zero")
+        yield
+
+
+@dataclass(frozen=True)
+class Undecided(Rule):
+    """Lacks data."""
+
+    code = "XX2"
+    name = "undecided"
+    reads = frozenset({Quantity.OUTPUT})
+
+    def check(self, trace):
+        raise NotJudged("needs more steps")
+        yield
+
+
+def reasons(trace, *rules):
+    return {item.rule: item.reason for item in diagnose(trace, rules).not_judged}
+
+
+def test_a_broken_rule_is_reported_and_hides_nothing():
+    found = reasons(trace_of(output_rms=[1.0]), Broken(), Undecided())
+    assert found == {"broken": "the rule failed: ZeroDivisionError('by zero')", "undecided": "needs more steps"}
+
+
+def test_a_rule_without_the_quantities_it_reads_is_not_judged():
+    assert reasons(trace_of(weight_rms=[1.0]), Broken()) == {"broken": "the trace holds no output"}
+
+
+def test_without_steps_nothing_is_judged():
+    assert reasons(trace_of(steps=0, output_rms=[1.0]), Broken()) == {"broken": "no step was recorded"}
+
+
+def test_the_default_rules_are_all_that_are_installed():
+    assert {"GS101", "GS504"} <= {rule.code for rule in default_rules()}

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from builders import trace_of
+
+from gradscope.errors import NotJudged
+from gradscope.findings import Severity
+from gradscope.rules.forward_variance_explosion import ForwardVarianceExplosion
+
+D = 10
+
+
+def trace(std, grad=None, rms=0.45):
+    std = np.asarray(std, dtype=float)
+    more = {} if grad is None else {"output_grad_l2_norm": grad}
+    return trace_of(steps=20, numel=400, weight_rms=np.full(std.shape[-1], rms), output_std=std, **more)
+
+
+def along(gain, layers=D):
+    return gain ** np.arange(layers)
+
+
+late = np.arange(20)[:, None] >= 10
+BROKEN = {
+    "twice the He scale": trace(along(2.0)),
+    "hidden by a bounded activation": trace(np.ones(D), grad=along(1.5)[::-1], rms=0.9),
+    "then diverged": trace(np.where(np.arange(20)[:, None] < 2, along(4.0), np.nan)),
+}
+CLEAN = {
+    "kept": trace(np.ones(D)),
+    "made larger by learning": trace(np.where(late, along(2.0, 7), 1.0)),
+    "steeper gradient, weights as asked": trace(np.ones(D), grad=along(1.5)[::-1], rms=0.22),
+    "biases that differ, over tiny weights": trace(along(2.0), rms=0.001),
+    "one large layer": trace(np.r_[np.ones(5), np.full(5, 1e4)]),
+}
+
+
+@pytest.mark.parametrize("found", BROKEN.values(), ids=BROKEN)
+def test_a_signal_that_grows_layer_by_layer_is_found(found):
+    (finding,) = ForwardVarianceExplosion().check(found)
+    assert finding.measured >= finding.threshold
+    assert finding.module == "0"
+
+
+@pytest.mark.parametrize("found", CLEAN.values(), ids=CLEAN)
+def test_a_signal_that_keeps_its_size_is_clean(found):
+    assert list(ForwardVarianceExplosion().check(found)) == []
+
+
+def test_the_remedy_gives_the_std_that_keeps_the_spread():
+    (finding,) = ForwardVarianceExplosion().check(trace(along(4.0), rms=0.9))
+    assert "has an rms of 0.9, a std of 0.22" in finding.remedy
+    assert finding.severity is Severity.ERROR
+
+
+def test_three_layers_are_too_few_to_judge():
+    with pytest.raises(NotJudged, match="the trace has 3"):
+        list(ForwardVarianceExplosion().check(trace(along(9.0, 3))))

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from gradscope.rules.gain import LEAST_LAYERS, steady, steady_growth, steepest_rises
+
+
+def one(values):
+    return steepest_rises(np.asarray(values, dtype=np.float64).reshape(1, -1))
+
+
+def test_a_straight_line_rises_by_its_slope_times_its_gaps():
+    rises = one(0.5 * np.arange(9))
+    assert rises.decades[0] == pytest.approx(4.0)
+    assert rises.per_layer[0] == pytest.approx(0.5)
+    assert (rises.foot[0], rises.top[0]) == (0, 8)
+
+
+def test_the_steepest_stretch_is_found_inside_of_a_flat_profile():
+    rises = one([3, 3, 3, 0, 1, 2, 3, 4, 4, 1])
+    assert (rises.foot[0], rises.top[0]) == (3, 7)
+    assert rises.decades[0] == pytest.approx(4.0)
+
+
+def test_a_fall_is_the_rise_of_the_negative():
+    assert one(-np.arange(6.0)).decades[0] == 0
+    assert steepest_rises(np.arange(6.0).reshape(1, -1)).decades[0] == 5
+
+
+def test_one_jump_is_no_slope():
+    rises = one([0, 0, 0, 5, 5, 5])
+    assert rises.decades[0] == 5
+    assert not steady(rises, 3.0)[0]
+
+
+def test_unobserved_layers_are_left_out():
+    rises = one([0, np.nan, 1, 2, np.nan, 3])
+    assert rises.decades[0] == 3
+    assert rises.per_layer[0] == 1
+    assert (rises.foot[0], rises.top[0]) == (0, 5)
+
+
+def test_fewer_than_four_layers_are_not_known():
+    assert not one(np.arange(LEAST_LAYERS - 1.0)).known[0]
+
+
+@pytest.mark.parametrize("offset", [-30.0, 4.0])
+def test_a_factor_on_everything_changes_nothing(offset):
+    values = np.random.default_rng(0).normal(size=(5, 12))
+    before, after = steepest_rises(values), steepest_rises(values + offset)
+    np.testing.assert_allclose(before.decades, after.decades, atol=1e-9)
+    np.testing.assert_array_equal(before.foot, after.foot)
+
+
+def test_growth_that_the_run_begins_with_is_judged_more_strictly_than_growth_that_training_makes():
+    mild, flat = 0.3 * np.arange(8), np.zeros(8)
+    from_start = steepest_rises(np.stack([mild] * 10))
+    learned = steepest_rises(np.stack([flat] * 5 + [mild] * 5))
+    assert steady_growth(from_start, from_start=1.5, grown=3.0).all()
+    assert not steady_growth(learned, from_start=1.5, grown=3.0).any()

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from builders import trace_of
+
+from gradscope.errors import NotJudged
+from gradscope.findings import Severity
+from gradscope.rules.no_gradient import NoGradient
+
+NAN = np.nan
+MODULES = ["front.0", "front.2", "back.1"]
+
+
+def trace(grad, *, update=(0.1, 0.1, 0.1), steps=10, **more):
+    grad = np.broadcast_to(np.asarray(grad, dtype=float), (steps, 3))
+    return trace_of(
+        modules=MODULES, weight_l2_norm=np.ones(3), weight_grad_l2_norm=grad, weight_update_l2_norm=list(update), **more
+    )
+
+
+first_step_zero = np.r_[[[0, 1, 1]], np.ones((9, 3))]
+every_other = np.where(np.arange(10)[:, None] % 2, [1, 1, 1], [1, NAN, 1])
+CLEAN = {
+    "all learn": trace([1, 1, 1]),
+    "an adapter's first step": trace(first_step_zero),
+    "a head of its own task, every other step": trace(every_other),
+    "tiny is not zero": trace([1e-30, 1, 1]),
+    "NaN has arrived": trace([NAN, 1, 1], weight_grad_nonfinite_count=[5, 0, 0]),
+}
+
+
+@pytest.mark.parametrize("found", CLEAN.values(), ids=CLEAN)
+def test_what_gets_a_gradient_now_and_then_is_clean(found):
+    assert list(NoGradient().check(found)) == []
+
+
+@pytest.mark.parametrize(("value", "said"), [(NAN, "never got a gradient"), (0.0, "a gradient of exactly zero")])
+def test_a_region_that_is_cut_off_is_one_finding(value, said):
+    (finding,) = NoGradient().check(trace([value, value, 1]))
+    assert finding.module == "front"
+    assert finding.severity is Severity.ERROR
+    assert said in finding.message
+    assert "67% of all trainable" in finding.message
+
+
+def test_an_output_that_nobody_uses_costs_only_itself():
+    (finding,) = NoGradient().check(trace([1, NAN, 1]))
+    assert (finding.module, finding.severity) == ("front.2", Severity.WARNING)
+
+
+def test_what_no_optimizer_holds_was_not_meant_to_learn():
+    updates = trace_of(
+        modules=MODULES,
+        weight_l2_norm=np.ones(3),
+        weight_grad_l2_norm=[NAN, 1, 1],
+        meta={"optimizers": [{"type": "SGD"}]},
+    )
+    (finding,) = NoGradient().check(updates)
+    assert finding.severity is Severity.INFO
+
+
+def test_two_steps_are_too_few_to_judge():
+    with pytest.raises(NotJudged, match="needs 3 steps"):
+        list(NoGradient().check(trace([0, 1, 1], steps=2)))

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from builders import trace_of
+
+from gradscope.findings import Severity
+from gradscope.rules.non_finite import NonFinite
+
+BORN = 6
+D = 4
+
+
+def trace(*, heals=False, modules=("a", "b", "angle", "head"), **bad):
+    """Counts of non-finite elements from step `BORN` on, by quantity."""
+    step = np.arange(10)[:, None]
+    sick = step == BORN if heals else step >= BORN
+    measured = {}
+    for quantity in ("output", "output_grad", "input_grad", "weight_grad", "weight", "weight_update"):
+        measured[f"{quantity}_rms"] = np.ones(D)
+        measured[f"{quantity}_abs_max"] = np.broadcast_to(np.arange(10.0)[:, None] + 1, (10, D))
+        measured[f"{quantity}_nonfinite_count"] = np.where(sick, bad.get(quantity, np.zeros(D)), 0)
+    return trace_of(modules=list(modules), **measured)
+
+
+ALL = np.full(D, 7.0)
+BIRTHS = {
+    "forward": (
+        {"output": [0, 7, 7, 7], "output_grad": ALL, "input_grad": ALL, "weight_grad": ALL},
+        "b",
+        "forward pass of b",
+    ),
+    "backward": (
+        {"output_grad": [7, 7, 0, 0], "input_grad": [7, 7, 7, 0], "weight_grad": [7, 7, 0, 0]},
+        "angle",
+        "backward pass of angle",
+    ),
+    "behind a module": (
+        {"output_grad": [7, 7, 0, 0], "input_grad": [7, 7, 0, 0], "weight_grad": [7, 7, 0, 0]},
+        "b",
+        "b from",
+    ),
+    "a parameter's gradient": ({"weight_grad": [0, 7, 0, 0]}, "b", "gradient of b.weight"),
+    "an update": ({"weight_update": [0, 0, 7, 0]}, "angle", "update of angle.weight overflows"),
+    "a weight": ({"weight": [7, 0, 0, 0], "output": ALL}, "a", "parameter a.weight"),
+}
+
+
+@pytest.mark.parametrize(("bad", "module", "said"), BIRTHS.values(), ids=BIRTHS)
+def test_the_place_and_the_direction_of_the_birth_are_named(bad, module, said):
+    (finding,) = NonFinite().check(trace(**bad))
+    assert finding.module == module
+    assert said in finding.message
+    assert (finding.first_step, finding.last_step, finding.severity) == (BORN, 9, Severity.ERROR)
+
+
+def test_finite_numbers_are_clean():
+    assert list(NonFinite().check(trace())) == []
+
+
+def test_a_mask_of_infinities_that_nothing_follows_from_is_meant():
+    assert list(NonFinite().check(trace(output=[0, 7, 0, 0]))) == []
+
+
+def test_one_step_of_broken_gradients_that_no_weight_took_in_is_a_warning():
+    (finding,) = NonFinite().check(trace(heals=True, weight_grad=[7, 0, 0, 0]))
+    assert finding.severity is Severity.WARNING
+
+
+def test_numbers_that_grew_into_it_have_overflowed():
+    counts = np.where(np.arange(10)[:, None] >= BORN, 7, 0)
+    peaks = 10.0 ** (3 * np.arange(10))[:, None]
+    found = trace_of(output_rms=[1.0], output_nonfinite_count=counts, output_abs_max=peaks)
+    (finding,) = NonFinite().check(found)
+    assert finding.cause.endswith("grew from 1 to 1e+15 in the steps before: it overflowed.")
+    assert finding.remedy.startswith("The numbers overflow")

@@ -1,0 +1,89 @@
+import pytest
+from builders import trace_of
+
+from gradscope.findings import Finding, Role, Severity
+from gradscope.records import Quantity, Site
+from gradscope.rules import RULES
+from gradscope.rules.relations import EXPLAINED_BY, ORDER, relate
+
+TRACE = trace_of(output_rms=[1.0])
+
+
+def finding(code, *, depths=(1, 9), first=0, severity=Severity.ERROR, module=None):
+    sites = tuple(
+        Site(module=str(d), module_type="Linear", quantity=Quantity.OUTPUT_GRAD, depth=d) for d in range(*depths)
+    )
+    return Finding(
+        code=code,
+        pathology=code,
+        severity=severity,
+        module=module or str(depths[0]),
+        sites=sites,
+        first_step=first,
+        last_step=99,
+        measured=0.0,
+        threshold=1.0,
+        unit="",
+        message="",
+        cause="",
+        remedy="",
+    )
+
+
+def roles(*findings):
+    return {f.code: (f.role, f.caused_by and f.caused_by[1]) for f in relate(findings, TRACE)}
+
+
+ROOT = (Role.ROOT, None)
+
+
+@pytest.mark.parametrize(
+    ("root", "symptoms"),
+    [
+        ("GS304", ("GS101", "GS501", "GS301")),
+        ("GS305", ("GS102", "GS502", "GS401", "GS302")),
+        ("GS504", ("GS103", "GS301", "GS101")),
+        ("GS502", ("GS301", "GS302", "GS401")),
+        ("GS301", ("GS103",)),
+        ("GS101", ("GS501",)),
+    ],
+)
+def test_typical_stories_have_one_root(root, symptoms):
+    found = roles(finding(root), *(finding(code) for code in symptoms))
+    assert found[root] == ROOT
+    assert {found[code] for code in symptoms} == {(Role.SYMPTOM, root)}
+
+
+def test_a_symptom_of_a_symptom_names_the_root():
+    found = roles(finding("GS305"), finding("GS102"), finding("GS502", first=1), finding("GS301", first=2))
+    assert [code for code, (role, _) in found.items() if role is Role.ROOT] == ["GS305"]
+    assert found["GS301"] == (Role.SYMPTOM, "GS305")
+
+
+def test_a_cause_cannot_begin_after_its_effect():
+    assert roles(finding("GS301", first=0), finding("GS502", first=5))["GS301"] == ROOT
+
+
+def test_an_explosion_that_follows_a_large_step_is_its_symptom_and_not_the_other_way_round():
+    found = roles(finding("GS502", first=0), finding("GS305", first=1), finding("GS102", first=1))
+    assert found == {"GS502": ROOT, "GS305": (Role.SYMPTOM, "GS502"), "GS102": (Role.SYMPTOM, "GS502")}
+
+
+def test_a_gradient_is_lost_upstream_of_its_cause_only():
+    dead = finding("GS301", depths=(4, 5))
+    assert roles(dead, finding("GS103", depths=(1, 3)))["GS103"] == (Role.SYMPTOM, "GS301")
+    assert roles(dead, finding("GS103", depths=(6, 9)))["GS103"] == ROOT
+
+
+def test_roots_come_first_and_the_worst_of_them_first():
+    ordered = relate(
+        [finding("GS501"), finding("GS503", severity=Severity.INFO), finding("GS101"), finding("GS302")], TRACE
+    )
+    assert [f.role for f in ordered] == sorted(f.role for f in ordered)
+    assert ordered[0].severity is Severity.ERROR
+
+
+def test_every_rule_has_its_place_in_the_order_and_every_cause_is_a_rule():
+    codes = {rule.code for rule in RULES}
+    assert set(ORDER) == codes
+    assert {code for causes in EXPLAINED_BY.values() for code, _ in causes} <= codes
