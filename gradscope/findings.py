@@ -192,7 +192,8 @@ class Diagnosis:
         )
         unjudged = "".join(f"<li>{html.escape(item.rule)}: {html.escape(item.reason)}</li>" for item in self.not_judged)
         head = "".join(f"<th>{name}</th>" for name in ("code", "severity", "role", "module", "what", "cause", "remedy"))
-        verdict = f"{len(self.roots)} root findings" if self.findings else "healthy"
+        count = len(self.roots)
+        verdict = f"{count} root finding{'s' * (count != 1)}" if self.findings else "healthy"
         return (
             f"<p><b>gradscope: {verdict}</b> ({self.steps} steps, {self.sites} sites)</p>"
             f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

@@ -1,5 +1,6 @@
 """Which steps are recorded. A schedule is any callable from a step's number to bool; these are the usual ones."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,9 +42,14 @@ class LogSpaced:
 
 
 def _log_bucket(step: int, per_decade: int) -> int:
-    # whole numbers only: the largest k with 10^(k / per_decade) <= step
+    # the largest k with 10^(k / per_decade) <= step, in whole numbers, as floats err at the marks themselves
     power = step**per_decade
-    return len(str(power)) - 1
+    k = int(per_decade * math.log10(step)) if step else 0
+    while 10 ** (k + 1) <= power:
+        k += 1
+    while k and 10**k > power:
+        k -= 1
+    return k
 
 
 def as_schedule(every: int | Schedule) -> Schedule:

@@ -10,12 +10,13 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from gradscope import __version__, at_exit
+from gradscope import at_exit
 from gradscope.errors import TraceError
 from gradscope.findings import Json
 from gradscope.records import STATISTICS, Event, Site
@@ -147,20 +148,27 @@ class TraceWriter:
             try:
                 self.flush()
                 with self._failing():
-                    if self._file is None and not self._keeps_older:
+                    if self._file is not None:
+                        self._file.close()
+                    elif not self._keeps_older:
                         with _draft(self._target) as draft:
                             _write_whole(self._block.records.finish(self._sites, self._meta, self._late), draft)
                             os.replace(draft, self._target)
             finally:
-                self._close_file()
+                self._closed = True
 
     def abandon(self) -> None:
-        """Leaves the file to another process: this one, a fork, will not touch it, not even when HDF5 tidies up."""
+        """Leaves the file as it is: in a fork, to the parent; and when it could not be written.
+
+        HDF5 would write to it still, at the latest at the exit of the process, and mark it as complete.
+        """
         self._closed = True
         if self._file is not None:
             nowhere = os.open(os.devnull, os.O_RDWR)
             os.dup2(nowhere, self._file.id.get_vfd_handle())
             os.close(nowhere)
+            with suppress(*_FAILURES):  # it cannot make nowhere longer
+                self._file.close()
 
     def __del__(self) -> None:
         at_exit.quietly(self.close)
@@ -199,19 +207,14 @@ class TraceWriter:
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """A file that could not be written once is closed, with what was committed before."""
+        """A file that could not be written once is left alone; what was committed before can be read."""
         try:
             yield
         except _FAILURES as error:
             at_exit.discard(self)
-            self._close_file()
+            if not self._closed:
+                self.abandon()
             raise TraceError(f"{self.path} cannot be written: {reason(error)}.") from error
-
-    def _close_file(self) -> None:
-        self._closed = True
-        if self._file is not None:
-            with suppress(*_FAILURES):  # of a file that could not be written: that was reported already
-                self._file.close()
 
 
 class _Tables:
@@ -298,7 +301,7 @@ def _create(path: Path, *, sites: int, time_rows: int) -> h5py.File:
     file = h5py.File(path, "x", libver="latest", locking=False, rdcc_nbytes=0)
     file.attrs["format"] = np.bytes_(FORMAT)
     file.attrs["schema"] = np.int64(SCHEMA_VERSION)
-    file.attrs["gradscope"] = np.bytes_(__version__.encode()[:64])
+    file.attrs["gradscope"] = np.bytes_(version("gradscope").encode()[:64])
     for name, (dtype, axes) in SCHEMA.items():
         if axes == ("counter",):  # of fixed size and in one piece, so that it changes in a single write
             file.create_dataset(name, data=np.zeros(len(Counters()), dtype))

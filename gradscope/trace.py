@@ -155,32 +155,33 @@ class Trace:
 
         step, site = np.nonzero(~np.isnan(self.statistics[Statistic.NUMEL]))
         whole = np.stack([self.statistics[s][step, site] for s in STATISTICS], axis=1)
-        steps = np.concatenate([step, self.times.step])
+        rows = np.concatenate([whole, self.times.values])
+        steps = self.steps[np.concatenate([step, self.times.step])]
         sites = np.concatenate([site, self.times.site]).astype(np.intp)
-        time = pd.array(np.concatenate([np.zeros(len(step), np.int64), self.times.time]), dtype="Int64")
-        time[: len(step)] = pd.NA
+        times = np.concatenate([np.full(len(step), -1), self.times.time])
+        depths = np.array([s.depth for s in self.sites], dtype=np.int64)[sites]
+        order = np.lexsort((times, sites, depths, steps))
+        rows, steps, sites, times, depths = rows[order], steps[order], sites[order], times[order], depths[order]
 
         def of_site(attribute: str) -> "pd.Categorical":
-            # few distinct values in many rows: categories, not a million strings
+            # few distinct values in many rows: pandas need not look at a million strings
             return pd.Categorical([str(getattr(s, attribute)) for s in self.sites]).take(sites)
 
-        values = np.concatenate([whole, self.times.values])
-        frame = pd.DataFrame(
+        return pd.DataFrame(
             {
-                "step": self.steps[steps],
-                "time": time,
+                "step": steps,
+                "time": pd.arrays.IntegerArray(times.astype(np.int64), times < 0),
                 **{a: of_site(a).astype(str) for a in ("module", "module_type", "quantity", "name")},
-                "depth": np.array([s.depth for s in self.sites], dtype=np.int64)[sites],
-                **{s.value: values[:, i] for i, s in enumerate(STATISTICS)},
+                "depth": depths,
+                **{s.value: rows[:, i] for i, s in enumerate(STATISTICS)},
             }
         )
-        return frame.sort_values(["step", "depth", "time"], kind="stable", ignore_index=True)
 
     def save(self, path: str | Path) -> None:
         """Writes the trace as HDF5; an existing file is replaced only when the new one is complete."""
         from gradscope.storage import save_trace  # storage imports this module
 
-        save_trace(self, Path(path))
+        save_trace(self, path)
 
 
 class Sink(Protocol):

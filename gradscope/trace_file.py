@@ -2,15 +2,17 @@
 
 A file is readable while it is being written, and after the writer was killed: data are appended and flushed first, then
 the counters in ``/committed`` say how much of them is valid. Nothing that a counter has covered changes its value.
-HDF5's SWMR mode is what makes that safe, and it decides the form of the rest: no dataset, group or attribute can be
-created once it is on, and no variable-length string written. So all datasets exist from the start, values per time are
-in long form, and texts that change during a run (metadata, sites) are written again behind the old ones.
+HDF5's SWMR mode (single writer, multiple readers) keeps its own tables in order, and decides the form of the rest: once
+it is on, no dataset, group or attribute can be created, and no text of variable length written. So all datasets exist
+from the start, values per time are in long form, and texts that change during a run (metadata, sites) are written again
+behind the old ones.
 """
 
 import json
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, cast
 
@@ -22,6 +24,7 @@ from gradscope.errors import TraceError
 from gradscope.findings import Json
 from gradscope.records import STATISTICS, Event, Quantity, Site
 from gradscope.trace import PER_STEP, Floats, TimeTable, Trace
+from gradscope.unclosed import SIGNATURE, unclosed_file
 
 FORMAT = b"gradscope trace"  # root attribute "format"
 SCHEMA_VERSION = 1  # root attribute "schema"
@@ -85,7 +88,6 @@ SITE_TEXTS = ("module", "module_type", "quantity", "name")
 
 _SITE_COLUMNS = (*SITE_TEXTS, "depth")
 _TIME_COLUMNS = ("step", "site", "time", *(s.value for s in STATISTICS))
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _INFLATION = 1032  # deflate cannot shrink data by more than this
 _ALWAYS_ALLOWED = 1 << 28  # bytes that a file may declare whatever its own size: chunks of NaN only are left out
@@ -102,13 +104,19 @@ def read_trace(path: str | Path) -> Trace:
     Raises:
         TraceError: There is no such file, it is no trace, it is of a later version of gradscope, or it is damaged.
     """
-    require_file(path)
-    try:
-        with _opened(path) as file:
-            _require_schema(file, path)
-            return read_open(file, os.path.getsize(path))
-    except _DAMAGE as damage:
-        raise TraceError(f"{path} is truncated or damaged: {reason(damage)}.") from damage
+    for last in (*[False] * 9, True):
+        require_file(path)
+        before = os.stat(path)
+        try:
+            with _opened(path) as file:
+                _require_schema(file, path)
+                return read_open(file, before.st_size)
+        except _DAMAGE as damage:
+            after = os.stat(path)
+            written = (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size)
+            if last or not written:  # else a block may have been read half
+                raise TraceError(f"{path} is truncated or damaged: {reason(damage)}.") from damage
+    raise AssertionError("the last try returns or raises")
 
 
 def require_trace(path: str | Path) -> None:
@@ -128,24 +136,25 @@ def require_file(path: str | Path) -> None:
         if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
             raise TraceError(f"{path} is no file{' but a folder' * stat.S_ISDIR(mode)}; a trace is a single HDF5 file.")
         with open(path, "rb") as raw:
-            start = raw.read(len(_SIGNATURE))
+            start = raw.read(len(SIGNATURE))
     except FileNotFoundError as error:
         raise TraceError(f"{path} does not exist.") from error
     except (OSError, ValueError) as error:
         raise TraceError(f"{path} cannot be read: {reason(error)}.") from error
-    if start != _SIGNATURE:
+    if start != SIGNATURE:
         raise TraceError(f"{path} is no gradscope trace: it is not HDF5.")
 
 
-def _opened(path: str | Path) -> h5py.File:
+@contextmanager
+def _opened(path: str | Path) -> Iterator[h5py.File]:
     """The file, for reading. Without locks: a reader must never be in the way of the training that writes."""
-    try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        try:  # a file that is being written, or was when its writer died
-            return h5py.File(path, "r", swmr=True, locking=False)
-        except OSError:
-            raise error from None
+    with ExitStack() as stack:
+        unclosed = unclosed_file(path)
+        if unclosed is None:
+            yield stack.enter_context(h5py.File(path, "r", locking=False))
+        else:
+            stack.callback(unclosed.close)
+            yield stack.enter_context(h5py.File(unclosed, "r"))
 
 
 def _require_schema(file: h5py.File, path: str | Path) -> None:
@@ -300,7 +309,7 @@ def _event(item: Json) -> Event:
 
 def reason(error: BaseException) -> str:
     """What went wrong, in one line."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return error.strerror
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
     text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
     return text.rstrip(".") or type(error).__name__

@@ -7,13 +7,15 @@ each, until it has appended 1000 of them, or END after 20: "raise", "exit" or "r
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
+from gradscope.errors import TraceError
 from gradscope.findings import Json
 from gradscope.records import STATISTICS, Event, Quantity, Site
-from gradscope.storage import TraceWriter
+from gradscope.storage import TraceWriter, read_trace
 from gradscope.trace import PER_STEP, StepRecord, Trace, TraceBuilder
 
 Appended: TypeAlias = tuple[StepRecord, tuple[Site, ...], Mapping[str, Json]]
@@ -75,6 +77,14 @@ def assert_same(one: Trace, other: Trace) -> None:
     for name, (a, b) in arrays.items():
         assert (a.dtype, a.shape) == (b.dtype, b.shape), name
         assert np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes(), name
+
+
+def read_or_refused(path: Path) -> Trace | str:
+    """The trace, or the sentence that says why there is none; any other error is an error."""
+    try:
+        return read_trace(path)
+    except TraceError as error:
+        return str(error)
 
 
 def main(path: str, seed: str, end: str) -> None:
