@@ -102,25 +102,23 @@ class StepRecorder:
         if torch._C._current_graph_task_id() == -1:
             self._advance()
 
-    def emit(self, site: int, tensor: Tensor, time: int = 0, saturated: Predicate | None = None) -> Moments | None:
+    def emit(self, site: int, tensor: Tensor, time: int = 0, saturated: Predicate | None = None) -> None:
         """Reduces `tensor` to its statistics, or copies it where that is cheaper."""
-        moments = self._emit(self.forward, site, tensor, time)
-        if saturated is not None:
-            if moments is None and tensor.dtype is torch.float32:
-                self._saturable.setdefault(saturated, []).append((site, self._small[-1]))
-            else:
-                self._derived.append((site, Statistic.SATURATED_FRACTION, fraction_where(tensor, saturated)))
-        return moments
+        self._emit(self.forward, site, tensor, time)
+        if saturated is None:
+            return
+        if joinable(tensor) and tensor.dtype is torch.float32:
+            self._saturable.setdefault(saturated, []).append((site, self._small[-1]))
+        else:
+            self._derived.append((site, Statistic.SATURATED_FRACTION, fraction_where(tensor, saturated)))
 
-    def _emit(self, forward: int, site: int, tensor: Tensor, time: int) -> Moments | None:
+    def _emit(self, forward: int, site: int, tensor: Tensor, time: int) -> None:
         if joinable(tensor):
             self._small.append(tensor.detach().clone())
             self._small_where.append((forward, site, time))
-            return None
-        moments = moments_of(tensor)
-        self._moments.append(moments)
-        self._where.append((forward, site, time))
-        return moments
+        else:
+            self._moments.append(moments_of(tensor))
+            self._where.append((forward, site, time))
 
     def emit_slices(self, site: int, tensor: Tensor, axis: int, time: int = 0) -> None:
         """`emit` for every position along `axis`."""

@@ -76,17 +76,6 @@ def moments_of(x: Tensor) -> Moments:
     return _with_zeros(moments, implicit_zeros) if implicit_zeros else moments
 
 
-def has_norm_of(x: Tensor, moments: Moments) -> bool:
-    """Whether x has, bit by bit, the norm that `moments` were taken with; False where that cannot be told cheaply."""
-    if isinstance(moments, Tensor) or not x.is_cpu or x.dtype not in _NATIVE or x.layout is not torch.strided:
-        return False
-    norm = 0.0
-    for block in _flat(x.detach()).split(_BLOCK):
-        part = math.sqrt(torch.dot(block, block).item())
-        norm = math.hypot(norm, part) if norm else part
-    return norm == moments[_NORM]
-
-
 def many_moments(tensors: Sequence[Tensor]) -> NDArray[np.float64]:
     """The moments of each tensor, shape (tensor, moment): small ones on the CPU are joined, then reduced by segment."""
     result = np.empty((len(tensors), _MOMENTS))
@@ -227,7 +216,14 @@ def scaled(rows: Rows, factor: float) -> Rows:
 
 def scalar_row(value: float) -> Rows:
     """The statistics of a single number, shape (statistic,)."""
-    return rows_of(np.array(_exact(torch.tensor([value], dtype=torch.float64))))
+    row = np.full(len(STATISTICS), np.nan)
+    row[COLUMN["numel"]], row[COLUMN["nonfinite_count"]] = 1, not math.isfinite(value)
+    row[COLUMN["zero_fraction"]] = value == 0
+    if math.isfinite(value):
+        row[[COLUMN[s] for s in ("mean", "min", "max")]] = value
+        row[[COLUMN[s] for s in ("rms", "l2_norm", "abs_max")]] = abs(value)
+        row[COLUMN["std"]] = 0
+    return _as_float32(row)
 
 
 def rows_of(moments: NDArray[np.float64]) -> Rows:

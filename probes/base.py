@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.records import Quantity, Statistic
-from gradscope.statistics import Moments
 from gradscope.units import Liveness, Predicate
 
 
@@ -72,11 +71,10 @@ class Recorder(Protocol):
         """Ends the step at whose boundary we are, and begins the next."""
         ...
 
-    def emit(self, site: int, tensor: Tensor, time: int = 0, saturated: Predicate | None = None) -> Moments | None:
+    def emit(self, site: int, tensor: Tensor, time: int = 0, saturated: Predicate | None = None) -> None:
         """Reduces `tensor` to its statistics now: what happens to it later does not matter.
 
-        With `saturated`, the share of its elements for which that is true is its saturated fraction. Returns the
-        moments if they are known at once.
+        With `saturated`, the share of its elements for which that is true is its saturated fraction.
         """
         ...
 

@@ -1,6 +1,6 @@
 """The parameters: weights, their gradients as backward left them and as the optimizer applied them, and the updates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gradscope.probes.base import Hook, Probe, Recorder, Target, owner_and_name
 from gradscope.records import Quantity, Statistic
-from gradscope.statistics import Moments, has_norm_of, joinable
+from gradscope.statistics import joinable
 from gradscope.units import symmetric_fraction
 
 
@@ -30,18 +30,17 @@ class Parameters(Probe):
         """Places a hook on each trainable parameter and two on each optimizer."""
         handles = ExitStack()
         names = {id(parameter): name for name, parameter in target.parameters.items()}
-        raw: dict[str, _RawGradientHook] = {}
         for name, parameter in target.parameters.items():
             recorder.site(*_site(name, Quantity.WEIGHT))
             if parameter.requires_grad:
-                hook = raw[name] = _RawGradientHook(recorder, recorder.site(*_site(name, Quantity.WEIGHT_GRAD)))
+                hook = _RawGradientHook(recorder, recorder.site(*_site(name, Quantity.WEIGHT_GRAD)))
                 handles.callback(parameter.register_post_accumulate_grad_hook(hook).remove)
         stepped: set[int] = set()
         for optimizer in target.optimizers:
             held = [
                 p for group in optimizer.param_groups for p in group["params"] if p.requires_grad and id(p) in names
             ]
-            weights = _Weights(recorder, {names[id(p)]: p for p in held}, raw)
+            weights = _Weights(recorder, {names[id(p)]: p for p in held}, applied=True)
             handles.callback(optimizer.register_step_pre_hook(_BeforeUpdate(recorder, weights)).remove)
             handles.callback(optimizer.register_step_post_hook(_AfterUpdate(recorder, weights)).remove)
             stepped |= {id(p) for p in held}
@@ -60,13 +59,11 @@ def _site(parameter: str, quantity: Quantity) -> tuple[str, Quantity, str]:
 class _RawGradientHook(Hook):
     """Emits a parameter's gradient whenever a backward has added to it: the last one of the step counts."""
 
-    __slots__ = ("measured", "site", "step", "version")
+    __slots__ = ("site",)
 
     def __init__(self, recorder: Recorder, site: int) -> None:
         super().__init__(Parameters.name, recorder)
         self.site = site
-        self.step = self.version = -1
-        self.measured: Moments | None = None
 
     def __call__(self, parameter: Tensor) -> None:
         recorder = self.recorder
@@ -74,20 +71,10 @@ class _RawGradientHook(Hook):
         if not recorder.on:
             return
         try:
-            grad = parameter.grad
-            if grad is not None:
-                self.measured = recorder.emit(self.site, grad)
-                self.step, self.version = recorder.step, grad._version
+            if parameter.grad is not None:
+                recorder.emit(self.site, parameter.grad)
         except Exception as error:
             recorder.failed(self.probe, error)
-
-    def still_is(self, grad: Tensor) -> bool:
-        """Whether `grad` is what was measured in this step; False where that cannot be told for less than measuring it.
-
-        The version alone does not tell: `p.grad.data.clamp_()` leaves it as it is.
-        """
-        known = self.measured if self.step == self.recorder.step and self.version == grad._version else None
-        return known is not None and has_norm_of(grad, known)
 
 
 class _Weights:
@@ -96,22 +83,15 @@ class _Weights:
     Large ones are taken one at a time: what was read for one purpose is still in the cache for the next.
     """
 
-    def __init__(
-        self,
-        recorder: Recorder,
-        parameters: Mapping[str, nn.Parameter],
-        raw: Mapping[str, _RawGradientHook] | None,
-    ) -> None:
+    def __init__(self, recorder: Recorder, parameters: Mapping[str, nn.Parameter], *, applied: bool) -> None:
         self._recorder = recorder
         ordered = sorted(parameters.items(), key=lambda item: joinable(item[1]))
-        self._weights = [parameter.detach() for _, parameter in ordered]
-        self._parameters = [parameter for _, parameter in ordered]
+        self._weights: list[Tensor] = [parameter for _, parameter in ordered]
         self._large = sum(not joinable(parameter) for parameter in self._weights)
         names = [name for name, _ in ordered]
         self._weight_sites = [recorder.site(*_site(name, Quantity.WEIGHT)) for name in names]
         self._update_sites = [recorder.site(*_site(name, Quantity.WEIGHT_UPDATE)) for name in names]
-        self._raw = None if raw is None else [raw[name] for name in names]
-        self._applied_sites = [] if raw is None else [recorder.site(*_site(n, Quantity.APPLIED_GRAD)) for n in names]
+        self._applied_sites = [recorder.site(*_site(n, Quantity.APPLIED_GRAD)) for n in names] if applied else []
         self._before: list[Tensor] = []  # kept between the steps: fresh memory costs ten times the copy in page faults
         self._copied = False
         self._records = 0
@@ -141,8 +121,9 @@ class _Weights:
     def after(self) -> None:
         """Emits the gradients as they were applied, and the change since `before`."""
         recorder, large = self._recorder, self._large
-        if self._raw is not None:
-            self._emit_applied(self._raw)
+        if self._applied_sites:
+            given = [(s, w.grad) for s, w in zip(self._applied_sites, self._weights, strict=True) if w.grad is not None]
+            recorder.emit_many([site for site, _ in given], [grad for _, grad in given])
         if not self._copied:  # the step began before the recording did
             return
         self._copied = False
@@ -151,20 +132,6 @@ class _Weights:
         if len(self._weights) > large:
             changes = torch._foreach_sub(self._weights[large:], self._before[large:])
             recorder.emit_many(self._update_sites[large:], changes)
-
-    def _emit_applied(self, raw: Sequence[_RawGradientHook]) -> None:
-        recorder = self._recorder
-        sites, grads = [], []
-        for site, parameter, hook in zip(self._applied_sites, self._parameters, raw, strict=True):
-            grad = parameter.grad
-            if grad is None:
-                continue
-            if hook.still_is(grad):
-                recorder.same(site, 0, hook.site, 0)
-            else:
-                sites.append(site)
-                grads.append(grad)
-        recorder.emit_many(sites, grads)
 
 
 def _looks_for_symmetry(record: int) -> bool:
@@ -211,7 +178,7 @@ class _ByHand:
 
     def __init__(self, recorder: Recorder, moving: dict[str, nn.Parameter], still: dict[str, nn.Parameter]) -> None:
         self._recorder = recorder
-        self._moving = _Weights(recorder, moving, None)
+        self._moving = _Weights(recorder, moving, applied=False)
         self._still = list(still.values())
         self._still_sites = [recorder.site(*_site(name, Quantity.WEIGHT)) for name in still]
 

@@ -93,7 +93,7 @@ class Reader(nn.Module):
 
 def mlp() -> tuple[nn.Module, Tensor, Tensor]:
     layers = [part for _ in range(20) for part in (nn.Linear(256, 256), nn.ReLU())]
-    return nn.Sequential(*layers, nn.Linear(256, 10)), torch.randn(128, 256), torch.randint(10, (128,))
+    return nn.Sequential(*layers, nn.Linear(256, 10)), torch.randn(512, 256), torch.randint(10, (512,))
 
 
 def cnn() -> tuple[nn.Module, Tensor, Tensor]:
@@ -125,10 +125,10 @@ def tiny() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 MODELS: dict[str, tuple[str, Callable[[], tuple[nn.Module, Tensor, Tensor]]]] = {
-    "mlp": ("MLP 20×256", mlp),
-    "cnn": ("ResNet-20, 32×32", cnn),
-    "gpt2": ("GPT-2, 4 layers, width 256", gpt2),
-    "lstm": ("LSTM 2×256, 100 steps", lstm),
+    "mlp": ("MLP 20×256, batch 512", mlp),
+    "cnn": ("ResNet-20, 32×32, batch 32", cnn),
+    "gpt2": ("GPT-2, 4×256, 8×128 tokens", gpt2),
+    "lstm": ("LSTM 2×256, 16×100 steps", lstm),
     "tiny": ("400 tiny modules", tiny),
 }
 
