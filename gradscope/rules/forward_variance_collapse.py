@@ -9,7 +9,7 @@ from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
-from gradscope.rules.gain import LEAST_LAYERS, steady, steepest_rises
+from gradscope.rules.gain import DECAY, LEAST_LAYERS, steady, steepest_rises
 from gradscope.rules.layers import profile_of
 from gradscope.rules.persistence import Persistence, persistence
 from gradscope.rules.stretch import Stretch, scale_along, stretch_of
@@ -25,9 +25,9 @@ class ForwardVarianceCollapse(Rule):
         getting small while what the input contributes dies out, a gradient that shrinks over layers whose weights have
         at most half the scale √fan_in · std(w) that their activation asks for (√2 before a ReLU, 1 else). What the
         gradient loses per layer, a difference between two inputs loses too.
-    Why the threshold: three decades over at least four layers, with a factor of 1/1.6 or less per layer, as for GS101.
-        Half of what is asked: torch's default for Linear is 0.41 of it before a ReLU and vanishes in deep nets; before
-        a Tanh it is 0.58, and a Tanh layer loses little.
+    Why the threshold: three decades over at least four layers, with a factor of 1/1.25 or less per layer, as for
+        GS101. Half of what is asked: torch's default for Linear is 0.41 of it before a ReLU and vanishes in deep nets;
+        before a Tanh it is 0.58, and a Tanh layer loses little.
     What to try: He initialisation before ReLU, Xavier before Tanh; normalisation layers.
     Where it stays silent: nets of few layers, in which the loss stays under three decades; networks with normalisation
         or residual connections, whose weights may be small; what heals within a fifth of the run.
@@ -56,11 +56,11 @@ class ForwardVarianceCollapse(Rule):
         with np.errstate(invalid="ignore"):
             # weights above that scale make no signal die out: something else between the layers did
             driven = ~(scale_along(trace, spread, falls) > 1)
-        seen, inferred = steady(falls, self.min_decades) & driven, np.zeros(len(trace.steps), bool)
+        seen, inferred = steady(falls, decades=self.min_decades, gain=DECAY) & driven, np.zeros(len(trace.steps), bool)
         if gradient.layers:
             with np.errstate(invalid="ignore"):
                 small = scale_along(trace, gradient, fades) <= self.small_scale
-            inferred = steady(fades, self.min_decades) & small
+            inferred = steady(fades, decades=self.min_decades, gain=DECAY) & small
         lasting = persistence(seen | inferred, falls.known)
         if lasting is None:
             return

@@ -9,7 +9,7 @@ from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
-from gradscope.rules.gain import LEAST_LAYERS, STEADY_GAIN, Bools, Rises, steady_growth, steepest_rises
+from gradscope.rules.gain import GROWTH, LEAST_LAYERS, Bools, Rises, steady_growth, steepest_rises
 from gradscope.rules.layers import profile_of
 from gradscope.rules.persistence import persistence
 from gradscope.rules.stretch import Stretch, scale_along, stretch_of
@@ -39,7 +39,7 @@ class ForwardVarianceExplosion(Rule):
     min_decades: float = 1.5
     learned_decades: float = 3.0
     error_decades: float = 4.0
-    large_scale: float = STEADY_GAIN
+    large_scale: float = GROWTH
     least_scale: float = 1.0
 
     def check(self, trace: Trace) -> Iterator[Finding]:
@@ -60,7 +60,7 @@ class ForwardVarianceExplosion(Rule):
             if gradient.layers:
                 large = scale_along(trace, gradient, explodes) >= self.large_scale
                 # weights that are too large themselves are a second witness: half the slope is enough
-                inferred = self._growing(explodes, gain=np.sqrt(STEADY_GAIN)) & large
+                inferred = self._growing(explodes, gain=np.sqrt(GROWTH)) & large
         lasting = persistence(seen | inferred, grows.known)
         if lasting is None:
             return
@@ -69,7 +69,7 @@ class ForwardVarianceExplosion(Rule):
         else:
             yield self._finding(trace, stretch_of(trace, gradient, explodes, lasting), "the gradient on its way back")
 
-    def _growing(self, rises: Rises, gain: float = STEADY_GAIN) -> Bools:
+    def _growing(self, rises: Rises, gain: float = GROWTH) -> Bools:
         return steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades, gain=gain)
 
     def _finding(self, trace: Trace, stretch: Stretch, what: str) -> Finding:

@@ -17,9 +17,11 @@ from gradscope.trace import Doubles, Ints
 
 Bools: TypeAlias = NDArray[np.bool_]
 
-# BatchNorm with ReLU multiplies the gradient by √(π/(π−1)) = 1.21 per layer and is healthy (Yang et al. 2019); twice
-# the He scale multiplies it by 2 and is not. Their geometric mean separates the two, its inverse does for shrinking.
-STEADY_GAIN = 1.6
+# BatchNorm with ReLU multiplies the gradient by √(π/(π−1)) = 1.21 per layer and is healthy (Yang et al. 2019).
+# Growth: twice the He scale multiplies it by 2 and is not healthy; 1.6 is the geometric mean of the two.
+# Decay: more than that natural 1.21 downwards; whether it matters, the decades it adds up to decide.
+GROWTH = 1.6
+DECAY = 1.25
 BEGINNING = 3  # recorded steps
 LEAST_LAYERS = 4  # a slope needs three gaps, so that the median is no single one of them
 
@@ -65,17 +67,17 @@ def steepest_rises(values: Doubles) -> Rises:
     return Rises(decades=decades, per_layer=per_layer, foot=foot, top=top)
 
 
-def steady(rises: Rises, decades: float, *, gain: float = STEADY_GAIN) -> Bools:
+def steady(rises: Rises, *, decades: float, gain: float) -> Bools:
     """In which steps the rise is at least `decades` in all and a factor of at least `gain` per layer."""
     enough: Bools = rises.known & (rises.decades >= decades)
     return np.asarray(enough & (rises.per_layer >= np.log10(gain)))
 
 
-def steady_growth(rises: Rises, *, from_start: float, grown: float, gain: float = STEADY_GAIN) -> Bools:
+def steady_growth(rises: Rises, *, from_start: float, grown: float, gain: float = GROWTH) -> Bools:
     """As `steady`, with a lower bar for a rise that the run began with than for one that training has made.
 
     A network that learns makes its layers larger than it found them; nothing but the initialisation makes it start so.
     """
     beginning = np.flatnonzero(rises.known)[:BEGINNING]
-    begun = bool(steady(rises, from_start, gain=gain)[beginning].any())
-    return steady(rises, from_start if begun else grown, gain=gain)
+    begun = bool(steady(rises, decades=from_start, gain=gain)[beginning].any())
+    return steady(rises, decades=from_start if begun else grown, gain=gain)

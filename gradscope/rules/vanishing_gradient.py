@@ -10,7 +10,7 @@ from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.activations import LARGEST_SLOPE
 from gradscope.rules.base import Rule
-from gradscope.rules.gain import LEAST_LAYERS, STEADY_GAIN, steady, steepest_rises
+from gradscope.rules.gain import DECAY, LEAST_LAYERS, steady, steepest_rises
 from gradscope.rules.layers import profile_of
 from gradscope.rules.learning import Optimizer, norms, optimizer_of
 from gradscope.rules.persistence import Persistence, persistence
@@ -27,11 +27,11 @@ class VanishingGradient(Rule):
     How it is measured: ‖∂L/∂y‖₂ of every layer with a weight, before its activation function, against depth. Over the
         steepest stretch of at least four layers, the end-to-end loss in decades and the median gain per layer. A
         factor on the loss cancels.
-    Why the threshold: a gain of 1 preserves the gradient; BatchNorm with ReLU has 1.21 and is healthy, twice the He
-        scale has 2 and is not; 1.6 lies at their geometric mean, and 1/1.6 mirrors it. Three decades, because with
-        less one learning rate can still serve both ends: three Sigmoid layers lose 2.5 and learn. It is an error from
-        six decades on, or where the relative update of the early layers is a thousandth of that of the late ones: Adam
-        divides the scale out until the gradient falls under its eps, SGD does not.
+    Why the threshold: a gain of 1 preserves the gradient; BatchNorm with ReLU has 1.21 and is healthy, so a loss
+        counts as a slope from 1/1.25 per layer on. Three decades, because with less one learning rate can still serve
+        both ends: three Sigmoid layers lose 2.5 and learn. It is an error from six decades on, or where the relative
+        update of the early layers is a thousandth of that of the late ones: Adam divides the scale out until the
+        gradient falls under its eps, SGD does not.
     What to try: ReLU-like activations with He initialisation, normalisation, residual connections.
     Where it stays silent: one layer that passes on little is no slope; a loss that heals within a fifth of the run;
         fewer than four layers; layers that get no gradient at all (GS103).
@@ -56,7 +56,7 @@ class VanishingGradient(Rule):
         rises = steepest_rises(profile.values)
         if not rises.known.any():
             raise NotJudged(f"in no step was a finite gradient seen at {LEAST_LAYERS} layers")
-        lasting = persistence(steady(rises, self.min_decades), rises.known)
+        lasting = persistence(steady(rises, decades=self.min_decades, gain=DECAY), rises.known)
         if lasting is not None:
             yield self._finding(trace, stretch_of(trace, profile, rises, lasting), lasting)
 
@@ -114,11 +114,11 @@ def _consequence(optimizer: Optimizer, starved: float) -> str:
 
 def _remedy(trace: Trace, stretch: Stretch, passed: list[Transmission]) -> str:
     worst = passed[0].module_type if passed else ""
-    if worst in LARGEST_SLOPE and LARGEST_SLOPE[worst] * STEADY_GAIN < 1:
+    if worst in LARGEST_SLOPE and LARGEST_SLOPE[worst] * DECAY < 1:
         return (
             f"Replace the {worst}s by ReLU or GELU with He initialisation, or put a normalisation layer before each;"
             " with many layers add residual connections."
         )
-    if stretch.scale < 1 / STEADY_GAIN:
+    if stretch.scale < 1 / DECAY:
         return f"{stretch.weight_advice(trace, 'larger')}; or add normalisation or residual connections."
     return "Add residual connections or normalisation layers between them, or use fewer layers."

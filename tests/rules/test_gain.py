@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gradscope.rules.gain import LEAST_LAYERS, steady, steady_growth, steepest_rises
+from gradscope.rules.gain import DECAY, LEAST_LAYERS, steady, steady_growth, steepest_rises
 
 
 def one(values):
@@ -29,7 +29,7 @@ def test_a_fall_is_the_rise_of_the_negative():
 def test_one_jump_is_no_slope():
     rises = one([0, 0, 0, 5, 5, 5])
     assert rises.decades[0] == 5
-    assert not steady(rises, 3.0)[0]
+    assert not steady(rises, decades=3.0, gain=DECAY)[0]
 
 
 def test_unobserved_layers_are_left_out():

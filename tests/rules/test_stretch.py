@@ -3,7 +3,7 @@ import pytest
 from builders import trace_of
 
 from gradscope.records import Quantity, Statistic
-from gradscope.rules.gain import steady, steepest_rises
+from gradscope.rules.gain import DECAY, steady, steepest_rises
 from gradscope.rules.layers import profile_of
 from gradscope.rules.persistence import persistence
 from gradscope.rules.stretch import scale_along, stretch_of
@@ -22,7 +22,7 @@ def falling(factor=0.1, rms=0.05, layers=8):
 def stretch_in(trace):
     profile = profile_of(trace, Quantity.OUTPUT_GRAD, Statistic.L2_NORM)
     rises = steepest_rises(profile.values)
-    lasting = persistence(steady(rises, 3.0), rises.known)
+    lasting = persistence(steady(rises, decades=3.0, gain=DECAY), rises.known)
     assert lasting is not None
     return stretch_of(trace, profile, rises, lasting), scale_along(trace, profile, rises)
 

@@ -26,6 +26,7 @@ BROKEN = {
     "half per layer, the textbook's fifteen": towards_input(0.5, 15),
     "torch's default for ReLU": towards_input(0.41),
     "in the last half only": np.r_[np.full(6, 1e-4), towards_input(0.2, 6)],
+    "Xavier before ReLU, thirty layers": towards_input(0.707, 30),
     "with noise": towards_input(0.25) * 10 ** rng.normal(0, 0.2, (20, D)),
     "zero at the input": np.r_[0, towards_input(0.1, 7)],
 }
@@ -33,6 +34,7 @@ CLEAN = {
     "preserved": towards_input(1.0),
     "He-ReLU with noise": towards_input(1.0) * 10 ** rng.normal(0, 0.2, (20, D)),
     "Xavier-Tanh": towards_input(0.85),
+    "a gentle loss over many layers": towards_input(0.83, 40),
     "three sigmoids": towards_input(0.14, 4),
     "BatchNorm grows": towards_input(1.21, 20),
     "one layer passes little": np.r_[np.full(6, 1e-5), np.ones(6)],
