@@ -35,6 +35,7 @@ from gradscope.units import Liveness, Predicate
 
 _log = logging.getLogger("gradscope")
 
+RECORDER = "recorder"  # in place of a probe's name, where no probe is to blame
 _ANY_PASS = -1  # of what belongs to the step and not to a forward pass: parameters, gradients
 
 
@@ -172,7 +173,9 @@ class StepRecorder:
         if probe in self.failed_probes:
             return
         self.failed_probes.add(probe)
-        message = f"probe {probe!r} failed in step {self.step} and was detached: {type(error).__name__}: {error}"
+        what = f"probe {probe!r} failed" if probe != RECORDER else "the recording failed"
+        end = "it was detached" if probe != RECORDER else "nothing more is recorded"
+        message = f"{what} in step {self.step}, {end}: {type(error).__name__}: {error}"
         self.events.append(Event(step=self.step, kind="probe-failed", message=message))
         # not a warning: under -W error that would raise into the training
         _log.warning("gradscope: %s", message, exc_info=error if _log.isEnabledFor(logging.DEBUG) else None)

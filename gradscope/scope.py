@@ -30,7 +30,7 @@ from gradscope import plugins
 from gradscope.errors import UsageError, nearest
 from gradscope.findings import Diagnosis, Json
 from gradscope.probes.base import Hook, Probe, Target, leaves
-from gradscope.recorder import StepRecorder
+from gradscope.recorder import RECORDER, StepRecorder
 from gradscope.records import Event
 from gradscope.rules.base import Rule
 from gradscope.rules.engine import diagnose
@@ -186,6 +186,7 @@ class Scope:
                 recorder.begin_step()
         except Exception as error:
             self._give_up(error)
+            recorder.on = False
 
     def _close(self) -> None:
         """Ends the running step and hands it to the sink."""
@@ -197,8 +198,10 @@ class Scope:
             groups = self._target.optimizers[0].param_groups if self._target.optimizers else []
             lr = float(groups[0]["lr"]) if groups and "lr" in groups[0] else float("nan")
             scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
-            record = recorder.end_step(lr=lr, loss_scale=scale)
-            self._sink.append(record, recorder.sites, self._meta)
+            try:
+                self._sink.append(recorder.end_step(lr=lr, loss_scale=scale), recorder.sites, self._meta)
+            except Exception as error:
+                self._give_up(error)
         recorder.backward_ran = False
         recorder.step += 1
 
@@ -209,8 +212,8 @@ class Scope:
 
     def _give_up(self, error: Exception) -> None:
         """Something in gradscope failed that no probe is to blame for: recording ends, the training goes on."""
-        self._recorder.failed("recorder", error)
-        self._recorder.on = self._recorder.boundary = False
+        self._recorder.failed(RECORDER, error)
+        self._schedule = _never
 
     def _detach(self, *, keep_partial: bool) -> None:
         if self._detached:
@@ -229,8 +232,15 @@ class Scope:
         recorder.on = recorder.boundary = self._begun = False
         recorder.drop_step()
         self._late, recorder.events = [*self._late, *recorder.events], []
-        self._sink.finish(recorder.sites, self._meta, self._late)
-        self._sink.close()
+        try:
+            self._sink.finish(recorder.sites, self._meta, self._late)
+            self._sink.close()
+        except Exception as error:  # a full disk must not end a training that is otherwise done
+            self._give_up(error)
+
+
+def _never(step: int) -> bool:
+    return False
 
 
 class _ScopeHook(Hook):
@@ -240,7 +250,7 @@ class _ScopeHook(Hook):
     recorder: StepRecorder
 
     def __init__(self, recorder: StepRecorder) -> None:
-        super().__init__("recorder", recorder)
+        super().__init__(RECORDER, recorder)
 
 
 class _PassHook(_ScopeHook):

@@ -185,7 +185,7 @@ def test_a_broken_probe_is_reported_once_and_detached(caplog):
     assert len(caplog.records) == 1
     assert len(model._forward_hooks) == 0, "its hook is gone after the step in which it failed"
     assert [event.kind for event in scope.trace.events] == ["probe-failed"]
-    assert "'raising' failed in step 0 and was detached: ValueError: cannot see" in scope.trace.events[0].message
+    assert "'raising' failed in step 0, it was detached: ValueError: cannot see" in scope.trace.events[0].message
     assert len(scope.trace.steps) == 4
 
 
@@ -517,6 +517,24 @@ def test_an_unwritable_trace_is_an_error_before_the_training(tmp_path):
         gradscope.attach(model, trace=tmp_path / "no-such-folder" / "run.h5")
     assert hooks_of(model) == 0
     gradscope.attach(model).detach()
+
+
+def test_a_disk_that_fails_ends_the_recording_and_not_the_training(tmp_path, monkeypatch):
+    model = net()
+    scope = gradscope.attach(model, trace=tmp_path / "run.h5")
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    loss_of(model, 0).backward()
+    scope.step()
+    monkeypatch.setattr("gradscope.storage.TraceWriter.append", full)
+    for step in range(3):
+        loss_of(model, step).backward()
+        scope.step()
+    assert scope.trace.steps.tolist() == [0]
+    assert "No space left on device" in scope.trace.events[0].message
+    scope.detach()
 
 
 def test_the_built_in_probes_come_through_the_entry_point():
