@@ -52,6 +52,7 @@ class NonFinite(Rule):
     reads = frozenset({Quantity.OUTPUT})
 
     growth: float = 1e3  # of the largest element since the first record: then it is an overflow
+    huge: float = 1e4  # or where it was already of this size
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding: where the first one was born; the others follow from it."""
@@ -74,7 +75,7 @@ class NonFinite(Rule):
         column = birth.column
         before = trace.statistics[Statistic.ABS_MAX][:step, column]
         before = before[np.isfinite(before)]
-        grown = len(before) > 1 and float(before[-1]) > self.growth * max(float(before[0]), 1e-30)
+        grown = len(before) > 0 and float(before[-1]) > min(self.growth * max(float(before[0]), 1e-30), self.huge)
         count = float(trace.statistics[Statistic.NONFINITE_COUNT][step, column])
         reached = sorted({trace.sites[c].module for c in np.flatnonzero(bad[step]) if trace.sites[c].module})
         yield Finding(
