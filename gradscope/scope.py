@@ -26,7 +26,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from gradscope import plugins
+from gradscope import at_exit, plugins
 from gradscope.errors import UsageError, nearest
 from gradscope.findings import Diagnosis, Json
 from gradscope.probes.base import Hook, Probe, Target, leaves
@@ -106,6 +106,7 @@ class Scope:
         self._rules = None if rules is None else tuple(rules)
         self._schedule = schedule
         self._sink = sink
+        sink.last_call = self._last_call
         self._scaler = scaler
         self._meta = meta
         self._begun = False
@@ -191,19 +192,25 @@ class Scope:
     def _close(self) -> None:
         """Ends the running step and hands it to the sink."""
         recorder = self._recorder
-        recorder.boundary = True
-        self._begun = False
-        if recorder.on:
-            recorder.on = False
-            groups = self._target.optimizers[0].param_groups if self._target.optimizers else []
-            lr = float(groups[0]["lr"]) if groups and "lr" in groups[0] else float("nan")
-            scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
-            try:
-                self._sink.append(recorder.end_step(lr=lr, loss_scale=scale), recorder.sites, self._meta)
-            except Exception as error:
-                self._give_up(error)
-        recorder.backward_ran = False
-        recorder.step += 1
+        with at_exit.undisturbed():
+            recorder.boundary = True
+            self._begun = False
+            if recorder.on:
+                recorder.on = False
+                groups = self._target.optimizers[0].param_groups if self._target.optimizers else []
+                lr = float(groups[0]["lr"]) if groups and "lr" in groups[0] else float("nan")
+                scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
+                try:
+                    self._sink.append(recorder.end_step(lr=lr, loss_scale=scale), recorder.sites, self._meta)
+                except Exception as error:
+                    self._give_up(error)
+            recorder.backward_ran = False
+            recorder.step += 1
+
+    def _last_call(self) -> None:
+        """The process ends, or the sink is closed: a step that is complete is handed over."""
+        if self._recorder.boundary and self._begun:
+            self._close()
 
     def _drop_failed(self) -> None:
         """Removes the hooks of failed probes, here where no hook of torch's is being iterated over."""

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -81,6 +81,7 @@ class TraceWriter:
             raise TraceError(
                 f"{path} is being written by another scope; call `detach()` on that one first, or name another file."
             )
+        self.last_call: Callable[[], None] | None = None  # asked, before the end, for a step that is still to come
         self._file: h5py.File | None = None  # None until the first step
         self._block = _Block(Counters())
         self._sites: Sequence[Site] = ()
@@ -130,8 +131,10 @@ class TraceWriter:
             return read_open(self._file, os.path.getsize(self._target))
 
     def flush(self) -> None:
-        """Writes what was appended so far. Raises as `close`."""
+        """Writes what was appended so far, and what `last_call` appends. Raises as `close`."""
         with at_exit.undisturbed(), self._failing():
+            if self.last_call is not None and not self._closed:
+                self.last_call()
             if self._file is not None and not self._closed:
                 self._flush()
 

@@ -4,7 +4,7 @@ A value has three states: a number, zero, and *never observed* (NaN in every sta
 `TraceBuilder` collects the records of a run in memory; `storage.TraceWriter` does the same on disk.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -185,7 +185,13 @@ class Trace:
 
 
 class Sink(Protocol):
-    """Where the records of a running recording go: to memory (`TraceBuilder`) or to disk (`storage.TraceWriter`)."""
+    """Where the records of a running recording go: to memory (`TraceBuilder`) or to disk (`storage.TraceWriter`).
+
+    Attributes:
+        last_call: Called before the sink is closed, by the end of the process too: may append what is complete.
+    """
+
+    last_call: Callable[[], None] | None
 
     def append(self, record: StepRecord, sites: Sequence[Site], meta: Mapping[str, Json]) -> None:
         """Adds a step; `sites` and `meta` are as of now."""
@@ -204,6 +210,7 @@ class TraceBuilder:
     """Collects the records of a run in memory. `append` in the order of the steps, `finish` as often as wanted."""
 
     def __init__(self) -> None:
+        self.last_call: Callable[[], None] | None = None
         self._records: list[StepRecord] = []
 
     def append(self, record: StepRecord, sites: Sequence[Site], meta: Mapping[str, Json]) -> None:

@@ -28,12 +28,11 @@ while True:
 """
 
 
-@pytest.mark.parametrize(("how", "lost"), [(signal.SIGKILL, 17), (signal.SIGTERM, 1)])
+@pytest.mark.parametrize(("how", "lost"), [(signal.SIGKILL, 16), (signal.SIGTERM, 0)])
 @pytest.mark.parametrize("after", [5, 70])
 def test_a_training_killed_in_mid_run_leaves_its_trace(
     tmp_path: Path, how: signal.Signals, lost: int, after: int
 ) -> None:
-    """The step that is running, and with kill -9 the up to 16 steps that are not yet written, may be missing."""
     path = tmp_path / "run.h5"
     with subprocess.Popen([sys.executable, "-c", PROGRAM, str(path)], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
@@ -44,5 +43,5 @@ def test_a_training_killed_in_mid_run_leaves_its_trace(
         done = max([after, *(int(line) for line in child.stdout if line.strip())])
     assert child.returncode == -how
     trace = gradscope.read_trace(path)
-    assert done - lost <= len(trace.steps) <= done
+    assert done - lost <= len(trace.steps) <= done + 1, "the step after the last that was printed may be there"
     assert trace.steps.tolist() == list(range(len(trace.steps)))
