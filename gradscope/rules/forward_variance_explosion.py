@@ -8,9 +8,10 @@ import numpy as np
 from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Statistic
+from gradscope.rules.activations import LARGEST_SLOPE, asked_gain
 from gradscope.rules.base import Rule
 from gradscope.rules.gain import GROWTH, LEAST_LAYERS, Bools, Rises, steady_growth, steepest_rises
-from gradscope.rules.layers import profile_of
+from gradscope.rules.layers import fan_in, learned_layers, profile_of, relative_scale
 from gradscope.rules.persistence import persistence
 from gradscope.rules.stretch import Stretch, scale_along, stretch_of
 from gradscope.trace import Trace
@@ -26,7 +27,9 @@ class ForwardVarianceExplosion(Rule):
         growth, a gradient that grows by 1.26 per layer or more over layers whose weights have at least 1.6 times the
         scale that their activation asks for.
     Why the threshold: 1.5 decades over at least four layers, with a factor of 1.6 or more per layer, if the run begins
-        with it; what training has made counts from three decades on. Twice the He scale doubles per layer.
+        with it; what training has made counts from three decades on. Twice the He scale doubles per layer. A bounded
+        activation between the layers may cut the growth off each time: weights of three times the scale that keeps the
+        spread in every layer, and half of the outputs at a bound at the start, are the same fault.
     What to try: He initialisation before ReLU, Xavier before Tanh; normalisation layers.
     Where it stays silent: layers that training has made larger; fewer than four layers; one spike.
     Source: He et al. 2015, section 2.2; Schoenholz et al. 2017, section 3 (one χ for both directions).
@@ -41,6 +44,8 @@ class ForwardVarianceExplosion(Rule):
     error_decades: float = 4.0
     large_scale: float = GROWTH
     least_scale: float = 1.0
+    cut_off_scale: float = 3.0
+    cut_off_share: float = 0.5
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding: the steepest stretch."""
@@ -63,11 +68,51 @@ class ForwardVarianceExplosion(Rule):
                 inferred = self._growing(explodes, gain=np.sqrt(GROWTH)) & large
         lasting = persistence(seen | inferred, grows.known)
         if lasting is None:
-            return
-        if seen[lasting.rows].any():
+            yield from self._cut_off(trace)
+        elif seen[lasting.rows].any():
             yield self._finding(trace, stretch_of(trace, spread, grows, lasting), "the output's std")
         else:
             yield self._finding(trace, stretch_of(trace, gradient, explodes, lasting), "the gradient on its way back")
+
+    def _cut_off(self, trace: Trace) -> Iterator[Finding]:
+        """Growth in every layer that a bounded activation cuts off each time, as the first record shows it."""
+        *hidden, _ = learned_layers(trace)
+        scales = [float(relative_scale(trace, layer)[0]) for layer in hidden]
+        saturated = trace.statistics[Statistic.SATURATED_FRACTION]
+        at_bounds = [c for c in trace.columns(Quantity.OUTPUT) if trace.sites[c].module_type in LARGEST_SLOPE]
+        shares = saturated[0, at_bounds]
+        shares = shares[~np.isnan(shares)]
+        bounded = all(layer.activation in LARGEST_SLOPE for layer in hidden)
+        if not bounded or not len(shares) or not min(scales) >= self.cut_off_scale:
+            return
+        share, scale = float(np.median(shares)), float(np.median(scales))
+        if share < self.cut_off_share:
+            return
+        layer = hidden[0]
+        asked = asked_gain(layer.activation) / np.sqrt(fan_in(trace, layer))
+        yield Finding(
+            code=self.code,
+            pathology=self.name,
+            severity=Severity.WARNING,
+            module=layer.module,
+            sites=tuple(trace.sites[h.weight] for h in hidden),
+            first_step=int(trace.steps[0]),
+            last_step=int(trace.steps[-1]),
+            measured=scale,
+            threshold=self.cut_off_scale,
+            unit="times the scale that keeps the spread",
+            message=(
+                f"Every layer from {layer.module} to {hidden[-1].module} makes its signal about {scale:.2g} times as"
+                f" large, and its activation cuts it off: {share:.0%} of the outputs are at a bound in the first"
+                " recorded step."
+            ),
+            cause=f"The weights have {scale:.2g} times the scale that keeps a signal's spread (median of these layers).",
+            remedy=(
+                f"Draw the weights smaller: {layer.module} has an rms of"
+                f" {float(trace.statistics[Statistic.RMS][0, layer.weight]):.2g}, a std of {asked:.2g} keeps the spread"
+                f" before {layer.activation}; or put normalisation layers between."
+            ),
+        )
 
     def _growing(self, rises: Rises, gain: float = GROWTH) -> Bools:
         return steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades, gain=gain)

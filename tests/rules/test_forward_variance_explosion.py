@@ -46,6 +46,27 @@ def test_a_signal_that_keeps_its_size_is_clean(found):
     assert list(ForwardVarianceExplosion().check(found)) == []
 
 
+def cut_off(rms, share):
+    return trace_of(
+        types=["Linear", "Tanh"] * 4 + ["Linear"],
+        numel=400,
+        weight_rms=[rms, np.nan] * 4 + [0.2],
+        output_std=np.ones(9),
+        output_saturated_fraction=[np.nan, share] * 4 + [np.nan],
+    )
+
+
+def test_growth_that_a_bounded_activation_cuts_off_in_every_layer_is_found():
+    (finding,) = ForwardVarianceExplosion().check(cut_off(rms=1.0, share=0.8))
+    assert finding.measured == pytest.approx(np.sqrt(20), rel=1e-5)
+    assert "80% of the outputs are at a bound" in finding.message
+
+
+@pytest.mark.parametrize(("rms", "share"), [(0.22, 0.8), (1.0, 0.2)], ids=["weights as asked", "still steep"])
+def test_neither_large_weights_nor_saturation_alone_is_growth(rms, share):
+    assert list(ForwardVarianceExplosion().check(cut_off(rms, share))) == []
+
+
 def test_the_remedy_gives_the_std_that_keeps_the_spread():
     (finding,) = ForwardVarianceExplosion().check(trace(along(4.0), rms=0.9))
     assert "has an rms of 0.9, a std of 0.22" in finding.remedy
