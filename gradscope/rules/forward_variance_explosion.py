@@ -106,7 +106,7 @@ class ForwardVarianceExplosion(Rule):
                 f" large, and its activation cuts it off: {share:.0%} of the outputs are at a bound in the first"
                 " recorded step."
             ),
-            cause=f"The weights have {scale:.2g} times the scale that keeps a signal's spread (median of these layers).",
+            cause=f"The weights have {scale:.2g} times the scale that keeps a signal's spread (median of them).",
             remedy=(
                 f"Draw the weights smaller: {layer.module} has an rms of"
                 f" {float(trace.statistics[Statistic.RMS][0, layer.weight]):.2g}, a std of {asked:.2g} keeps the spread"

@@ -1,13 +1,13 @@
 """GS401: the place where NaN or infinity is born."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.findings import Finding, Severity
-from gradscope.records import Quantity, Site, Statistic
+from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
 from gradscope.trace import Floats, Trace
 
@@ -66,7 +66,8 @@ class NonFinite(Rule):
         if not len(rows):
             return
         step = int(rows[0])
-        birth = _birth(trace, bad[step])
+        new = bad[step] & ~bad[step - 1] if step else bad[step]  # what was so before was meant, as a mask is
+        birth = _birth(trace, new)
         scaled = np.nan_to_num(trace.per_step["loss_scale"], nan=1.0)[step] != 1
         only_gradients = not (bad[rows] & ~np.char.endswith(kind, "grad")[None, :] & (kind != "total_norm")).any()
         heals = rows[-1] < len(trace.steps) - 1
@@ -100,79 +101,74 @@ class NonFinite(Rule):
 
 
 def _birth(trace: Trace, bad: NDArray[np.bool_]) -> Birth:
-    """What came first in a step, given which sites are non-finite in it."""
+    """What came first in a step, given which sites have become non-finite in it."""
+    hits = {quantity: [c for c in trace.columns(quantity) if bad[c]] for quantity in Quantity}
+    born = _forward_birth(trace, hits) or _backward_birth(trace, hits)
+    if born is None:
+        column = int(np.flatnonzero(bad)[0])
+        site = trace.sites[column]
+        born = Birth(module=site.module, column=column, how=f"{site} is not finite", remedy=f"Look at {site.module}.")
+    return born
 
-    def hit(quantity: Quantity) -> list[int]:
-        return [c for c in trace.columns(quantity) if bad[c]]
 
-    def site(column: int) -> Site:
-        return trace.sites[column]
+def _forward_birth(trace: Trace, hits: Mapping[Quantity, list[int]]) -> Birth | None:
+    if found := hits[Quantity.INPUT]:
+        how, remedy = "The data given to the model is not finite", "Check the data loader."
+    elif found := hits[Quantity.WEIGHT]:
+        site = trace.sites[found[0]]
+        how = f"The parameter {site.module}.{site.name} is not finite when the step begins"
+        remedy = "It was broken by an update before this step: record every step, and lower the learning rate."
+    elif found := hits[Quantity.OUTPUT]:
+        site = trace.sites[found[0]]
+        how = f"The forward pass of {site.module} ({site.module_type}) makes it from finite inputs"
+        remedy = f"Clamp what {site.module} is given, or add an ε inside of its log, root or division."
+    elif found := hits[Quantity.LOSS]:
+        how, remedy = "The loss makes it from finite outputs", "Clamp inside the loss, or use the form with logits."
+    else:
+        return None
+    return Birth(module=trace.sites[found[0]].module, column=found[0], how=how, remedy=remedy)
 
-    if found := hit(Quantity.INPUT):
-        return Birth(
-            module="",
-            column=found[0],
-            how="The data given to the model is not finite",
-            remedy="Check the data loader.",
-        )
-    if found := hit(Quantity.WEIGHT):
-        what = f"{site(found[0]).module}.{site(found[0]).name}"
-        return Birth(
-            module=site(found[0]).module,
-            column=found[0],
-            how=f"The parameter {what} is not finite when the step begins",
-            remedy="It was broken by an update before this step: record every step, and lower the learning rate.",
-        )
-    if found := hit(Quantity.OUTPUT):
-        first = site(found[0])
-        return Birth(
-            module=first.module,
-            column=found[0],
-            how=f"The forward pass of {first.module} ({first.module_type}) makes it from finite inputs",
-            remedy=f"Clamp what {first.module} is given, or add an ε inside of its log, root or division.",
-        )
-    if found := hit(Quantity.LOSS):
-        return Birth(
-            module="",
-            column=found[0],
-            how="The loss makes it from finite outputs",
-            remedy="Clamp inside the loss, or use the form with logits.",
-        )
-    returned = {trace.sites[c].module for c in hit(Quantity.OUTPUT_GRAD)}
-    if found := [c for c in hit(Quantity.INPUT_GRAD) if site(c).module not in returned]:
-        last = site(found[-1])
-        return Birth(
-            module=last.module,
-            column=found[-1],
-            how=f"The backward pass of {last.module} ({last.module_type}) makes it from a finite gradient",
-            remedy=(
-                f"Keep the input of {last.module} away from where its derivative is infinite: clamp it, or add an ε"
-                " inside of its root, norm or inverse function."
-            ),
-        )
-    if found := hit(Quantity.OUTPUT_GRAD):
-        last = site(found[-1])
-        return Birth(
-            module=last.module,
-            column=found[-1],
-            how=f"The gradient that comes back to {last.module} from what follows it is not finite",
-            remedy=f"Look at the functions between {last.module} and the loss: a root, norm, log or division at zero.",
-        )
-    for quantity, how, remedy in (
-        (Quantity.WEIGHT_GRAD, "The gradient of {} is not finite", "Lower the learning rate or clip the gradient."),
-        (Quantity.APPLIED_GRAD, "The gradient of {} breaks before the optimizer", "Check clipping and unscaling."),
-        (Quantity.WEIGHT_UPDATE, "The update of {} overflows", "Lower the learning rate."),
-    ):
-        if found := hit(quantity):
-            where = site(found[-1])
-            return Birth(
-                module=where.module,
-                column=found[-1],
-                how=how.format(f"{where.module}.{where.name}".lstrip(".")),
-                remedy=remedy,
-            )
-    column = int(np.flatnonzero(bad)[0])
-    return Birth(module=site(column).module, column=column, how=f"{site(column)} is not finite", remedy="Look there.")
+
+def _backward_birth(trace: Trace, hits: Mapping[Quantity, list[int]]) -> Birth | None:
+    returned = {trace.sites[c].module for c in hits[Quantity.OUTPUT_GRAD]}
+    makers = [c for c in hits[Quantity.INPUT_GRAD] if trace.sites[c].module not in returned]
+    names = [trace.sites[c].module for c in makers]
+    # a container that is observed as well only repeats what a module inside of it did
+    makers = [c for c, name in zip(makers, names, strict=True) if not any(n.startswith(name + ".") for n in names)]
+    steps = {
+        Quantity.INPUT_GRAD: (
+            makers,
+            "The backward pass of {module} makes it from a finite gradient",
+            "Keep the input of {module} away from where its derivative is infinite: clamp it, or add an ε inside of its"
+            " root, norm or inverse function.",
+        ),
+        Quantity.OUTPUT_GRAD: (
+            hits[Quantity.OUTPUT_GRAD],
+            "The gradient that comes back to {module} from what follows it is not finite",
+            "Look at the functions between {module} and the loss: a root, norm, log or division at zero.",
+        ),
+        Quantity.WEIGHT_GRAD: (
+            hits[Quantity.WEIGHT_GRAD],
+            "The gradient of {module}.{name} is not finite",
+            "Lower the learning rate or clip the gradient.",
+        ),
+        Quantity.APPLIED_GRAD: (
+            hits[Quantity.APPLIED_GRAD],
+            "The gradient of {module}.{name} breaks before the optimizer",
+            "Check what runs between backward and the optimizer's step: clipping, unscaling.",
+        ),
+        Quantity.WEIGHT_UPDATE: (
+            hits[Quantity.WEIGHT_UPDATE],
+            "The update of {module}.{name} overflows",
+            "Lower the learning rate.",
+        ),
+    }
+    for found, how, remedy in steps.values():
+        if found:
+            site = trace.sites[found[-1]]
+            words = {"module": site.module or "the model", "name": site.name}
+            return Birth(module=site.module, column=found[-1], how=how.format(**words), remedy=remedy.format(**words))
+    return None
 
 
 def _history(grown: bool, before: Floats) -> str:

@@ -60,6 +60,19 @@ def test_a_mask_of_infinities_that_nothing_follows_from_is_meant():
     assert list(NonFinite().check(trace(output=[0, 7, 0, 0]))) == []
 
 
+def test_a_mask_of_infinities_is_not_blamed_for_what_breaks_later():
+    masked = trace(output=[0, 0, 7, 7])
+    masked.statistics["nonfinite_count"][:, masked.column("a", "output")] = 3
+    (finding,) = NonFinite().check(masked)
+    assert (finding.module, finding.first_step) == ("angle", BORN)
+
+
+def test_a_container_is_not_blamed_for_a_module_inside_of_it():
+    bad = {"output_grad": [7, 0, 0, 0], "input_grad": [7, 7, 7, 0]}
+    (finding,) = NonFinite().check(trace(modules=("a", "block.norm", "block", "head"), **bad))
+    assert finding.module == "block.norm"
+
+
 def test_one_step_of_broken_gradients_that_no_weight_took_in_is_a_warning():
     (finding,) = NonFinite().check(trace(heals=True, weight_grad=[7, 0, 0, 0]))
     assert finding.severity is Severity.WARNING
