@@ -214,9 +214,15 @@ def heatmaps(traces: Mapping[str, Trace], quantity: Quantity, title: str = "") -
     for index, (name, trace) in enumerate(shown.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         drawn.append(axes)
-        mesh = _heatmap(axes, trace, quantity, norm, patches, most_names=MOST_TICKS if rows == 1 and columns < 3 else 6)
+        mesh = _heatmap(axes, trace, quantity, norm, patches)
+        if same or columns == 1:
+            places = [place(site) for site in trace.by_depth(quantity, Statistic.RMS)[0]]
+            _name_ticks(axes, places, axis="y", most=MOST_TICKS if rows == 1 and columns < 3 else 6)
+        else:  # names of its own beside each panel would leave no room for the panels: layers are counted
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+            axes.yaxis.set_major_formatter(lambda i, _: str(int(i) + 1))
         axes.set_xlim(-0.5, len(steps) - 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4 if columns < 4 else 3))
         axes.xaxis.set_major_formatter(lambda i, _: str(steps[int(i)]) if 0 <= i < len(steps) else "")
         if len(trace.steps) < len(steps):
             axes.patch.set(facecolor="white", edgecolor="#c8c8c8", hatch="//")
@@ -236,9 +242,7 @@ def heatmaps(traces: Mapping[str, Trace], quantity: Quantity, title: str = "") -
     return figure
 
 
-def _heatmap(
-    axes: Axes, trace: Trace, quantity: Quantity, norm: Normalize, patches: dict[str, Patch], most_names: int
-) -> QuadMesh:
+def _heatmap(axes: Axes, trace: Trace, quantity: Quantity, norm: Normalize, patches: dict[str, Patch]) -> QuadMesh:
     """One panel; the special cells that it holds are added to `patches`."""
     sites, rms = trace.by_depth(quantity, Statistic.RMS)
     nonfinite, numel = (trace.by_depth(quantity, s)[1] for s in (Statistic.NONFINITE_COUNT, Statistic.NUMEL))
@@ -257,7 +261,6 @@ def _heatmap(
             layer = np.ma.masked_array(np.ones(cells.T.shape), ~cells.T)
             axes.pcolormesh(edges, depths, layer, cmap=_plain(colour), rasterized=True)
             patches.setdefault(name, Patch(facecolor=colour, edgecolor="#888888", label=name))
-    _name_ticks(axes, [place(site) for site in sites], axis="y", most=most_names)
     return mesh
 
 
