@@ -31,12 +31,15 @@ def _recurrent(settings: Settings) -> "nn.Module":
 
 
 def _deep(settings: Settings) -> "nn.Module":
-    """A well-initialised deep net; what makes it explode is the learning rate."""
+    """A well-initialised deep net; what makes it explode is the learning rate.
+
+    Leaky, because at such a rate a ReLU net may die, silently, before it explodes.
+    """
     from torch import nn
 
     from gradscope.scenarios import models
 
-    net = models.mlp(depth=int(settings["depth"]), width=int(settings["width"]), activation="relu", init="he")
+    net = models.mlp(depth=int(settings["depth"]), width=int(settings["width"]), activation="leaky-relu", init="he")
     return nn.Sequential(OrderedDict(flatten=nn.Flatten(), net=net))
 
 
@@ -98,7 +101,7 @@ SCENARIO = Scenario(
     lesson=(
         "Without clipping both runs are lost. By norm keeps the gradient's direction exactly; adaptive nearly, as it "
         "scales each parameter by its own factor; by value cuts the large elements alone and turns the step. Where "
-        "nearly every step is clipped to a fraction the cause is left uncured: at a twentieth of the learning rate "
+        "nearly every step is clipped to a fraction the cause is left uncured: at a fiftieth of the learning rate "
         "the deep net needs clipping in a few steps only."
     ),
     source="Pascanu et al. 2013, §3.2; Brock et al. 2021, §4",
@@ -121,12 +124,12 @@ SCENARIO = Scenario(
         "depth": 15,
         "width": 100,
         "lr_recurrent": 0.01,
-        "lr_deep": 0.2,
+        "lr_deep": 0.5,
         "lr_low": 0.01,
-        "norm": 0.25,
+        "norm": 0.2,
         "norm_rare": 10.0,
-        "value": 0.002,
-        "ratio": 0.005,
+        "value": 0.001,
+        "ratio": 0.003,
     },
     ranges={
         "hidden": (1, 1024),
@@ -143,7 +146,7 @@ SCENARIO = Scenario(
     units={
         "largest_norm": ".1e",
         "steps_clipped": ".0%",
-        "scaled_by": ".3f",
+        "scaled_by": ".1e",
         "direction_cosine": ".2f",
         "accuracy": ".0%",
     },
