@@ -28,7 +28,9 @@ def load(kind: str) -> tuple[object, ...]:
         except Exception as error:
             raise PluginError(f"{kind} of {owner} (`{point.value}`) cannot be loaded: {error!r}") from error
         if not isinstance(offered, tuple):
-            raise PluginError(f"`{point.value}` of {owner} must be a tuple of {kind}, it is a {type(offered).__name__}.")
+            raise PluginError(
+                f"`{point.value}` of {owner} must be a tuple of {kind}, it is a {type(offered).__name__}."
+            )
         for item in offered:
             for key in filter(None, (getattr(item, "name", None), getattr(item, "code", None))):
                 if key in owner_of:

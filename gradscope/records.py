@@ -48,7 +48,7 @@ class Statistic(StrEnum):
     DEAD_FRACTION = "dead_fraction"  # units of an activation that no sample of the recorded window activated
     SATURATED_FRACTION = "saturated_fraction"  # elements where a bounded activation's slope is under 5 % of its largest
     UNDERFLOW_FRACTION = "underflow_fraction"  # elements of a 16-bit float that are subnormal
-    SYMMETRIC_FRACTION = "symmetric_fraction"  # rows of a weight that equal another row; first and every 16th record
+    SYMMETRIC_FRACTION = "symmetric_fraction"  # rows of a weight that equal another; at records 0, 8, 16, 32, …
 
 
 STATISTICS: tuple[Statistic, ...] = tuple(Statistic)

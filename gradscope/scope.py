@@ -25,6 +25,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gradscope import at_exit, plugins
 from gradscope.errors import UsageError, nearest
@@ -309,6 +310,9 @@ def _target(model: nn.Module, optimizers: tuple[torch.optim.Optimizer, ...], wan
     parameters = dict(model.named_parameters())
     if not parameters:
         raise UsageError(f"{called}: the model has no parameters, so there is no gradient to watch.")
+    lazy = next((name for name, p in parameters.items() if is_lazy(p)), None)
+    if lazy is not None:
+        raise UsageError(f"{called}: {lazy!r} has no shape yet; run one batch through the model, then attach.")
     own = {id(p) for p in parameters.values()}
     for optimizer in optimizers:
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -340,6 +344,7 @@ def _about(target: Target) -> "dict[str, Json]":
         "model": type(target.model).__name__,
         "modules": {name: type(module).__name__ for name, module in target.model.named_modules()},
         "parameters": sum(p.numel() for p in target.parameters.values()),
+        "shapes": {name: list(p.shape) for name, p in target.parameters.items()},
         "trainable": sum(p.numel() for p in trainable),
         "optimizers": [_about_optimizer(optimizer) for optimizer in target.optimizers],
     }

@@ -486,6 +486,7 @@ def other() -> torch.optim.Optimizer:
 MISUSE = {
     "no module": (lambda: gradscope.attach([1, 2]), r"`attach\(\[1, 2\]\)` needs a torch.nn.Module"),
     "no parameters": (lambda: gradscope.attach(nn.ReLU()), r"`attach\(ReLU\)`: the model has no parameters"),
+    "lazy": (lambda: gradscope.attach(nn.LazyLinear(3)), r"'weight' has no shape yet; run one batch"),
     "another model's": (lambda: gradscope.attach(net(), optimizer=other()), r"`optimizer=SGD` holds none of the param"),
     "no optimizer": (lambda: gradscope.attach(net(), optimizer=["adam"]), r"must be a torch.optim.Optimizer"),
     "every": (lambda: gradscope.attach(net(), every=0), r"`every=0` must be a whole number of at least 1"),

@@ -21,13 +21,13 @@ class Report(Protocol):
     """
 
     @property
-    def name(self) -> str: ...  # noqa: D102 (described above)
+    def name(self) -> str: ...
     @property
-    def suffix(self) -> str: ...  # noqa: D102
+    def suffix(self) -> str: ...
     @property
-    def about(self) -> str: ...  # noqa: D102
+    def about(self) -> str: ...
     @property
-    def to_stream(self) -> bool: ...  # noqa: D102
+    def to_stream(self) -> bool: ...
 
     def write(self, trace: Trace, diagnosis: Diagnosis, destination: Destination) -> tuple[Path, ...]:
         """Writes to a stream, a file, or into an existing folder under names of its own choice.

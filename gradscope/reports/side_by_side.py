@@ -225,7 +225,7 @@ def _findings(comparison: Comparison) -> Iterator[RenderableType]:
         yield from _group(members)
     if healthy:
         yield Text()
-        yield Text.assemble(("healthy  ", HEALTHY_STYLE), " · ".join(healthy))
+        yield Text.assemble(("no finding  ", HEALTHY_STYLE), " · ".join(healthy))
 
 
 def _not_judged(comparison: Comparison) -> Iterator[RenderableType]:

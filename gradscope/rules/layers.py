@@ -4,6 +4,8 @@ Rules that judge slopes compare like with like: one value for each layer that ha
 function. Normalisation layers are left out: their weights scale, they do not mix.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,7 +118,15 @@ def relative_scale(trace: Trace, layer: Layer) -> Doubles:
 
 
 def fan_in(trace: Trace, layer: Layer) -> float:
-    """How many inputs one output of `layer` sums over: numel(w) / numel(b); without a bias, as of a square matrix."""
+    """How many inputs one output of `layer` sums over: the elements of a row of its weight.
+
+    Where the trace does not tell the weight's shape: numel(w) / numel(b), without a bias as of a square matrix.
+    """
+    site = trace.sites[layer.weight]
+    shapes = trace.meta.get("shapes")
+    shape = shapes.get(f"{site.module}.{site.name}".lstrip(".")) if isinstance(shapes, Mapping) else None
+    if isinstance(shape, list) and len(shape) > 1:
+        return float(math.prod(n for n in shape[1:] if isinstance(n, int)))
     size = size_of(trace, layer.weight)
     outputs = size_of(trace, layer.bias) if layer.bias is not None else 0.0
     return size / outputs if outputs and size % outputs == 0 else float(np.sqrt(size))

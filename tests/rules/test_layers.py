@@ -56,3 +56,15 @@ def test_a_site_that_was_never_observed_has_size_zero():
     trace = mixed()
     column = trace.column("1", Quantity.WEIGHT)
     assert size_of(trace, column) == 0
+
+
+def test_fan_in_is_the_row_of_the_weight_where_the_trace_knows_its_shape():
+    trace = trace_of(
+        types=["Conv2d", "Linear"],
+        modules=["conv", "fc"],
+        numel=720,
+        weight_rms=[0.1, 0.1],
+        output_std=np.ones(2),
+        meta={"shapes": {"conv.weight": [16, 5, 3, 3], "fc.weight": [10, 72]}},
+    )
+    assert [fan_in(trace, layer) for layer in learned_layers(trace)] == [45, 72]
