@@ -1,12 +1,10 @@
 """What the modules return."""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 
-import torch
 from torch import Tensor, nn
 
-from gradscope.probes.base import NO_KWARGS, Hook, Probe, Recorder, Target, recomputed
+from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
 from gradscope.probes.tensors import given_tensors, named_tensors, time_axis
 from gradscope.records import Quantity
 from gradscope.units import Activation, activation_of, features_last, unit_axis
@@ -25,7 +23,9 @@ class Activations(Probe):
         """Places a forward hook on each observed module, and a pre-hook on the model."""
         handles = ExitStack()
         layout = _Layout()
-        handles.callback(target.model.register_forward_pre_hook(_InputHook(recorder), with_kwargs=True).remove)
+        handles.callback(
+            target.model.register_forward_pre_hook(_InputHook(self.name, recorder), with_kwargs=True).remove
+        )
         for name, module in target.modules.items():
             hook = _OutputHook(recorder, name, module, layout)
             handles.callback(module.register_forward_hook(hook).remove)
@@ -41,35 +41,21 @@ class _Layout:
         self.features_last = True
 
 
-class _InputHook(Hook):
-    __slots__ = ("step", "time")
+class _InputHook(ForwardHook):
+    """Emits what the model is given."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__(Activations.name, recorder)
-        self.step, self.time = -1, 0
+    __slots__ = ()
 
-    def __call__(self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object] = NO_KWARGS) -> None:
-        recorder = self.recorder
-        if not torch.is_grad_enabled():
-            return
-        if recorder.boundary:
-            recorder.advance()
-        if not recorder.on:
-            return
-        try:
-            if self.step != recorder.step:
-                self.step, self.time = recorder.step, 0
-            for name, tensor in given_tensors(args, kwargs):
-                recorder.emit(recorder.site("", Quantity.INPUT, name), tensor, self.time)
-            self.time += 1
-        except Exception as error:
-            recorder.failed(self.probe, error)
+    def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
+        for name, tensor in given_tensors(args, more):
+            self.recorder.emit(self.recorder.site("", Quantity.INPUT, name), tensor, self.time)
+        return 1
 
 
-class _OutputHook(Hook):
+class _OutputHook(ForwardHook):
     """Emits the outputs of one module."""
 
-    __slots__ = ("activation", "features_last", "layout", "module", "sites", "step", "time")
+    __slots__ = ("activation", "features_last", "layout", "module", "sites")
 
     def __init__(self, recorder: Recorder, name: str, module: nn.Module, layout: _Layout) -> None:
         super().__init__(Activations.name, recorder)
@@ -78,32 +64,13 @@ class _OutputHook(Hook):
         self.features_last = features_last(module)
         self.activation: Activation | None = activation_of(module)
         self.sites: dict[str, int] = {}
-        self.step, self.time = -1, 0
 
-    def __call__(self, module: nn.Module, args: tuple[object, ...], output: object) -> None:
-        recorder = self.recorder
-        if not torch.is_grad_enabled():
-            return
-        if recorder.boundary:
-            recorder.advance()
-        if not recorder.on:
-            return
-        try:
-            if self.step != recorder.step:
-                self.step, self.time = recorder.step, 0
-            if recomputed(self.time > 0):
-                return
-            if self.features_last is not None:
-                self.layout.features_last = self.features_last
-            steps = 1
-            if type(output) is Tensor:
-                steps = self.emit(module, "", output)
-            else:
-                for name, tensor in named_tensors(output):
-                    steps = max(steps, self.emit(module, name, tensor))
-            self.time += steps
-        except Exception as error:
-            recorder.failed(self.probe, error)
+    def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
+        if self.features_last is not None:
+            self.layout.features_last = self.features_last
+        if type(more) is Tensor:  # what most modules return
+            return self.emit(module, "", more)
+        return max((self.emit(module, name, tensor) for name, tensor in named_tensors(more)), default=1)
 
     def emit(self, module: nn.Module, name: str, output: Tensor) -> int:
         """Emits one output; how many times (positions of the sequence) it covers."""

@@ -140,11 +140,6 @@ class Probe(ABC):
         """Places the hooks; closing the stack removes every one of them."""
 
 
-def recomputed(ran: bool) -> bool:
-    """Whether a forward is the second one of an activation checkpoint, of a module that `ran` in this step before."""
-    return ran and torch._C._current_graph_task_id() != -1  # a backward is running
-
-
 # A hook that was removed while torch goes through a module's hooks is still called, once, without its keywords.
 NO_KWARGS: Mapping[str, object] = MappingProxyType({})
 
@@ -165,6 +160,42 @@ class Hook:
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, str]]:
         return getattr, (nullcontext(), "__exit__")
+
+
+class ForwardHook(Hook):
+    """A hook before or after a module's forward. `see` is what it does in a recorded step; elsewhere it does nothing.
+
+    Attributes:
+        step: The step in which it last saw something.
+        time: How many times (positions of the sequence) it has seen in that step.
+    """
+
+    __slots__ = ("step", "time")
+
+    def __init__(self, probe: str, recorder: Recorder) -> None:
+        super().__init__(probe, recorder)
+        self.step, self.time = -1, 0
+
+    def __call__(self, module: nn.Module, args: tuple[object, ...], more: object = NO_KWARGS) -> None:
+        recorder = self.recorder
+        if not (recorder.on or recorder.boundary) or not torch.is_grad_enabled():
+            return
+        if recorder.boundary:
+            recorder.advance()
+            if not recorder.on:
+                return
+        try:
+            if self.step != recorder.step:
+                self.step, self.time = recorder.step, 0
+            elif self.time and torch._C._current_graph_task_id() != -1:
+                return  # a backward is running: an activation checkpoint computes again what was seen
+            self.time += self.see(module, args, more)
+        except Exception as error:
+            recorder.failed(self.probe, error)
+
+    def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
+        """Looks at a call; `more` is its keywords before, its output after the forward. How many times it covers."""
+        raise NotImplementedError
 
 
 def owner_and_name(parameter: str) -> tuple[str, str]:

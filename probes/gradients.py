@@ -1,7 +1,6 @@
 """The gradients of the loss with respect to what the modules return and are given."""
 
 import weakref
-from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import ClassVar
@@ -9,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gradscope.probes.base import NO_KWARGS, Hook, Probe, Recorder, Target, recomputed
+from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
 from gradscope.probes.tensors import given_tensors, named_tensors, time_axis
 from gradscope.records import Quantity
 
@@ -74,10 +73,10 @@ class _HookedTensors:
         self._leaves.clear()
 
 
-class _GradientHook(Hook):
-    """What the hooks on inputs and outputs share: the sites of one module, and how often it ran in this step."""
+class _GradientHook(ForwardHook):
+    """What the hooks on inputs and outputs share: the sites of one module."""
 
-    __slots__ = ("hooked", "module", "sites", "step", "time")
+    __slots__ = ("hooked", "module", "sites")
     quantity: ClassVar[Quantity]
 
     def __init__(self, recorder: Recorder, name: str, hooked: _HookedTensors) -> None:
@@ -85,10 +84,11 @@ class _GradientHook(Hook):
         self.module = name
         self.hooked = hooked
         self.sites: dict[str, int] = {}
-        self.step, self.time = -1, 0
 
     def place(self, module: nn.Module, name: str, tensor: Tensor) -> int:
-        """Hooks one tensor; how many times (positions of the sequence) it covers."""
+        """Hooks one tensor that has a gradient; how many times (positions of the sequence) it covers."""
+        if not tensor.requires_grad:
+            return 1
         site = self.sites.get(name)
         if site is None:
             site = self.sites[name] = self.recorder.site(self.module, self.quantity, name)
@@ -101,55 +101,19 @@ class _InputHook(_GradientHook):
     __slots__ = ()
     quantity = Quantity.INPUT_GRAD
 
-    def __call__(self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object] = NO_KWARGS) -> None:
-        recorder = self.recorder
-        if not torch.is_grad_enabled():
-            return
-        if recorder.boundary:
-            recorder.advance()
-        if not recorder.on:
-            return
-        try:
-            if self.step != recorder.step:
-                self.step, self.time = recorder.step, 0
-            if recomputed(self.time > 0):
-                return
-            steps = 1
-            if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
-                if args[0].requires_grad:
-                    steps = self.place(module, "", args[0])
-            else:
-                for name, tensor in given_tensors(args, kwargs):
-                    if tensor.requires_grad:
-                        steps = max(steps, self.place(module, name, tensor))
-            self.time += steps
-        except Exception as error:
-            recorder.failed(self.probe, error)
+    def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
+        if len(args) == 1 and not more and type(args[0]) is Tensor:  # what most modules are given
+            return self.place(module, "", args[0])
+        return max((self.place(module, name, tensor) for name, tensor in given_tensors(args, more)), default=1)
 
 
 class _OutputHook(_GradientHook):
     __slots__ = ()
     quantity = Quantity.OUTPUT_GRAD
 
-    def __call__(self, module: nn.Module, args: tuple[object, ...], output: object) -> None:
-        recorder = self.recorder
-        if not recorder.on or not torch.is_grad_enabled():
-            return
-        try:
-            if not self.sites:
-                recorder.completed(self.module)
-            if self.step != recorder.step:
-                self.step, self.time = recorder.step, 0
-            if recomputed(self.time > 0):
-                return
-            steps = 1
-            if type(output) is Tensor:
-                if output.requires_grad:
-                    steps = self.place(module, "", output)
-            else:
-                for name, tensor in named_tensors(output):
-                    if tensor.requires_grad:
-                        steps = max(steps, self.place(module, name, tensor))
-            self.time += steps
-        except Exception as error:
-            recorder.failed(self.probe, error)
+    def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
+        if not self.sites:
+            self.recorder.completed(self.module)
+        if type(more) is Tensor:  # what most modules return
+            return self.place(module, "", more)
+        return max((self.place(module, name, tensor) for name, tensor in named_tensors(more)), default=1)

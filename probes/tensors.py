@@ -35,7 +35,7 @@ def named_tensors(value: object, name: str = "", nesting: int = 0) -> Iterator[t
         yield from named_tensors(item, f"{name}.{key}" if name else key, nesting + 1)
 
 
-def given_tensors(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Iterator[tuple[str, Tensor]]:
+def given_tensors(args: tuple[object, ...], kwargs: object) -> Iterator[tuple[str, Tensor]]:
     """The tensors among a call's arguments; a single positional argument has the path of its value alone."""
     if len(args) == 1 and not kwargs:
         yield from named_tensors(args[0])
