@@ -10,6 +10,7 @@ from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
 from gradscope.rules.learning import norms, optimizer_of, trainable_parameters
+from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Ints, Trace
 
 
@@ -73,11 +74,11 @@ class ClippingDominates(Rule):
             threshold=self.min_factor,
             unit="norm before / after",
             message=(
-                f"{share:.0%} of the steps are clipped, typically to 1/{typical:.3g} of the gradient: its norm is"
-                f" {np.median(raw[rows]):.2g} before and {np.median(applied[rows]):.2g} after."
+                f"{share:.0%} of the steps are clipped, typically to 1/{number(typical)} of the gradient: its norm is"
+                f" {number(np.median(raw[rows]))} before and {number(np.median(applied[rows]))} after."
             ),
             cause=(
-                f"The threshold lies far below the usual gradient, whose 90th percentile is {high:.2g}."
+                f"The threshold lies far below the usual gradient, whose 90th percentile is {number(high)}."
                 + (
                     f" {optimizer.name} divides the size of the gradient out, so that it costs little here."
                     if harmless
@@ -85,8 +86,8 @@ class ClippingDominates(Rule):
                 )
             ),
             remedy=(
-                f"Clip at {high:.2g}, and lower the learning rate instead if that is too large a step:"
-                f" a rate {typical:.2g} times smaller steps as far as this clipping does."
+                f"Clip at {number(high)}, and lower the learning rate instead if that is too large a step:"
+                f" a rate {number(typical)} times smaller steps as far as this clipping does."
             ),
         )
 

@@ -12,6 +12,7 @@ from gradscope.rules.base import Rule
 from gradscope.rules.layers import learned_layers
 from gradscope.rules.persistence import persistence
 from gradscope.rules.stuck import Stuck, and_others, gathered
+from gradscope.rules.wording import number
 from gradscope.trace import Trace
 
 
@@ -60,7 +61,7 @@ class DeadUnits(Rule):
         cause = f"The share was {share[~np.isnan(share)][0]:.0%} in the first recorded step"
         if before and (given := trace.columns(Quantity.OUTPUT, before[-1])):
             mean, high = (float(trace.statistics[s][at, given[0]]) for s in (Statistic.MEAN, Statistic.MAX))
-            cause += f"; {before[-1]} gives it values of mean {mean:.2g} and at most {high:.2g} at step {last}"
+            cause += f"; {before[-1]} gives it values of mean {number(mean)} and at most {number(high)} at step {last}"
         return Finding(
             code=self.code,
             pathology=self.name,

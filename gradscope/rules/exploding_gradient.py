@@ -11,6 +11,7 @@ from gradscope.rules.gain import LEAST_LAYERS, steady_growth, steepest_rises
 from gradscope.rules.layers import profile_of
 from gradscope.rules.persistence import persistence
 from gradscope.rules.stretch import stretch_of
+from gradscope.rules.wording import number
 from gradscope.trace import Trace
 
 
@@ -67,7 +68,8 @@ class ExplodingGradient(Rule):
             unit="decades",
             message=(
                 f"The gradient grows by {stretch.decades:.1f} decades from {stretch.late} back to {stretch.early}, a"
-                f" factor of {10**stretch.per_layer:.2g} per layer over {len(stretch.layers)} layers, {stretch.when}."
+                f" factor of {number(10**stretch.per_layer)} per layer over {len(stretch.layers)} layers,"
+                f" {stretch.when}."
             ),
             cause=f"{stretch.weights[0].upper()}{stretch.weights[1:]}.",
             remedy=(

@@ -13,6 +13,7 @@ from gradscope.rules.gain import DECAY, LEAST_LAYERS, steady, steepest_rises
 from gradscope.rules.layers import profile_of
 from gradscope.rules.persistence import Persistence, persistence
 from gradscope.rules.stretch import Stretch, scale_along, stretch_of
+from gradscope.rules.wording import number
 from gradscope.trace import Trace
 
 
@@ -84,7 +85,7 @@ class ForwardVarianceCollapse(Rule):
             unit="decades",
             message=(
                 f"The signal dies out between {stretch.early} and {stretch.late}: {what} loses {stretch.decades:.1f}"
-                f" decades over {len(stretch.layers)} layers, a factor of {10**-stretch.per_layer:.2g} per layer,"
+                f" decades over {len(stretch.layers)} layers, a factor of {number(10**-stretch.per_layer)} per layer,"
                 f" {stretch.when}."
             ),
             cause=(

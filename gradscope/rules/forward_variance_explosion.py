@@ -14,6 +14,7 @@ from gradscope.rules.gain import GROWTH, LEAST_LAYERS, Bools, Rises, steady_grow
 from gradscope.rules.layers import fan_in, learned_layers, profile_of, relative_scale
 from gradscope.rules.persistence import persistence
 from gradscope.rules.stretch import Stretch, scale_along, stretch_of
+from gradscope.rules.wording import number
 from gradscope.trace import Trace
 
 
@@ -102,15 +103,15 @@ class ForwardVarianceExplosion(Rule):
             threshold=self.cut_off_scale,
             unit="times the scale that keeps the spread",
             message=(
-                f"Every layer from {layer.module} to {hidden[-1].module} makes its signal about {scale:.2g} times as"
-                f" large, and its activation cuts it off: {share:.0%} of the outputs are at a bound in the first"
+                f"Every layer from {layer.module} to {hidden[-1].module} makes its signal about {number(scale)} times"
+                f" as large, and its activation cuts it off: {share:.0%} of the outputs are at a bound in the first"
                 " recorded step."
             ),
-            cause=f"The weights have {scale:.2g} times the scale that keeps a signal's spread (median of them).",
+            cause=f"The weights have {number(scale)} times the scale that keeps a signal's spread (median of them).",
             remedy=(
                 f"Draw the weights smaller: {layer.module} has an rms of"
-                f" {float(trace.statistics[Statistic.RMS][0, layer.weight]):.2g}, a std of {asked:.2g} keeps the spread"
-                f" before {layer.activation}; or put normalisation layers between."
+                f" {number(float(trace.statistics[Statistic.RMS][0, layer.weight]))}, a std of {number(asked)} keeps the"
+                f" spread before {layer.activation}; or put normalisation layers between."
             ),
         )
 
@@ -132,7 +133,7 @@ class ForwardVarianceExplosion(Rule):
             message=(
                 f"The signal explodes between {stretch.early} and {stretch.late}: {what} grows by"
                 f" {stretch.decades:.1f} decades over {len(stretch.layers)} layers, a factor of"
-                f" {10**stretch.per_layer:.2g} per layer, {stretch.when}."
+                f" {number(10**stretch.per_layer)} per layer, {stretch.when}."
             ),
             cause=f"{stretch.weights[0].upper()}{stretch.weights[1:]}.",
             remedy=f"{stretch.weight_advice(trace, 'smaller')}; or put normalisation layers between.",

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
+from gradscope.rules.wording import number
 from gradscope.trace import Floats, Trace
 
 OVERFLOW = "The numbers overflow: lower the learning rate, or the initial weights if they were large from the start."
@@ -176,5 +177,6 @@ def _history(grown: bool, before: Floats) -> str:
     if not len(before):
         return "It was so from the first recorded step on."
     if grown:
-        return f"Its largest element grew from {before[0]:.2g} to {before[-1]:.2g} in the steps before: it overflowed."
-    return f"Its largest element was {before[-1]:.2g} in the step before: it did not grow into it."
+        first, last = number(before[0]), number(before[-1])
+        return f"Its largest element grew from {first} to {last} in the steps before: it overflowed."
+    return f"Its largest element was {number(before[-1])} in the step before: it did not grow into it."

@@ -14,6 +14,7 @@ from gradscope.rules.layers import Layer, fan_in, learned_layers, size_of
 from gradscope.rules.learning import norms
 from gradscope.rules.persistence import persistence
 from gradscope.rules.stuck import Stuck, and_others, gathered
+from gradscope.rules.wording import number
 from gradscope.trace import Ints, Trace
 
 
@@ -88,11 +89,11 @@ class Saturation(Rule):
         remedy = f"Scale down what {site.module} is given, or put a normalisation layer before it."
         if before and (given := trace.columns(Quantity.OUTPUT, before[-1])):
             rms = float(np.nanmedian(trace.statistics[Statistic.RMS][lasting.rows, given[0]]))
-            cause += f"; {before[-1]} gives it values with an rms of {rms:.3g}"
+            cause += f"; {before[-1]} gives it values with an rms of {number(rms)}"
             if rms > 1:
                 remedy = (
-                    f"Bring what {before[-1]} gives to an rms near 1: divide its weights, or its inputs, by {rms:.2g},"
-                    " or put a normalisation layer between the two."
+                    f"Bring what {before[-1]} gives to an rms near 1: divide its weights, or its inputs, by"
+                    f" {number(rms)}, or put a normalisation layer between the two."
                 )
         return Finding(
             code=self.code,

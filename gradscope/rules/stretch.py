@@ -9,6 +9,7 @@ from gradscope.rules.activations import asked_gain
 from gradscope.rules.gain import Rises
 from gradscope.rules.layers import Layer, Profile, fan_in, relative_scale
 from gradscope.rules.persistence import Persistence
+from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Ints, Trace
 
 
@@ -55,7 +56,7 @@ class Stretch:
     def weights(self) -> str:
         """How large the weights are for what follows them, as a clause."""
         return (
-            f"the weights have {self.scale:.2g} times the scale that keeps a signal's spread"
+            f"the weights have {number(self.scale)} times the scale that keeps a signal's spread"
             f" (median of these layers at step {self.first_step})"
         )
 
@@ -65,8 +66,8 @@ class Stretch:
         now = float(trace.statistics[Statistic.RMS][self.rows[0], layer.weight])
         asked = asked_gain(layer.activation) / np.sqrt(fan_in(trace, layer))
         return (
-            f"Draw the weights {direction}: {layer.module} has an rms of {now:.2g}, a std of {asked:.2g} keeps the"
-            f" spread before {layer.activation or 'a linear layer'}"
+            f"Draw the weights {direction}: {layer.module} has an rms of {number(now)}, a std of {number(asked)} keeps"
+            f" the spread before {layer.activation or 'a linear layer'}"
         )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from gradscope.records import Quantity
 from gradscope.rules.activations import ACTIVATIONS, LARGEST_SLOPE
 from gradscope.rules.learning import norms
+from gradscope.rules.wording import number
 from gradscope.trace import Ints, Trace
 
 
@@ -25,9 +26,9 @@ class Transmission:
     gain: float
 
     def __str__(self) -> str:
-        text = f"{self.count} {self.module_type}{'s' if self.count > 1 else ''} pass back {self.gain:.2g} each"
+        text = f"{self.count} {self.module_type}{'s' if self.count > 1 else ''} pass back {number(self.gain)} each"
         if self.module_type in LARGEST_SLOPE:
-            text += f" (the slope of a {self.module_type} is at most {LARGEST_SLOPE[self.module_type]:.2g})"
+            text += f" (the slope of a {self.module_type} is at most {number(LARGEST_SLOPE[self.module_type])})"
         return text
 
 

@@ -10,6 +10,7 @@ from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity
 from gradscope.rules.base import Rule
 from gradscope.rules.learning import Parameter, effective_update_ratios, optimizer_of, trainable_parameters
+from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Ints, Trace
 
 
@@ -96,10 +97,10 @@ class UpdateTooLarge(Rule):
             measured=largest,
             threshold=bar,
             unit="‖Δw‖/‖w‖",
-            message=f"{text}: {where} by up to {largest:.2g}; {len(sick)} of {len(ratios)} weights did so.",
+            message=f"{text}: {where} by up to {number(largest)}; {len(sick)} of {len(ratios)} weights did so.",
             cause=(
                 f"{optimizer.name or 'The update rule'} at a learning rate of {lr:g} moves {where} by"
-                f" {now:.2g} of its norm at step {trace.steps[first]}."
+                f" {number(now)} of its norm at step {trace.steps[first]}."
             ),
             remedy=(
                 f"Lower the learning rate to about {lr * 1e-2 / max(now, 1e-30):.0e}, where this step would be 1 % of"

@@ -18,6 +18,7 @@ from gradscope.rules.learning import (
     update_ratios,
 )
 from gradscope.rules.regions import regions
+from gradscope.rules.wording import count, number
 from gradscope.trace import Trace
 
 
@@ -86,10 +87,10 @@ class UpdateTooSmall(Rule):
                 threshold=self.warning_ratio,
                 unit="‖Δw‖/‖w‖",
                 message=(
-                    f"No optimizer holds {len(members)} weights of {region} ({size:.0f} elements): they get a gradient"
+                    f"No optimizer holds {count(len(members), 'weight')} of {region} ({size:.0f} elements): they get a gradient"
                     " and never move."
                     if left_out
-                    else f"{len(members)} weights of {region} never moved by more than {ratio:.1e} of their norm in"
+                    else f"{count(len(members), 'weight')} of {region} never moved by more than {ratio:.1e} of their norm in"
                     f" {len(trace.steps)} recorded steps."
                 ),
                 cause=(
@@ -102,6 +103,6 @@ class UpdateTooSmall(Rule):
                     f"Pass the parameters of {region} to the optimizer, or freeze them with requires_grad_(False)."
                     if left_out
                     else f"Raise the learning rate of {region}: an update ratio near 1e-3 is usual, which is"
-                    f" {1e-3 / max(ratio, 1e-30):.0e} times as much."
+                    f" {number(1e-3 / max(ratio, 1e-30))} times as much."
                 ),
             )

@@ -16,6 +16,7 @@ from gradscope.rules.learning import Optimizer, norms, optimizer_of
 from gradscope.rules.persistence import Persistence, persistence
 from gradscope.rules.stretch import Stretch, stretch_of
 from gradscope.rules.transmission import Transmission, transmission_of_activations
+from gradscope.rules.wording import number
 from gradscope.trace import Trace
 
 
@@ -77,7 +78,7 @@ class VanishingGradient(Rule):
             unit="decades",
             message=(
                 f"The gradient loses {stretch.decades:.1f} decades between {stretch.late} and {stretch.early} over"
-                f" {len(stretch.layers)} layers, a factor of {10**-stretch.per_layer:.2g} per layer, {stretch.when}"
+                f" {len(stretch.layers)} layers, a factor of {number(10**-stretch.per_layer)} per layer, {stretch.when}"
                 f" ({lasting.share:.0%} of those recorded)."
             ),
             cause=_cause(stretch, passed) + _consequence(optimizer_of(trace), starved),

@@ -1,0 +1,11 @@
+"""Numbers as people write them in a sentence."""
+
+
+def number(value: float) -> str:
+    """`value` with two digits: 330 and 0.0031, not 3.3e+02; exponents only from a million on and below 1e-4."""
+    return f"{float(f'{value:.2g}'):g}"
+
+
+def count(n: int, noun: str) -> str:
+    """``1 weight``, ``3 weights``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
