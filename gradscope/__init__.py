@@ -7,6 +7,7 @@
 Names are loaded on first use: `gradscope --help`, and reading a trace, never import torch.
 """
 
+import os
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from gradscope.scope import attach as attach
     from gradscope.storage import read_trace as read_trace
     from gradscope.trace import Trace as Trace
+
+# In a checkout probes/ and scenarios/ lie beside this folder; an installation has them inside of it. So `python -m
+# gradscope` works in the checkout too, where Python finds this folder before the installed one.
+if not os.path.isdir(os.path.join(os.path.dirname(__file__), "probes")):
+    __path__.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 _HOME = {
     "GradscopeError": "errors",

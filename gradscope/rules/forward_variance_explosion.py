@@ -91,6 +91,7 @@ class ForwardVarianceExplosion(Rule):
             return
         layer = hidden[0]
         asked = asked_gain(layer.activation) / np.sqrt(fan_in(trace, layer))
+        drawn = float(trace.statistics[Statistic.RMS][0, layer.weight])
         yield Finding(
             code=self.code,
             pathology=self.name,
@@ -109,9 +110,8 @@ class ForwardVarianceExplosion(Rule):
             ),
             cause=f"The weights have {number(scale)} times the scale that keeps a signal's spread (median of them).",
             remedy=(
-                f"Draw the weights smaller: {layer.module} has an rms of"
-                f" {number(float(trace.statistics[Statistic.RMS][0, layer.weight]))}, a std of {number(asked)} keeps the"
-                f" spread before {layer.activation}; or put normalisation layers between."
+                f"Draw the weights smaller: {layer.module} has an rms of {number(drawn)}, a std of {number(asked)} keeps"
+                f" the spread before {layer.activation}; or put normalisation layers between."
             ),
         )
 

@@ -73,6 +73,7 @@ class UpdateTooSmall(Rule):
             largest = max(float(np.nanmax(norms(trace, p.grad))) for p in members)
             size = sum(p.size for p in members)
             optimizer = optimizer_of(trace)
+            weights = count(len(members), "weight")
             lr = trace.per_step["lr"]
             rate = float(np.nanmax(lr)) if not np.isnan(lr).all() else float("nan")
             yield Finding(
@@ -87,10 +88,9 @@ class UpdateTooSmall(Rule):
                 threshold=self.warning_ratio,
                 unit="‖Δw‖/‖w‖",
                 message=(
-                    f"No optimizer holds {count(len(members), 'weight')} of {region} ({size:.0f} elements): they get a gradient"
-                    " and never move."
+                    f"No optimizer holds {weights} of {region} ({size:.0f} elements): a gradient arrives, and nothing moves."
                     if left_out
-                    else f"{count(len(members), 'weight')} of {region} never moved by more than {ratio:.1e} of their norm in"
+                    else f"{weights} of {region} never moved by more than {ratio:.1e} of their norm in"
                     f" {len(trace.steps)} recorded steps."
                 ),
                 cause=(
