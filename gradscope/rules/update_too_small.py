@@ -88,7 +88,8 @@ class UpdateTooSmall(Rule):
                 threshold=self.warning_ratio,
                 unit="‖Δw‖/‖w‖",
                 message=(
-                    f"No optimizer holds {weights} of {region} ({size:.0f} elements): a gradient arrives, and nothing moves."
+                    f"No optimizer holds {weights} of {region} ({size:.0f} elements): a gradient arrives, but"
+                    " nothing moves."
                     if left_out
                     else f"{weights} of {region} never moved by more than {ratio:.1e} of their norm in"
                     f" {len(trace.steps)} recorded steps."
