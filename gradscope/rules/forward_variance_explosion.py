@@ -110,7 +110,7 @@ class ForwardVarianceExplosion(Rule):
             ),
             cause=f"The weights have {number(scale)} times the scale that keeps a signal's spread (median of them).",
             remedy=(
-                f"Draw the weights smaller: {layer.module} has an rms of {number(drawn)}, a std of {number(asked)} keeps"
+                f"Draw the weights smaller: {layer.module} has rms {number(drawn)}, a std of {number(asked)} keeps"
                 f" the spread before {layer.activation}; or put normalisation layers between."
             ),
         )
