@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from gradscope.records import Site
 
 if TYPE_CHECKING:
@@ -107,6 +109,8 @@ def finite(value: Json) -> Json:
     """`value` with every NaN or infinite number written as a string, so that it is valid JSON."""
     if isinstance(value, float) and not math.isfinite(value):
         return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if isinstance(value, np.generic):  # the natural type of a number that a rule has computed
+        return finite(value.item())
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -133,8 +137,8 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """No finding of severity error. A rule that could not judge is in `not_judged`, it is not counted as clean."""
-        return self.worst is not Severity.ERROR
+        """No finding of severity error, in at least one recorded step. What could not be judged is in `not_judged`."""
+        return self.steps > 0 and self.worst is not Severity.ERROR
 
     @property
     def roots(self) -> tuple[Finding, ...]:

@@ -36,6 +36,7 @@ from gradscope.units import Liveness, Predicate
 _log = logging.getLogger("gradscope")
 
 RECORDER = "recorder"  # in place of a probe's name, where no probe is to blame
+_BACKWARD = -2  # minus the number of the backward pass, of a gradient
 _ANY_PASS = -1  # of what belongs to the step and not to a forward pass: parameters, gradients
 
 
@@ -45,9 +46,12 @@ class StepRecorder:
     Args:
         module_types: Class names of the model's modules, by name.
         advance: Called at a boundary, from within a hook, when the next forward begins.
+        stalled: Called when a step has so many forward passes that it seems to have no end.
     """
 
-    def __init__(self, module_types: Mapping[str, str], advance: Callable[[], None]) -> None:
+    def __init__(
+        self, module_types: Mapping[str, str], advance: Callable[[], None], stalled: Callable[[], None]
+    ) -> None:
         self.on = False
         self.step = 0
         self.boundary = True
@@ -58,12 +62,14 @@ class StepRecorder:
         self.failed_probes: set[str] = set()
         self._module_types = module_types
         self._advance = advance
+        self.stalled = stalled
         self._keys: list[tuple[str, Quantity, str]] = []
         self._index: dict[tuple[str, Quantity, str], int] = {}
         self._depths: dict[str, int] = {}
         self._listeners: list[StepListener] = []
         self._sites: tuple[Site, ...] = ()
         self._sites_depths = 0
+        self._told_of_several = False
         self._totals_of = -1  # number of sites when the members of the total norms were looked up
         self.liveness = Liveness()
         self._clear()
@@ -79,7 +85,8 @@ class StepRecorder:
         self._derived: list[tuple[int, Statistic, Tensor | float]] = []
         self._saturable: dict[Predicate, list[tuple[int, Tensor]]] = {}
         self._losses: list[Tensor | float] = []
-        self._touched: set[int] = set()
+        self._touched: set[tuple[int, int]] = set()  # forward pass, and the backward that reached it
+        self.training_tasks: set[int] = set()
         self.forward = 0
         self.backward_ran = False
 
@@ -141,18 +148,23 @@ class StepRecorder:
             where[:, 0], where[:, 1] = _ANY_PASS, sites
             self._batches.append((where, many_moments(tensors)))
 
+    def emit_gradient_of(self, site: int, grad: Tensor) -> None:
+        """`emit` for a parameter's gradient: of the step and not of a forward pass."""
+        self._emit(_ANY_PASS, site, grad, 0)
+
     def emit_gradient(self, step: int, forward: int, site: int, time: int, axis: int | None, grad: Tensor) -> None:
         """`emit` for a gradient; called by autograd."""
         if not self.on:
             return
+        task = torch._C._current_graph_task_id()
         if step == self.step:
-            self._touched.add(forward)
+            self._touched.add((forward, task))
         self.backward_ran = True
         try:
             if axis is None:
-                self._emit(_ANY_PASS, site, grad, time)
+                self._emit(_BACKWARD - task, site, grad, time)
             else:
-                self._emit_slices(_ANY_PASS, site, grad, axis, time)
+                self._emit_slices(_BACKWARD - task, site, grad, axis, time)
         except Exception as error:
             self.failed("gradients", error)
 
@@ -259,9 +271,7 @@ class StepRecorder:
         moments = np.concatenate([fetch(self._moments), many_moments(self._small), *(m for _, m in self._batches)])
         single = np.array(self._where + self._small_where, dtype=np.int64).reshape(-1, 3)
         where = np.concatenate([single, *(w for w, _ in self._batches)])
-        if self._touched:  # forward passes that no backward reached were evaluation, not training
-            kept = np.isin(where[:, 0], [_ANY_PASS, *self._touched])
-            where, moments = where[kept], moments[kept]
+        where, moments = self._of_training(where, moments)
         rows = rows_of(moments)
         if self._aliases:
             entry_of = {(site, time): i for i, (_, site, time) in enumerate(where.tolist())}
@@ -270,6 +280,38 @@ class StepRecorder:
                 where = np.concatenate([where, np.array([target for target, _ in found])])
                 rows = np.concatenate([rows, rows[[source for _, source in found]]])
         return where, rows
+
+    def _of_training(
+        self, where: NDArray[np.int64], moments: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Leaves out evaluation: forward passes that no backward reached, backward passes that trained no parameter.
+
+        Where nothing was trained (or nobody looked at the parameters) everything stays.
+        """
+        tasks = self.training_tasks
+        touched = {forward for forward, task in self._touched if not tasks or task in tasks}
+        passes = where[:, 0]
+        kept = np.ones(len(where), dtype=bool)
+        if touched:
+            kept &= (passes < 0) | np.isin(passes, list(touched))
+        if tasks:
+            kept &= (passes > _BACKWARD) | np.isin(_BACKWARD - passes, list(tasks))
+        where, moments = where[kept], moments[kept]
+        if len(tasks) > 1:
+            self._tell_of_several_backwards(where)
+        return where, moments
+
+    def _tell_of_several_backwards(self, where: NDArray[np.int64]) -> None:
+        """The parts of a tensor's gradient that several backward passes bring cannot be added up as statistics."""
+        gradients = where[where[:, 0] <= _BACKWARD, 1:]
+        _, counts = np.unique(gradients, axis=0, return_counts=True)
+        if (counts > 1).any() and not self._told_of_several:
+            self._told_of_several = True
+            message = (
+                f"in step {self.step} several backward passes went through one forward pass; output_grad and input_grad"
+                " are of the last, weight_grad is of all: add the losses and call backward once to see the sum"
+            )
+            self.events.append(Event(step=self.step, kind="several-backwards", message=message))
 
     def _add_derived(self, values: Rows) -> None:
         """Adds what does not follow from moments; of several executions of a module the mean is recorded."""
@@ -313,7 +355,8 @@ class StepRecorder:
         for name, sites in members.items():
             if len(sites):
                 norms = values[sites, COLUMN["l2_norm"]].astype(np.float64)
-                row = scalar_row(float(np.linalg.norm(np.nan_to_num(norms))))
+                finite = norms[~np.isnan(norms)]
+                row = scalar_row(float(np.linalg.norm(finite)) if len(finite) else np.nan)
                 for stat in ("numel", "nonfinite_count"):
                     row[COLUMN[stat]] = values[sites, COLUMN[stat]].sum()
                 values[self._index["", Quantity.TOTAL_NORM, name]] = row

@@ -20,7 +20,7 @@ from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -30,7 +30,7 @@ from torch.nn.parameter import is_lazy
 from gradscope import at_exit, plugins
 from gradscope.errors import UsageError, nearest
 from gradscope.findings import Diagnosis, Json
-from gradscope.probes.base import Hook, Probe, Target, leaves
+from gradscope.probes.base import Hook, ParameterHook, Probe, Recorder, Target, in_transform, leaves
 from gradscope.recorder import RECORDER, StepRecorder
 from gradscope.records import Event
 from gradscope.rules.base import Rule
@@ -47,6 +47,7 @@ class GradScaler(Protocol):
         ...
 
 
+_MOST_PASSES = 4096  # forward passes in one step; more hint at a step that never ends, and would pile up for ever
 _attached: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
 
 
@@ -83,11 +84,14 @@ def attach(
     """
     optimizers = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer or ())
     target = _target(model, optimizers, tuple(modules))
+    chosen = _instances("probes", Probe, probes)
+    judges = None if rules is None else _instances("rules", Rule, rules)
+    if scaler is not None and not hasattr(scaler, "get_scale"):
+        raise UsageError(f"`scaler={scaler!r}` must be an AMP gradient scaler, with a method `get_scale`.")
     schedule = as_schedule(every)
     about: dict[str, Json] = {**_about(target), "every": schedule.n if isinstance(schedule, Every) else "custom"}
     sink = TraceBuilder() if trace is None else _writer(Path(trace))
-    chosen = [probe() for probe in plugins.load("probes")] if probes is None else list(probes)  # type: ignore[operator]
-    return Scope(target, chosen, rules, schedule, sink, scaler, {**about, **(meta or {})})
+    return Scope(target, chosen, judges, schedule, sink, scaler, {**about, **(meta or {})})
 
 
 class Scope:
@@ -113,20 +117,29 @@ class Scope:
         self._begun = False
         self._late: list[Event] = []
         types = {name: type(module).__name__ for name, module in target.model.named_modules()}
-        self._recorder = recorder = StepRecorder(types, self._advance)
+        self._recorder = recorder = StepRecorder(types, self._advance, self._stalled)
         self._probes: dict[str, ExitStack] = {}
         self._handles = ExitStack()
         self._handles.callback(target.model.register_forward_pre_hook(_PassHook(recorder)).remove)
-        for probe in probes:
-            self._probes[probe.name] = probe.attach(target, recorder)
-        for optimizer in target.optimizers:
-            self._handles.callback(optimizer.register_step_post_hook(_BoundaryHook(recorder)).remove)
-        if not target.optimizers:
-            for parameter in target.parameters.values():
-                if parameter.requires_grad:
-                    self._handles.callback(parameter.register_post_accumulate_grad_hook(_BackwardHook(recorder)).remove)
+        self._place_hooks(probes)
         _attached[target.model] = True
         self._detached = False
+
+    def _place_hooks(self, probes: Iterable[Probe]) -> None:
+        target, recorder = self._target, self._recorder
+        try:
+            for probe in probes:
+                self._probes[probe.name] = probe.attach(target, recorder)
+            for optimizer in target.optimizers:
+                self._handles.callback(optimizer.register_step_post_hook(_BoundaryHook(recorder)).remove)
+            for parameter in () if target.optimizers else target.parameters.values():
+                if parameter.requires_grad:
+                    self._handles.callback(parameter.register_post_accumulate_grad_hook(_BackwardHook(recorder)).remove)
+        except BaseException:
+            for stack in self._probes.values():
+                stack.close()
+            self._handles.close()
+            raise
 
     # ---------------------------------------------------------------- for the user
 
@@ -208,6 +221,18 @@ class Scope:
             recorder.backward_ran = False
             recorder.step += 1
 
+    def _stalled(self) -> None:
+        """So many forward passes without an end of the step: what they left is dropped, recording waits for the end."""
+        recorder = self._recorder
+        who = "an attached optimizer has stepped" if self._target.optimizers else "`Scope.step` was called"
+        message = (
+            f"step {recorder.step} is not recorded: {_MOST_PASSES} forward passes ran before {who}; if the optimizer"
+            " was replaced, detach and attach with the new one"
+        )
+        recorder.events.append(Event(step=recorder.step, kind="not-observed", message=message))
+        recorder.drop_step()
+        recorder.on = False
+
     def _last_call(self) -> None:
         """The process ends, or the sink is closed: a step that is complete is handed over."""
         if self._recorder.boundary and self._begun:
@@ -247,6 +272,18 @@ class Scope:
             self._give_up(error)
 
 
+_Kind = TypeVar("_Kind")
+
+
+def _instances(kind: str, base: type[_Kind], given: Iterable[object] | None) -> tuple[_Kind, ...]:
+    """What the user gave for `probes` or `rules`, or an instance of each that is installed."""
+    found = [offered() for offered in plugins.load(kind)] if given is None else list(given)  # type: ignore[operator]
+    for item in found:
+        if not isinstance(item, base):
+            raise UsageError(f"`{kind}=`: {item!r} is no {base.__name__}; give instances, such as `{base.__name__}()`.")
+    return tuple(found)
+
+
 def _never(step: int) -> bool:
     return False
 
@@ -268,10 +305,12 @@ class _PassHook(_ScopeHook):
 
     def __call__(self, module: nn.Module, args: object) -> None:
         recorder = self.recorder
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not in_transform():
             if recorder.boundary:
                 recorder.advance()
             recorder.forward += 1
+            if recorder.forward == _MOST_PASSES:
+                recorder.stalled()
 
 
 class _BoundaryHook(_ScopeHook):
@@ -289,13 +328,12 @@ def _writer(path: Path) -> Sink:
     return TraceWriter(path)
 
 
-class _BackwardHook(_ScopeHook):
+class _BackwardHook(ParameterHook):
     """A gradient has arrived: without an optimizer, and without `Scope.step`, the next forward is a new step."""
 
     __slots__ = ()
 
-    def __call__(self, parameter: Tensor) -> None:
-        recorder = self.recorder
+    def see(self, recorder: Recorder, parameter: Tensor) -> None:
         recorder.backward_ran = True
         if not recorder.explicit:
             recorder.boundary = True

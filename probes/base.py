@@ -14,6 +14,7 @@ A hook returns None, so nothing it does can change the training, and it is wrapp
 into it nor travel with a copy of the model.
 """
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -49,6 +50,8 @@ class Recorder(Protocol):
         boundary: An optimizer has stepped (or, without one, a backward has run): the next forward begins a new step.
         forward: Number of the running forward pass of the whole model within the step.
         backward_ran: A gradient has arrived in this step.
+        explicit: The user ends the steps.
+        training_tasks: Backward passes, by autograd's number, that have added to a parameter's gradient in this step.
         liveness: Takes in the outputs of activation functions that can die.
     """
 
@@ -57,6 +60,8 @@ class Recorder(Protocol):
     boundary: bool
     forward: int
     backward_ran: bool
+    explicit: bool
+    training_tasks: set[int]
     liveness: Liveness
 
     def site(self, module: str, quantity: Quantity, name: str = "") -> int:
@@ -88,6 +93,10 @@ class Recorder(Protocol):
 
     def emit_gradient(self, step: int, forward: int, site: int, time: int, axis: int | None, grad: Tensor) -> None:
         """Like `emit`, or `emit_slices` along `axis`, for a gradient of what pass `forward` of `step` computed."""
+        ...
+
+    def emit_gradient_of(self, site: int, grad: Tensor) -> None:
+        """Like `emit`, for a parameter's gradient as a backward has left it: of several the last one counts."""
         ...
 
     def same(self, site: int, time: int, source: int, source_time: int) -> None:
@@ -162,6 +171,33 @@ class Hook:
         return getattr, (nullcontext(), "__exit__")
 
 
+def in_transform() -> bool:
+    """Whether a transform of torch.func (vmap, jvp, …) is running: its tensors are wrappers, not the training's."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+class ParameterHook:
+    """A hook on a parameter's gradient.
+
+    Autograd's C++ side holds it where Python's collector cannot see, so a strong reference from here to the recorder,
+    and by it to the model, would keep a model that was never detached alive for ever.
+    """
+
+    __slots__ = ("_recorder",)
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = weakref.ref(recorder)
+
+    def __call__(self, parameter: Tensor) -> None:
+        recorder = self._recorder()
+        if recorder is not None:
+            self.see(recorder, parameter)
+
+    def see(self, recorder: Recorder, parameter: Tensor) -> None:
+        """A backward has added to the gradient of `parameter`."""
+        raise NotImplementedError
+
+
 class ForwardHook(Hook):
     """A hook before or after a module's forward. `see` is what it does in a recorded step; elsewhere it does nothing.
 
@@ -178,7 +214,7 @@ class ForwardHook(Hook):
 
     def __call__(self, module: nn.Module, args: tuple[object, ...], more: object = NO_KWARGS) -> None:
         recorder = self.recorder
-        if not (recorder.on or recorder.boundary) or not torch.is_grad_enabled():
+        if not (recorder.on or recorder.boundary) or not torch.is_grad_enabled() or in_transform():
             return
         if recorder.boundary:
             recorder.advance()
@@ -219,7 +255,7 @@ def leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     seen: set[nn.Module] = set()
 
     def walk(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        if module in seen:
+        if module in seen or isinstance(module, torch.jit.ScriptModule):  # scripted modules take no hooks
             return
         seen.add(module)
         if is_leaf(module):

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from gradscope.probes.base import Hook, Probe, Recorder, Target, owner_and_name
+from gradscope.probes.base import Hook, ParameterHook, Probe, Recorder, Target, owner_and_name
 from gradscope.records import Quantity, Statistic
 from gradscope.statistics import joinable
 from gradscope.units import symmetric_fraction
@@ -29,22 +29,18 @@ class Parameters(Probe):
     def attach(self, target: Target, recorder: Recorder) -> ExitStack:
         """Places a hook on each trainable parameter and two on each optimizer."""
         handles = ExitStack()
-        names = {id(parameter): name for name, parameter in target.parameters.items()}
+        raw = _RawGradients(recorder, {id(p): name for name, p in target.parameters.items()}, handles)
         for name, parameter in target.parameters.items():
             recorder.site(*_site(name, Quantity.WEIGHT))
             if parameter.requires_grad:
-                hook = _RawGradientHook(recorder, recorder.site(*_site(name, Quantity.WEIGHT_GRAD)))
-                handles.callback(parameter.register_post_accumulate_grad_hook(hook).remove)
-        stepped: set[int] = set()
+                raw.place(name, parameter)
+        held: set[int] = set()
         for optimizer in target.optimizers:
-            held = [
-                p for group in optimizer.param_groups for p in group["params"] if p.requires_grad and id(p) in names
-            ]
-            weights = _Weights(recorder, {names[id(p)]: p for p in held}, applied=True)
-            handles.callback(optimizer.register_step_pre_hook(_BeforeUpdate(recorder, weights)).remove)
-            handles.callback(optimizer.register_step_post_hook(_AfterUpdate(recorder, weights)).remove)
-            stepped |= {id(p) for p in held}
-        rest = {name: p for name, p in target.parameters.items() if id(p) not in stepped}
+            moved = _Moved(recorder, optimizer, raw)
+            handles.callback(optimizer.register_step_pre_hook(_BeforeUpdate(recorder, moved)).remove)
+            handles.callback(optimizer.register_step_post_hook(_AfterUpdate(recorder, moved)).remove)
+            held |= {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
+        rest = {name: p for name, p in target.parameters.items() if id(p) not in held}
         moving = {} if target.optimizers else {name: p for name, p in rest.items() if p.requires_grad}
         still = {name: p for name, p in rest.items() if name not in moving}
         recorder.on_step(_ByHand(recorder, moving, still))
@@ -56,25 +52,25 @@ def _site(parameter: str, quantity: Quantity) -> tuple[str, Quantity, str]:
     return owner, quantity, name
 
 
-class _RawGradientHook(Hook):
+class _RawGradientHook(ParameterHook):
     """Emits a parameter's gradient whenever a backward has added to it: the last one of the step counts."""
 
     __slots__ = ("site",)
 
     def __init__(self, recorder: Recorder, site: int) -> None:
-        super().__init__(Parameters.name, recorder)
+        super().__init__(recorder)
         self.site = site
 
-    def __call__(self, parameter: Tensor) -> None:
-        recorder = self.recorder
+    def see(self, recorder: Recorder, parameter: Tensor) -> None:
         recorder.backward_ran = True
         if not recorder.on:
             return
         try:
+            recorder.training_tasks.add(torch._C._current_graph_task_id())
             if parameter.grad is not None:
-                recorder.emit(self.site, parameter.grad)
+                recorder.emit_gradient_of(self.site, parameter.grad)
         except Exception as error:
-            recorder.failed(self.probe, error)
+            recorder.failed(Parameters.name, error)
 
 
 class _Weights:
@@ -139,12 +135,53 @@ def _looks_for_symmetry(record: int) -> bool:
     return record == 0 or (record >= 8 and record & (record - 1) == 0)
 
 
-class _BeforeUpdate(Hook):
-    __slots__ = ("weights",)
+class _RawGradients:
+    """The hooks on the parameters' gradients, one for each that is trainable, also if it becomes so later."""
 
-    def __init__(self, recorder: Recorder, weights: _Weights) -> None:
+    def __init__(self, recorder: Recorder, names: Mapping[int, str], handles: ExitStack) -> None:
+        self.names = names
+        self._recorder = recorder
+        self._handles = handles
+        self._placed: set[str] = set()
+
+    def place(self, name: str, parameter: nn.Parameter) -> None:
+        """Hooks `parameter` if that has not been done."""
+        if name not in self._placed:
+            self._placed.add(name)
+            hook = _RawGradientHook(self._recorder, self._recorder.site(*_site(name, Quantity.WEIGHT_GRAD)))
+            self._handles.callback(parameter.register_post_accumulate_grad_hook(hook).remove)
+
+
+class _Moved:
+    """The parameters that one optimizer moves; looked up anew when its groups, or what is frozen, have changed."""
+
+    def __init__(self, recorder: Recorder, optimizer: torch.optim.Optimizer, raw: _RawGradients) -> None:
+        self._recorder = recorder
+        self._optimizer = optimizer
+        self._raw = raw
+        self._held: list[int] = []
+        self.weights = _Weights(recorder, {}, applied=True)
+        self.lookup()
+
+    def lookup(self) -> _Weights:
+        """The parameters as of now."""
+        held = [p for group in self._optimizer.param_groups for p in group["params"] if p.requires_grad]
+        ids = [id(p) for p in held]
+        if ids != self._held:
+            self._held = ids
+            named = {self._raw.names[id(p)]: p for p in held if id(p) in self._raw.names}
+            for name, parameter in named.items():
+                self._raw.place(name, parameter)
+            self.weights = _Weights(self._recorder, named, applied=True)
+        return self.weights
+
+
+class _BeforeUpdate(Hook):
+    __slots__ = ("moved",)
+
+    def __init__(self, recorder: Recorder, moved: _Moved) -> None:
         super().__init__(Parameters.name, recorder)
-        self.weights = weights
+        self.moved = moved
 
     def __call__(self, optimizer: object, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         if self.recorder.boundary and (len(args) > 1 or kwargs):
@@ -152,23 +189,23 @@ class _BeforeUpdate(Hook):
         if not self.recorder.on:
             return
         try:
-            self.weights.before()
+            self.moved.lookup().before()
         except Exception as error:
             self.recorder.failed(self.probe, error)
 
 
 class _AfterUpdate(Hook):
-    __slots__ = ("weights",)
+    __slots__ = ("moved",)
 
-    def __init__(self, recorder: Recorder, weights: _Weights) -> None:
+    def __init__(self, recorder: Recorder, moved: _Moved) -> None:
         super().__init__(Parameters.name, recorder)
-        self.weights = weights
+        self.moved = moved
 
     def __call__(self, optimizer: object, args: object, kwargs: object) -> None:
         if not self.recorder.on:
             return
         try:
-            self.weights.after()
+            self.moved.weights.after()
         except Exception as error:
             self.recorder.failed(self.probe, error)
 

@@ -489,6 +489,9 @@ MISUSE = {
     "lazy": (lambda: gradscope.attach(nn.LazyLinear(3)), r"'weight' has no shape yet; run one batch"),
     "another model's": (lambda: gradscope.attach(net(), optimizer=other()), r"`optimizer=SGD` holds none of the param"),
     "no optimizer": (lambda: gradscope.attach(net(), optimizer=["adam"]), r"must be a torch.optim.Optimizer"),
+    "probes": (lambda: gradscope.attach(net(), probes=["activations"]), r"`probes=`: 'activations' is no Probe"),
+    "rules": (lambda: gradscope.attach(net(), rules=["GS101"]), r"`rules=`: 'GS101' is no Rule"),
+    "scaler": (lambda: gradscope.attach(net(), scaler=3), r"`scaler=3` must be an AMP gradient scaler"),
     "every": (lambda: gradscope.attach(net(), every=0), r"`every=0` must be a whole number of at least 1"),
     "modules": (lambda: gradscope.attach(net(), modules=["3"]), r"`modules='3'` matches no module of Sequential"),
 }
@@ -544,3 +547,133 @@ def test_the_built_in_probes_come_through_the_entry_point():
     scope = gradscope.attach(model, probes=[Activations()])
     loss_of(model).backward()
     assert {site.quantity.value for site in scope.trace.sites} == {"input", "output"}
+
+
+# ------------------------------------------------------------------------------------------------ found by attack
+
+
+def test_a_model_that_is_never_detached_can_be_forgotten():
+    def train() -> weakref.ref[nn.Module]:
+        model = net()
+        optimizer = torch.optim.Adam(model.parameters())
+        gradscope.attach(model, optimizer=optimizer)
+        for step in range(2):
+            loss_of(model, step).backward()
+            optimizer.step()
+        return weakref.ref(model)
+
+    models = [train() for _ in range(3)]
+    gc.collect()
+    assert not any(model() for model in models)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_gradient_that_trains_nothing_is_not_the_trainings(when):
+    """Saliency maps, adversarial examples: `torch.autograd.grad` beside the step."""
+
+    def record(aside: bool) -> gradscope.Trace:
+        torch.manual_seed(0)
+        model = net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scope = gradscope.attach(model, optimizer=optimizer)
+        x = torch.randn(6, 4, requires_grad=True)
+        if aside and when == "before":
+            torch.autograd.grad(1000 * model(x).sum(), x)
+        loss = loss_of(model)
+        loss.backward(retain_graph=True)
+        if aside and when == "after":
+            torch.autograd.grad(1000 * model(x).sum(), x)
+        optimizer.step()
+        return scope.trace
+
+    plain, beside = record(False), record(True)
+    for module, quantity in (("0", "output"), ("0", "output_grad"), ("2", "input_grad"), ("0", "weight_grad")):
+        assert beside.series(module, quantity, "l2_norm") == plain.series(module, quantity, "l2_norm")
+        assert beside.series(module, quantity, "numel") == plain.series(module, quantity, "numel")
+
+
+def test_several_backwards_through_one_forward_are_told():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scope = gradscope.attach(model, optimizer=optimizer)
+    for _ in range(2):
+        y = model(torch.randn(6, 4))
+        y[:, 0].sum().backward(retain_graph=True)
+        y[:, 1].sum().backward()
+        optimizer.step()
+    assert [event.kind for event in scope.trace.events] == ["several-backwards"]
+    assert any("several backward passes" in item.reason for item in scope.diagnose().not_judged)
+
+
+def test_parameters_given_to_the_optimizer_later_are_followed():
+    model = net()
+    model[2].requires_grad_(False)
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    scope = gradscope.attach(model, optimizer=optimizer)
+    for step in range(4):
+        if step == 2:
+            model[2].requires_grad_(True)
+            optimizer.add_param_group({"params": list(model[2].parameters())})
+        model.zero_grad()
+        loss_of(model, step).backward()
+        optimizer.step()
+    update = scope.trace.series("2.weight", "weight_update", "l2_norm")
+    grad = scope.trace.series("2.weight", "applied_grad", "l2_norm")
+    assert np.isnan(update[:2]).all()
+    np.testing.assert_allclose(update[2:], 0.1 * grad[2:], rtol=1e-4)
+
+
+def test_transforms_of_functions_are_not_training():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scope = gradscope.attach(model, optimizer=optimizer)
+    for step in range(3):
+        loss = loss_of(model, step)
+        torch.func.vmap(model)(torch.randn(3, 2, 4))
+        torch.func.jacrev(model)(torch.randn(4))
+        loss.backward()
+        optimizer.step()
+    assert scope.trace.events == ()
+    assert scope.trace.by_time("0", "output", "numel").tolist() == [[48.0]] * 3
+
+
+def test_a_step_that_never_ends_is_given_up(monkeypatch):
+    monkeypatch.setattr("gradscope.scope._MOST_PASSES", 20)
+    model = net()
+    scope = gradscope.attach(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    other = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(30):
+        loss_of(model, step).backward()
+        other.step()
+    assert not scope._recorder.holds_something
+    assert "20 forward passes ran before an attached optimizer has stepped" in scope.trace.events[0].message
+
+
+def test_a_failed_attach_leaves_nothing(monkeypatch):
+    model = net()
+
+    def refuse(*args: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(Parameters, "attach", refuse)
+    with pytest.raises(RuntimeError):
+        gradscope.attach(model)
+    assert hooks_of(model) == 0
+    monkeypatch.undo()
+    gradscope.attach(model).detach()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore:.*TorchScript.*")
+def test_a_scripted_part_is_left_alone():
+    model = nn.Sequential(torch.jit.script(nn.Linear(4, 4)), nn.Linear(4, 2))
+    scope = gradscope.attach(model)
+    loss_of(model).backward()
+    assert [site.module for site in scope.trace.by_depth("output", "rms")[0]] == ["1"]
+    scope.detach()
+
+
+def test_nothing_recorded_is_not_healthy():
+    model = net()
+    diagnosis = gradscope.attach(model).diagnose()
+    assert diagnosis.steps == 0
+    assert not diagnosis.ok

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from gradscope import plugins
-from gradscope.errors import NotJudged
+from gradscope.errors import NotJudged, PluginError
 from gradscope.findings import Diagnosis, Finding, Unjudged
 from gradscope.rules.base import Rule
 from gradscope.rules.relations import relate
@@ -17,7 +17,8 @@ def diagnose(trace: Trace, rules: Iterable[Rule] | None = None) -> Diagnosis:
     what the others see.
     """
     findings: list[Finding] = []
-    not_judged: list[Unjudged] = []
+    # what happened to the recording limits every rule: it stands first among what is not judged
+    not_judged = [Unjudged(rule="recording", reason=event.message) for event in trace.events]
     for rule in default_rules() if rules is None else rules:
         try:
             findings.extend(_check(rule, trace))
@@ -32,7 +33,11 @@ def diagnose(trace: Trace, rules: Iterable[Rule] | None = None) -> Diagnosis:
 
 def default_rules() -> tuple[Rule, ...]:
     """All installed rules with their default thresholds."""
-    return tuple(rule() for rule in plugins.load("rules"))  # type: ignore[operator]
+    rules = plugins.load("rules")
+    strange = next((rule for rule in rules if not (isinstance(rule, type) and issubclass(rule, Rule))), None)
+    if strange is not None:
+        raise PluginError(f"{strange!r}, offered in the group gradscope.rules, is no subclass of gradscope.Rule.")
+    return tuple(rule() for rule in rules if isinstance(rule, type) and issubclass(rule, Rule))
 
 
 def _check(rule: Rule, trace: Trace) -> list[Finding]:
@@ -42,4 +47,8 @@ def _check(rule: Rule, trace: Trace) -> list[Finding]:
     missing = sorted(q.value for q in rule.reads - held)
     if missing:
         raise NotJudged(f"the trace holds no {' and no '.join(missing)}")
-    return list(rule.check(trace))
+    found = list(rule.check(trace))
+    strange = next((item for item in found if not isinstance(item, Finding)), None)
+    if strange is not None:
+        raise TypeError(f"it yields {strange!r}, which is no Finding")
+    return found

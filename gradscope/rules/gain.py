@@ -1,10 +1,12 @@
 """Geometric gain over depth: where along the layers a quantity falls or rises by a steady factor.
 
 Everything is in decades (log₁₀), so multiplying the loss by anything changes nothing. The end-to-end change is over the
-steepest stretch of layers; the gain per layer is the median within it, so that one odd layer is no slope.
+steepest stretch of layers; the gain per layer is the smaller of the mean and the median change within it, so that one
+odd layer is no slope, and what goes back and forth is none either.
 
 Formula:
-    rise = max over i < j of v_j − v_i;  per layer = median of v_{k+1} − v_k for i ≤ k < j;  gain = 10^(per layer)
+    rise = max over i < j of v_j − v_i;  per layer = min(mean, median) of v_{k+1} − v_k for i ≤ k < j;
+    gain = 10^(per layer);  steady if rise ≥ ½ Σ|v_{k+1} − v_k|
 """
 
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ Bools: TypeAlias = NDArray[np.bool_]
 # Decay: more than that natural 1.21 downwards; whether it matters, the decades it adds up to decide.
 GROWTH = 1.6
 DECAY = 1.25
+STEADY = 0.5  # share of all ups and downs that is left as net change
 BEGINNING = 3  # recorded steps
 LEAST_LAYERS = 4  # a slope needs three gaps, so that the median is no single one of them
 
@@ -32,7 +35,7 @@ class Rises:
 
     Attributes:
         decades: From its foot to its top; NaN where fewer than `LEAST_LAYERS` layers were observed. Shape (step,).
-        per_layer: Median of the changes from layer to layer within it, in decades.
+        per_layer: Change from layer to layer within it, in decades; 0 where it is no slope.
         foot: Index of the layer where it begins.
         top: Index of the layer where it ends.
     """
@@ -62,9 +65,24 @@ def steepest_rises(values: Doubles) -> Rises:
         end = int(np.argmax(seen - lowest))
         start = int(np.argmin(seen[: end + 1]))
         decades[step] = seen[end] - seen[start]
-        per_layer[step] = np.median(np.diff(seen[start : end + 1])) if end - start >= LEAST_LAYERS - 1 else 0.0
+        per_layer[step] = _slope(seen, start, end)
         foot[step], top[step] = at[start], at[end]
     return Rises(decades=decades, per_layer=per_layer, foot=foot, top=top)
+
+
+def _slope(seen: Doubles, start: int, end: int) -> float:
+    """Decades per layer between `start` and `end`: the smaller of the mean and the median change; 0 if it is no slope.
+
+    Layers inside the branches of a residual net lie off its stream, so their values go up and down along the order of
+    execution, and the gradient is back at the stream's level at the ends of the net. That is no slope.
+    """
+    changes = np.diff(seen[start : end + 1])
+    if len(changes) < LEAST_LAYERS - 1:
+        return 0.0
+    rise, middle = seen[end] - seen[start], (seen[end] + seen[start]) / 2
+    back_and_forth = rise < STEADY * np.abs(changes).sum()
+    heals = seen[0] > middle or seen[-1] < middle
+    return 0.0 if back_and_forth or heals else float(min(changes.mean(), np.median(changes)))
 
 
 def steady(rises: Rises, *, decades: float, gain: float) -> Bools:
