@@ -183,6 +183,7 @@ class ScenarioResult:
                 "trace": str(run.trace),
             }
 
+        several = len(self.seeds) > 1
         variants: list[Json] = [
             {
                 "name": variant.name,
@@ -190,7 +191,7 @@ class ScenarioResult:
                 "expected": list[Json](sorted(variant.expect)),
                 "forbidden": list[Json](sorted(variant.forbid)),
                 **of_run(self.of(variant)[0]),
-                "seeds": [{"seed": run.seed, **of_run(run)} for run in self.of(variant)],
+                **({"seeds": [{"seed": run.seed, **of_run(run)} for run in self.of(variant)]} if several else {}),
             }
             for variant in self.scenario.variants
         ]

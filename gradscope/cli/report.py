@@ -37,6 +37,8 @@ def report(trace: Path, name: str | None, output: Path | None, fail_on: str) -> 
     from gradscope.storage import read_trace
 
     chosen = find_report(name, output)
+    if output is not None and output.exists() and output.samefile(trace):
+        raise UsageError(f"`-o {output}` is the trace itself; name another file.")
     recording = read_trace(trace)
     refuse_empty(recording, trace)
     diagnosis = diagnose(recording)

@@ -148,7 +148,7 @@ def gradient_norm(traces: Traces, title: str = "") -> Figure:
             look["linestyle"], look["marker"] = (0, (2, 1.5)), ""
             _step_line(axes, runs[0].steps, _drawable(applied), "_", look)
             clipped = True
-        _mark_nonfinite(axes, runs[0].steps, ~np.isfinite(raw), index)
+        _mark_nonfinite(axes, runs[0].steps, _broken(runs[0], Quantity.TOTAL_NORM), index)
     if clipped:
         axes.plot([], [], color="#555555", linestyle=(0, (2, 1.5)), label="as the optimizer\nread it")
     _log_axis(axes, seen)
@@ -168,6 +168,8 @@ def loss_curves(traces: Traces, title: str = "") -> Figure:
         losses = np.stack([run.per_step["loss"] for run in runs])
         finite = np.where(np.isfinite(losses), losses, np.nan)
         known = ~np.isnan(finite).all(axis=0)
+        broken = np.any([_broken(run, Quantity.LOSS) for run in runs], axis=0) | np.isinf(losses).any(axis=0)
+        _mark_nonfinite(axes, runs[0].steps, broken, index)
         if not known.any():
             continue
         steps, finite = runs[0].steps[known], finite[:, known]
@@ -175,7 +177,6 @@ def loss_curves(traces: Traces, title: str = "") -> Figure:
         if len(runs) > 1:
             low, high = np.nanmin(finite, axis=0), np.nanmax(finite, axis=0)
             axes.fill_between(steps, low, high, color=COLOURS[index % len(COLOURS)], alpha=0.15, linewidth=0)
-        _mark_nonfinite(axes, runs[0].steps, np.asarray(np.isinf(losses).any(axis=0)), index)
         everything.append(finite.ravel())
     values = np.concatenate([np.zeros(0), *everything])
     if len(values) and np.nanmin(values) > 0 and np.nanmax(values) > 100 * np.nanmedian(values):
@@ -220,7 +221,7 @@ def heatmaps(traces: Mapping[str, Trace], quantity: Quantity, title: str = "") -
             _name_ticks(axes, places, axis="y", most=MOST_TICKS if rows == 1 and columns < 3 else 6)
         else:  # names of its own beside each panel would leave no room for the panels: layers are counted
             axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-            axes.yaxis.set_major_formatter(lambda i, _: str(int(i) + 1))
+            axes.yaxis.set_major_formatter(lambda i, _: str(int(i) + 1) if i >= 0 else "")
         axes.set_xlim(-0.5, len(steps) - 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4 if columns < 4 else 3))
         axes.xaxis.set_major_formatter(lambda i, _: str(steps[int(i)]) if 0 <= i < len(steps) else "")
@@ -308,6 +309,9 @@ def _mark_nonfinite(axes: Axes, where: Ints, broken: NDArray[np.bool_], index: i
     """A cross in the variant's colour at the top of the axes for every NaN or Inf, a line of them for each variant."""
     if not broken.any():
         return
+    corners = np.column_stack([where[broken], np.zeros(int(broken.sum()))])
+    axes.update_datalim(corners, updatey=False)  # the crosses are placed by the axes' height, which counts for no limit
+    axes.autoscale_view(scaley=False)
     axes.scatter(
         where[broken],
         np.full(int(broken.sum()), 0.985 - 0.03 * len(axes.collections)),
@@ -394,6 +398,11 @@ def _norm(trace: Trace, name: str) -> Doubles | None:
     if not trace.columns(Quantity.TOTAL_NORM, "", name):
         return None
     return trace.series("", Quantity.TOTAL_NORM, Statistic.L2_NORM, name=name).astype(np.float64)
+
+
+def _broken(trace: Trace, quantity: Quantity) -> NDArray[np.bool_]:
+    """In which steps something of `quantity` was NaN or Inf. Shape (step,)."""
+    return (trace.statistics[Statistic.NONFINITE_COUNT][:, trace.columns(quantity)] > 0).any(axis=1)
 
 
 def _plain(colour: str) -> Colormap:

@@ -49,7 +49,9 @@ class ComparisonReport:
         yield from _findings(comparison)
         yield from _not_judged(comparison)
         yield Text()
-        yield Text("What it shows", "bold")
+        yield Text(
+            "What it shows" if comparison.as_expected else "What it shows where it comes out as expected", "bold"
+        )
         yield Padding(_lesson(comparison), (0, 0, 0, 2))
 
 

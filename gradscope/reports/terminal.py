@@ -102,9 +102,13 @@ def heading(title: str, verdict_text: Text, options: ConsoleOptions) -> Text:
 
 
 def verdict(diagnosis: Diagnosis) -> Text:
-    """The word healthy, or how many roots of each severity there are."""
+    """How many roots of each severity there are; healthy only where every rule could judge."""
+    if not diagnosis.steps:
+        return Text("nothing recorded", SEVERITY_STYLE[Severity.WARNING])
     if not diagnosis.findings:
-        return Text("healthy", HEALTHY_STYLE)
+        rules = sum(item.rule != "recording" for item in diagnosis.not_judged)
+        blind = f", {rules} rule{'s' if rules > 1 else ''} not judged" if rules else ""
+        return Text(f"no finding{blind}" if diagnosis.not_judged else "healthy", HEALTHY_STYLE)
     counts = [(s, sum(f.severity is s for f in diagnosis.roots)) for s in reversed(Severity)]
     said = [
         (f"{n} {s.value}{'s' if n > 1 and s is not Severity.INFO else ''}", SEVERITY_STYLE[s]) for s, n in counts if n
@@ -228,7 +232,7 @@ def _over_steps(trace: Trace, glyphs: Glyphs) -> RenderableType | None:
                 series.append((label, norms.astype(np.float64)))
     for label, values in series:
         known = values[~np.isnan(values)]
-        if len(known) > 1:
+        if len(known) and len(values) > 1:
             grid.add_row(label, sparkline(values, SPARK_WIDTH, glyphs), f"{known[0]:.3g} → {values[-1]:.3g}")
     if not grid.row_count:
         return None

@@ -86,8 +86,13 @@ class ClippingDominates(Rule):
                 )
             ),
             remedy=(
-                f"Clip at {number(high)}, and lower the learning rate instead if that is too large a step:"
-                f" a rate {number(typical)} times smaller steps as far as this clipping does."
+                (
+                    f"Clip at {number(high)}"
+                    if _scales_all_alike(trace, rows)
+                    else f"Raise the limit, which cuts elements or parameters one by one, {number(typical)}-fold"
+                )
+                + ", and lower the learning rate instead if that is too large a step: divided by"
+                f" {number(typical)} it steps as far as this clipping does."
             ),
         )
 
@@ -95,6 +100,18 @@ class ClippingDominates(Rule):
 def _total(trace: Trace, name: str) -> Doubles:
     columns = trace.columns(Quantity.TOTAL_NORM, "", name)
     return norms(trace, columns[0] if columns else None)
+
+
+def _scales_all_alike(trace: Trace, rows: Ints) -> bool:
+    """Whether every parameter's gradient is cut by the same factor, as a clip by the total norm does."""
+    spreads = []
+    pairs = [(p.grad, p.applied) for p in trainable_parameters(trace) if p.applied is not None]
+    for row in rows:
+        norm = trace.statistics[Statistic.L2_NORM][row].astype(np.float64)
+        factors = np.array([norm[a] / norm[g] for g, a in pairs if norm[g] > 0 and norm[a] > 0])
+        if len(factors) > 1:
+            spreads.append(float(np.ptp(np.log(factors))))
+    return not spreads or float(np.median(spreads)) < 0.01
 
 
 def _rms(trace: Trace, rows: Ints) -> float:

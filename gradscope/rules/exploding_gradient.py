@@ -48,7 +48,7 @@ class ExplodingGradient(Rule):
             )
         rises = steepest_rises(-profile.values)
         if not rises.known.any():
-            raise NotJudged(f"in no step was a finite gradient seen at {LEAST_LAYERS} layers")
+            raise NotJudged(f"in no step was a gradient that is finite and not zero seen at {LEAST_LAYERS} layers")
         growing = steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades)
         lasting = persistence(growing, rises.known)
         if lasting is None:

@@ -53,7 +53,7 @@ class ForwardVarianceCollapse(Rule):
             )
         falls, fades = steepest_rises(-spread.values), steepest_rises(gradient.values)
         if not falls.known.any():
-            raise NotJudged(f"in no step did {LEAST_LAYERS} layers have a finite output")
+            raise NotJudged(f"in no step did {LEAST_LAYERS} layers have an output that is finite and not constant")
         with np.errstate(invalid="ignore"):
             # weights above that scale make no signal die out: something else between the layers did
             driven = ~(scale_along(trace, spread, falls) > 1)

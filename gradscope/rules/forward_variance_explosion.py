@@ -58,7 +58,7 @@ class ForwardVarianceExplosion(Rule):
             )
         grows, explodes = steepest_rises(spread.values), steepest_rises(-gradient.values)
         if not grows.known.any():
-            raise NotJudged(f"in no step did {LEAST_LAYERS} layers have a finite output")
+            raise NotJudged(f"in no step did {LEAST_LAYERS} layers have an output that is finite and not constant")
         with np.errstate(invalid="ignore"):
             # weights below the scale that keeps the spread make no signal grow: biases or normalisation did
             driven = ~(scale_along(trace, spread, grows) < self.least_scale)

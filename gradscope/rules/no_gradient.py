@@ -60,8 +60,9 @@ class NoGradient(Rule):
         held = not has_optimizer(trace) or any(p.update is not None for p in members)
         everything = len(cut) == len(owners)
         front = owners[0] in {p.module for p in members}  # everything behind it is cut off from the loss as well
+        fed = not ran or any(_was_fed(trace, p.module) for p in members)
         severity = Severity.WARNING
-        if not held:
+        if not held or not fed:
             severity = Severity.INFO
         elif ran and (front or not never or everything):
             severity = Severity.ERROR
@@ -83,14 +84,22 @@ class NoGradient(Rule):
                 f"{count} parameters of {region} ({size:.0f} elements, {share:.0%} of all trainable) {kind}"
                 f" in {len(trace.steps)} recorded steps."
             ),
-            cause=_cause(never=never, ran=ran, everything=everything),
+            cause=_cause(never=never, ran=ran, everything=everything) if fed else "It ran, but never on a sample.",
             remedy=(
-                f"Look between {region} and the loss for detach(), torch.no_grad(), .item() or an unused output;"
+                f"Look at what chooses the samples of {region}."
+                if not fed
+                else f"Look between {region} and the loss for detach(), torch.no_grad(), .item() or an unused output;"
                 " if it is not meant to learn, freeze it with requires_grad_(False)."
                 if never
                 else f"Look at what follows {region}: units that are always off, a saturated function, a zero factor."
             ),
         )
+
+
+def _was_fed(trace: Trace, module: str) -> bool:
+    """Whether `module` ever returned an element; an expert that no sample is routed to runs on empty batches."""
+    columns = trace.columns(Quantity.OUTPUT, module)
+    return not columns or bool((trace.statistics[Statistic.NUMEL][:, columns] > 0).any())
 
 
 def _arrived(trace: Trace, parameter: Parameter) -> Doubles:

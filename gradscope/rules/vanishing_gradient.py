@@ -56,7 +56,7 @@ class VanishingGradient(Rule):
             )
         rises = steepest_rises(profile.values)
         if not rises.known.any():
-            raise NotJudged(f"in no step was a finite gradient seen at {LEAST_LAYERS} layers")
+            raise NotJudged(f"in no step was a gradient that is finite and not zero seen at {LEAST_LAYERS} layers")
         lasting = persistence(steady(rises, decades=self.min_decades, gain=DECAY), rises.known)
         if lasting is not None:
             yield self._finding(trace, stretch_of(trace, profile, rises, lasting), lasting)
@@ -79,7 +79,7 @@ class VanishingGradient(Rule):
             message=(
                 f"The gradient loses {stretch.decades:.1f} decades between {stretch.late} and {stretch.early} over"
                 f" {len(stretch.layers)} layers, a factor of {number(10**-stretch.per_layer)} per layer, {stretch.when}"
-                f" ({lasting.share:.0%} of those recorded)."
+                f" ({lasting.share:.0%} of those with a gradient)."
             ),
             cause=_cause(stretch, passed) + _consequence(optimizer_of(trace), starved),
             remedy=_remedy(trace, stretch, passed),

@@ -122,3 +122,10 @@ def test_nothing_recorded_is_never_healthy(cli, tmp_path):
     assert "holds no recorded step" in outcome.err
     TraceBuilder().finish(trace_of(output_rms=np.ones(2)).sites, {}).save(tmp_path / "b.h5")
     assert cli("report", tmp_path / "b.h5").code == 2
+
+
+def test_the_trace_itself_is_never_overwritten(cli, recorded):
+    before = recorded.read_bytes()
+    outcome = cli("report", recorded, "-o", recorded)
+    assert (outcome.code, recorded.read_bytes()) == (2, before)
+    assert "is the trace itself" in outcome.err

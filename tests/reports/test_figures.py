@@ -189,3 +189,27 @@ def test_seeds_that_stopped_early_do_not_break_the_loss():
     long, short = network(0.9, steps=10), network(0.9, steps=4)
     one = variant("a", 0.9, HEALTHY)
     assert lines(loss_curves({one.name: [long, short]}).axes[0])["a"].get_xdata().tolist() == list(range(10))
+
+
+def test_a_loss_of_nan_is_marked_and_the_axis_reaches_it():
+    trace = trace_of(
+        output_grad_rms=[1.0],
+        steps=4,
+        loss=[1.0, 0.5, np.nan, np.nan],
+        loss_mean=np.array([[1.0], [0.5], [np.nan], [np.nan]]),
+        loss_nonfinite_count=np.array([[0.0], [0.0], [1.0], [1.0]]),
+    )
+    axes = loss_curves({"a": [trace]}).axes[0]
+    assert [c.get_offsets()[:, 0].tolist() for c in axes.collections] == [[2.0, 3.0]]
+    assert axes.get_xlim()[1] >= 3
+
+
+def test_panels_of_different_networks_count_their_layers():
+    named = {
+        name: trace_of(modules=[f"{name}.a_long_name{i}" for i in range(6)], output_grad_rms=np.ones(6))
+        for name in "ab"
+    }
+    figure = heatmaps(named, Quantity.OUTPUT_GRAD)
+    figure.canvas.draw()
+    for axes in figure.axes[:2]:
+        assert {label.get_text() for label in axes.get_yticklabels()} >= {"1", "3", "5"}
