@@ -47,6 +47,8 @@ class GradScaler(Protocol):
         ...
 
 
+_Item = TypeVar("_Item")
+
 _MOST_PASSES = 4096  # forward passes in one step; more hint at a step that never ends, and would pile up for ever
 _attached: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
 
@@ -84,8 +86,8 @@ def attach(
     """
     optimizers = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer or ())
     target = _target(model, optimizers, tuple(modules))
-    chosen = _instances("probes", Probe, probes)
-    judges = None if rules is None else _instances("rules", Rule, rules)
+    chosen = _probes(probes)
+    judges = None if rules is None else [_instance("rules", "Rule", r, isinstance(r, Rule)) for r in rules]
     if scaler is not None and not hasattr(scaler, "get_scale"):
         raise UsageError(f"`scaler={scaler!r}` must be an AMP gradient scaler, with a method `get_scale`.")
     schedule = as_schedule(every)
@@ -272,16 +274,16 @@ class Scope:
             self._give_up(error)
 
 
-_Kind = TypeVar("_Kind")
+def _probes(given: Iterable[Probe] | None) -> tuple[Probe, ...]:
+    """What the user gave for `probes`, or one of each that is installed."""
+    found = [offered() for offered in plugins.load("probes")] if given is None else list(given)  # type: ignore[operator]
+    return tuple(_instance("probes", Probe.__name__, probe, isinstance(probe, Probe)) for probe in found)
 
 
-def _instances(kind: str, base: type[_Kind], given: Iterable[object] | None) -> tuple[_Kind, ...]:
-    """What the user gave for `probes` or `rules`, or an instance of each that is installed."""
-    found = [offered() for offered in plugins.load(kind)] if given is None else list(given)  # type: ignore[operator]
-    for item in found:
-        if not isinstance(item, base):
-            raise UsageError(f"`{kind}=`: {item!r} is no {base.__name__}; give instances, such as `{base.__name__}()`.")
-    return tuple(found)
+def _instance(argument: str, kind: str, item: _Item, right: bool) -> _Item:
+    if not right:
+        raise UsageError(f"`{argument}=`: {item!r} is no {kind}; give instances, such as `{kind}()`.")
+    return item
 
 
 def _never(step: int) -> bool:

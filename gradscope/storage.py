@@ -13,6 +13,11 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: there two processes are not told apart
+    fcntl = None  # type: ignore[assignment]
+
 import h5py
 import numpy as np
 
@@ -89,11 +94,14 @@ class TraceWriter:
         self._late: tuple[Event, ...] = ()
         self._late_on_disk = 0
         self._identity = (0, 0)
+        self._lock: int | None = None
+        self._claim()
         self._keeps_older = self._target.exists() and self._target.stat().st_size > 0
         with self._failing(), _draft(self._target) as draft:  # also where nothing is replaced: can it be written?
             _write_whole(TraceBuilder().finish((), {}), draft)
             if not self._keeps_older:
                 os.replace(draft, self._target)
+        self._claim()
         self._closed = False
         at_exit.add(self)
 
@@ -159,6 +167,7 @@ class TraceWriter:
                             os.replace(draft, self._target)
             finally:
                 self._closed = True
+                self._release()
 
     def abandon(self) -> None:
         """Leaves the file as it is: in a fork, to the parent; and when it could not be written.
@@ -172,9 +181,39 @@ class TraceWriter:
             os.close(nowhere)
             with suppress(*_FAILURES):  # it cannot make nowhere longer
                 self._file.close()
+        self._release()
 
     def __del__(self) -> None:
         at_exit.quietly(self.close)
+
+    def _claim(self) -> None:
+        """Takes the lock on what lies at the path: another process that writes there would lose one of the two runs.
+
+        The lock goes with the process, however it ends; readers do not ask for it.
+
+        Raises:
+            TraceError: Another process holds it.
+        """
+        self._release()
+        if fcntl is None or not self._target.is_file():
+            return
+        descriptor = os.open(self._target, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise TraceError(
+                f"{self.path} is being written by another process; name another file, or end that run first."
+            ) from None
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            return
+        self._lock = descriptor
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _begin(self, *, time_rows: int) -> None:
         """Replaces what lies at the path by a trace without steps, and opens it so that others can read along."""
@@ -188,6 +227,7 @@ class TraceWriter:
         access.set_file_locking(False, True)
         access.set_cache(0, 1, 0, 0.75)
         flags = h5py.h5f.ACC_RDWR | h5py.h5f.ACC_SWMR_WRITE
+        self._claim()
         file = h5py.File(h5py.h5f.open(os.fsencode(self._target), flags, fapl=access))
         self._tables = _Tables(file)
         self._identity = _identity(self._target)

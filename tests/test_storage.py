@@ -415,3 +415,30 @@ def test_a_forked_child_leaves_the_file_to_its_parent(tmp_path: Path) -> None:
     )
     assert done.stdout.split() == ["0", "True", str(-signal.SIGTERM), "True"]
     assert_same(read_trace(tmp_path / "run.h5"), collected(islice(run(0), 48)))
+
+
+def test_two_processes_do_not_write_to_one_file(tmp_path):
+    """The second is told at once; when the first has ended, however, the path is free."""
+    path = tmp_path / "run.h5"
+    code = (
+        "import sys; from gradscope.storage import TraceWriter; import synthetic; from itertools import islice\n"
+        "writer = TraceWriter(sys.argv[1])\n"
+        "for appended in islice(synthetic.run(0), 20): writer.append(*appended)\n"
+        "print('writing', flush=True); sys.stdin.read()"
+    )
+    folder = str(Path(__file__).parent)
+    environment = os.environ | {"PYTHONPATH": folder}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "writing\n"
+        with pytest.raises(TraceError, match="is being written by another process"):
+            TraceWriter(path)
+        assert len(read_trace(path).steps) == 16
+        first.kill()
+    TraceWriter(path).close()

@@ -402,7 +402,7 @@ def _norm(trace: Trace, name: str) -> Doubles | None:
 
 def _broken(trace: Trace, quantity: Quantity) -> NDArray[np.bool_]:
     """In which steps something of `quantity` was NaN or Inf. Shape (step,)."""
-    return (trace.statistics[Statistic.NONFINITE_COUNT][:, trace.columns(quantity)] > 0).any(axis=1)
+    return np.asarray((trace.statistics[Statistic.NONFINITE_COUNT][:, trace.columns(quantity)] > 0).any(axis=1))
 
 
 def _plain(colour: str) -> Colormap:
