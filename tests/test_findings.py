@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -140,5 +141,14 @@ def test_a_terminal_shows_what_why_and_the_way_out() -> None:
     text = console.file.getvalue()
     for expected in ("GS101", "vanishing-gradient", HOSTILE, "a saturating activation", "try ReLU", "dead-units"):
         assert expected in text
-    console.print(diagnosis())
-    assert "healthy" in console.file.getvalue()
+
+
+def test_healthy_is_said_only_where_every_rule_could_judge() -> None:
+    def printed(shown: Diagnosis) -> str:
+        console = Console(file=StringIO(), width=100, color_system=None)
+        console.print(shown)
+        return console.file.getvalue()
+
+    assert printed(diagnosis()).startswith("no finding, 1 rule not judged")
+    assert printed(replace(diagnosis(), not_judged=())).startswith("healthy")
+    assert printed(replace(diagnosis(), steps=0)).startswith("nothing recorded")

@@ -91,7 +91,7 @@ class UpdateTooSmall(Rule):
                     f"No optimizer holds {weights} of {region} ({size:.0f} elements): a gradient arrives, but"
                     " nothing moves."
                     if left_out
-                    else f"{weights} of {region} never moved by more than {ratio:.1e} of their norm in"
+                    else f"{weights} of {region} never moved by more than {ratio:.1e} of the norm in"
                     f" {len(trace.steps)} recorded steps."
                 ),
                 cause=(
