@@ -56,3 +56,24 @@ def test_an_optimizer_that_normalises_forgives_it_down_to_its_eps(rms, severity)
 def test_four_steps_are_too_few_to_judge():
     with pytest.raises(NotJudged, match=r"needs 5 steps .* the trace has 4"):
         list(ClippingDominates().check(trace(RAW[:4], np.full(4, 0.01))))
+
+
+@pytest.mark.parametrize(("applied", "said"), [((0.001, 0.002), "Clip at"), ((0.001, 0.0001), "Raise the limit")])
+def test_the_remedy_fits_what_is_cut(applied, said):
+    """By the total norm all parameters are cut by one factor; by value or one by one they are not."""
+    found = trace_of(
+        total_norm_l2_norm=np.stack([RAW, RAW / 500], axis=1),
+        weight_grad_l2_norm=np.array([1.0, 2.0]),
+        applied_grad_l2_norm=np.array(applied),
+        weight_l2_norm=np.ones(2),
+    )
+    names = iter(["raw", "applied"])
+    sites = tuple(
+        replace(site, module="", name=next(names)) if site.quantity == "total_norm" else site for site in found.sites
+    )
+    applied_total = found.statistics["l2_norm"].copy()
+    applied_total[:, 1] = 0.01 + 0.001 * RAW  # not one factor in all steps: that would be a loss scale
+    (finding,) = ClippingDominates().check(
+        replace(found, sites=sites, statistics={**found.statistics, "l2_norm": applied_total})
+    )
+    assert finding.remedy.startswith(said)

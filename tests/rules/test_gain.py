@@ -57,3 +57,25 @@ def test_growth_that_the_run_begins_with_is_judged_more_strictly_than_growth_tha
     learned = steepest_rises(np.stack([flat] * 5 + [mild] * 5))
     assert steady_growth(from_start, from_start=1.5, grown=3.0).all()
     assert not steady_growth(learned, from_start=1.5, grown=3.0).any()
+
+
+ZIGZAG = np.tile([0.0, -2.5], 8)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ZIGZAG + np.linspace(0, 2, 16),  # branches off a stream that itself hardly changes
+        np.r_[0.0, np.linspace(-4, -1, 6), 0.0],  # low in the middle, back at the stream's level at the input
+        np.r_[np.linspace(0, 4, 6), 0.0, 0.0],  # the same at the output
+    ],
+    ids=["back and forth", "heals towards the input", "heals towards the output"],
+)
+def test_what_goes_back_and_forth_or_heals_is_no_slope(values):
+    assert steepest_rises(values[None]).per_layer[0] == 0
+
+
+def test_a_slope_with_an_odd_layer_is_a_slope():
+    values = np.linspace(0, 8, 9)
+    values[4] -= 1.5
+    assert steepest_rises(values[None]).per_layer[0] == pytest.approx(1.0)

@@ -61,3 +61,10 @@ def test_what_no_optimizer_holds_was_not_meant_to_learn():
 def test_two_steps_are_too_few_to_judge():
     with pytest.raises(NotJudged, match="needs 3 steps"):
         list(NoGradient().check(trace([0, 1, 1], steps=2)))
+
+
+def test_an_expert_that_no_sample_is_routed_to_is_only_worth_knowing():
+    found = trace([0, 1, 1], output_rms=[NAN, 1, 1], output_numel=np.array([0.0, 32.0, 32.0]))
+    (finding,) = NoGradient().check(found)
+    assert (finding.module, finding.severity) == ("front.0", Severity.INFO)
+    assert finding.cause == "It ran, but never on a sample."
