@@ -128,9 +128,9 @@ class StepRecorder:
             self._moments.append(moments_of(tensor))
             self._where.append((forward, site, time))
 
-    def emit_slices(self, site: int, tensor: Tensor, axis: int, time: int = 0) -> None:
-        """`emit` for every position along `axis`."""
-        self._emit_slices(self.forward, site, tensor, axis, time)
+    def emit_slices(self, site: int, tensor: Tensor, axis: int, time: int = 0, *, mark: int | None = None) -> None:
+        """`emit` for every position along `axis`, of this forward pass or of the one that `mark` stands for."""
+        self._emit_slices(self.forward if mark is None else mark, site, tensor, axis, time)
 
     def _emit_slices(self, forward: int, site: int, tensor: Tensor, axis: int, time: int) -> None:
         moments = slice_moments(tensor, axis)
@@ -154,19 +154,26 @@ class StepRecorder:
 
     def emit_gradient(self, step: int, forward: int, site: int, time: int, axis: int | None, grad: Tensor) -> None:
         """`emit` for a gradient; called by autograd."""
-        if not self.on:
+        mark = self.mark_backward(step, forward)
+        if mark is None:
             return
+        try:
+            if axis is None:
+                self._emit(mark, site, grad, time)
+            else:
+                self._emit_slices(mark, site, grad, axis, time)
+        except Exception as error:
+            self.failed("gradients", error)
+
+    def mark_backward(self, step: int, forward: int) -> int | None:
+        """Stands for the running backward pass; notes that it has reached pass `forward` of `step`."""
+        if not self.on:
+            return None
         task = torch._C._current_graph_task_id()
         if step == self.step:
             self._touched.add((forward, task))
         self.backward_ran = True
-        try:
-            if axis is None:
-                self._emit(_BACKWARD - task, site, grad, time)
-            else:
-                self._emit_slices(_BACKWARD - task, site, grad, axis, time)
-        except Exception as error:
-            self.failed("gradients", error)
+        return _BACKWARD - task
 
     def same(self, site: int, time: int, source: int, source_time: int) -> None:
         """The statistics of `source` are those of `site` too."""

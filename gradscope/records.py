@@ -17,7 +17,7 @@ class Quantity(StrEnum):
     OUTPUT_GRAD = "output_grad"  # ∂L/∂y, the whole gradient of the tensor that a module returned
     STATE = "state"  # h_t and c_t inside a recurrent layer
     STATE_GRAD = "state_grad"  # ∂L/∂h_t and ∂L/∂c_t
-    GATE = "gate"  # i, f, o of an LSTM; r, z of a GRU
+    GATE = "gate"  # i, f, g, o of an LSTM; r, z, n of a GRU
     WEIGHT = "weight"  # a parameter as the step's forward pass used it
     WEIGHT_GRAD = "weight_grad"  # ∂L/∂w as backward left it, summed over the step's backward passes
     APPLIED_GRAD = "applied_grad"  # ∂L/∂w as the optimizer read it: reduced, unscaled, clipped
@@ -49,6 +49,8 @@ class Statistic(StrEnum):
     SATURATED_FRACTION = "saturated_fraction"  # elements where a bounded activation's slope is under 5 % of its largest
     UNDERFLOW_FRACTION = "underflow_fraction"  # elements of a 16-bit float that are subnormal
     SYMMETRIC_FRACTION = "symmetric_fraction"  # rows of a weight that equal another; at records 0, 8, 16, 32, …
+    SPECTRAL_RADIUS = "spectral_radius"  # largest |eigenvalue| of the recurrent matrix of a state or gate; as above
+    SPECTRAL_NORM = "spectral_norm"  # its largest singular value; as above
 
 
 STATISTICS: tuple[Statistic, ...] = tuple(Statistic)

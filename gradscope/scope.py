@@ -31,6 +31,7 @@ from gradscope import at_exit, plugins
 from gradscope.errors import UsageError, nearest
 from gradscope.findings import Diagnosis, Json
 from gradscope.probes.base import Hook, ParameterHook, Probe, Recorder, Target, in_transform, leaves
+from gradscope.probes.recurrent import recurrent_mode
 from gradscope.recorder import RECORDER, StepRecorder
 from gradscope.records import Event
 from gradscope.rules.base import Rule
@@ -387,6 +388,7 @@ def _about(target: Target) -> "dict[str, Json]":
         "shapes": {name: list(p.shape) for name, p in target.parameters.items()},
         "trainable": sum(p.numel() for p in trainable),
         "optimizers": [_about_optimizer(optimizer) for optimizer in target.optimizers],
+        "recurrent": {name: mode for name, module in target.model.named_modules() if (mode := recurrent_mode(module))},
     }
 
 

@@ -22,15 +22,16 @@ from numpy.typing import NDArray
 
 from gradscope.errors import TraceError
 from gradscope.findings import Json
-from gradscope.records import STATISTICS, Event, Quantity, Site
+from gradscope.records import STATISTICS, Event, Quantity, Site, Statistic
 from gradscope.trace import PER_STEP, Floats, TimeTable, Trace
 from gradscope.unclosed import SIGNATURE, unclosed_file
 
 FORMAT = b"gradscope trace"  # root attribute "format"
-SCHEMA_VERSION = 1  # root attribute "schema"
+SCHEMA_VERSION = 2  # root attribute "schema"
 
 # Schema versions:
 # 1: gradscope 0.1, the first.
+# 2: the statistics spectral_radius and spectral_norm. In files of schema 1 they were never observed.
 
 BLOCK = 16  # steps that are buffered, and that share a chunk; smaller blocks double the size of the file
 
@@ -84,10 +85,13 @@ SCHEMA: Mapping[str, Column] = {
     **{f"time/{statistic.value}": Column("<f4", ("time row",)) for statistic in STATISTICS},
 }
 
+_ADDED = {2: (Statistic.SPECTRAL_RADIUS, Statistic.SPECTRAL_NORM)}  # statistics that a schema brought
+
 SITE_TEXTS = ("module", "module_type", "quantity", "name")
 
 _SITE_COLUMNS = (*SITE_TEXTS, "depth")
-_TIME_COLUMNS = ("step", "site", "time", *(s.value for s in STATISTICS))
+_TIME_INDEX = ("step", "site", "time")
+_TIME_COLUMNS = (*_TIME_INDEX, *(s.value for s in STATISTICS))
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _INFLATION = 1032  # deflate cannot shrink data by more than this
 _ALWAYS_ALLOWED = 1 << 28  # bytes that a file may declare whatever its own size: chunks of NaN only are left out
@@ -215,14 +219,18 @@ def read_open(file: h5py.File, size: int) -> Trace:
     texts, late = (cast("list[Json]", _of(list, document[name], name)) for name in ("texts", "events"))
     sites = _sites({name: read(f"sites/{name}", sites_start, sites_stop) for name in _SITE_COLUMNS}, texts)
     early = [json.loads(line) for line in read("events", 0, counters.event_bytes).tobytes().splitlines()]
-    statistics = {s.value: _table(_dataset(file, f"stats/{s.value}", allowed), steps, len(sites)) for s in STATISTICS}
+    schema = _attributes(file)[1]
+    held = [s for s in STATISTICS if not any(s in added for since, added in _ADDED.items() if since > schema)]
+    statistics = {s.value: np.full((steps, len(sites)), np.nan, dtype=np.float32) for s in STATISTICS}
+    statistics |= {s.value: _table(_dataset(file, f"stats/{s.value}", allowed), steps, len(sites)) for s in held}
+    columns = {name: read(f"time/{name}", 0, times) for name in (*_TIME_INDEX, *held)}
     return Trace(
         meta=cast("dict[str, Json]", _of(dict, document["meta"], "meta")),
         sites=sites,
         steps=cast("NDArray[np.int64]", read("steps/step", 0, steps)),
         per_step={name: cast("NDArray[np.float64]", read(f"steps/{name}", 0, steps)) for name in PER_STEP},
         statistics=statistics,
-        times=_times({name: read(f"time/{name}", 0, times) for name in _TIME_COLUMNS}, steps, len(sites), allowed),
+        times=_times(columns, steps, len(sites), allowed),
         events=tuple(_event(event) for event in [*early, *late]),
     )
 
@@ -288,15 +296,16 @@ def _sites(columns: Mapping[str, Numbers], texts: Sequence[Json]) -> tuple[Site,
 
 
 def _times(columns: Mapping[str, Numbers], steps: int, sites: int, allowed: int) -> TimeTable:
-    step, site, time = (cast("NDArray[np.int32]", columns[name]) for name in ("step", "site", "time"))
+    step, site, time = (cast("NDArray[np.int32]", columns[name]) for name in _TIME_INDEX)
     for name, indices, end in (("step", step, steps), ("site", site, sites), ("time", time, None)):
         if len(indices) and (indices.min() < 0 or (end is not None and indices.max() >= end)):
             raise ValueError(f"time/{name} goes from {indices.min()} to {indices.max()}, outside the trace")
     if len(time) and 4 * steps * (int(time.max()) + 1) > allowed:
         raise ValueError(f"time/time goes to {time.max()}, more than the file can hold")
-    values = np.empty((len(step), len(STATISTICS)), dtype=np.float32)
+    values = np.full((len(step), len(STATISTICS)), np.nan, dtype=np.float32)
     for i, statistic in enumerate(STATISTICS):
-        values[:, i] = columns[statistic.value]
+        if statistic.value in columns:
+            values[:, i] = columns[statistic.value]
     return TimeTable(step=step, site=site, time=time, values=values)
 
 

@@ -18,7 +18,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
@@ -83,8 +83,15 @@ class Recorder(Protocol):
         """
         ...
 
-    def emit_slices(self, site: int, tensor: Tensor, axis: int, time: int = 0) -> None:
-        """Like `emit` for every position along `axis`, at times from `time` on."""
+    def emit_slices(self, site: int, tensor: Tensor, axis: int, time: int = 0, *, mark: int | None = None) -> None:
+        """Like `emit` for every position along `axis`, at times from `time` on; of the pass `mark`, if not of this."""
+        ...
+
+    def mark_backward(self, step: int, forward: int) -> int | None:
+        """Called in a tensor hook: a mark for `emit_slices` of what the running backward passes on to `forward`.
+
+        None where nothing is recorded.
+        """
         ...
 
     def emit_many(self, sites: Sequence[int], tensors: Sequence[Tensor]) -> None:
@@ -125,12 +132,14 @@ class Target:
         modules: Observed modules by name: leaves, and what the user named.
         parameters: All parameters by full name, each once.
         optimizers: Those that the user attached.
+        time_axes: The axis of the sequence in what a module takes and returns, where the user has named it.
     """
 
     model: nn.Module
     modules: dict[str, nn.Module]
     parameters: dict[str, nn.Parameter]
     optimizers: tuple[torch.optim.Optimizer, ...]
+    time_axes: Mapping[str, int] = field(default_factory=dict)
 
 
 class Probe(ABC):

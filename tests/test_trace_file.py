@@ -32,13 +32,26 @@ def test_the_schema_has_not_changed_without_a_new_version() -> None:
     names = "committed document events sites/module sites/module_type sites/quantity sites/name sites/depth steps/step"
     names += " steps/loss steps/lr steps/loss_scale"
     statistics = "numel mean std rms l2_norm abs_max min max zero_fraction nonfinite_count dead_fraction"
-    statistics += " saturated_fraction underflow_fraction symmetric_fraction"
+    statistics += " saturated_fraction underflow_fraction symmetric_fraction spectral_radius spectral_norm"
     stats = [f"stats/{s}" for s in statistics.split()]
     times = [f"time/{s}" for s in ("step", "site", "time", *statistics.split())]
-    assert (SCHEMA_VERSION, list(SCHEMA)) == (1, [*names.split(), *stats, *times]), (
+    assert (SCHEMA_VERSION, list(SCHEMA)) == (2, [*names.split(), *stats, *times]), (
         "raise SCHEMA_VERSION, say what it is"
     )
     assert len(SCHEMA) == 12 + 3 + 2 * len(STATISTICS)
+
+
+def test_a_file_of_schema_1_is_read_and_lacks_what_came_later(path: Path) -> None:
+    before = read_trace(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["schema"] = np.int64(1)
+        for statistic in ("spectral_radius", "spectral_norm"):
+            del file[f"stats/{statistic}"], file[f"time/{statistic}"]
+    after = read_trace(path)
+    np.testing.assert_array_equal(after.statistics["rms"], before.statistics["rms"])
+    np.testing.assert_array_equal(after.times.values[:, :14], before.times.values[:, :14])
+    assert np.isnan(after.statistics["spectral_radius"]).all()
+    assert np.isnan(after.times.values[:, 14:]).all()
 
 
 def test_the_file_is_what_the_schema_says(path: Path) -> None:
@@ -105,7 +118,7 @@ FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
     "foreign attributes": (foreign_attributes, "is no gradscope trace: it is HDF5 of something else."),
     "later schema": (
         later_schema,
-        "was written by gradscope 0.9 (schema 4); this version reads schema 1. Upgrade gradscope to read it.",
+        "was written by gradscope 0.9 (schema 4); this version reads schemas 1 to 2. Upgrade gradscope to read it.",
     ),
 }
 
@@ -362,6 +375,6 @@ def test_a_file_without_the_name_of_its_version_is_still_refused(path: Path) -> 
     with h5py.File(path, "r+") as file:
         file.attrs["schema"] = np.int64(0)
         del file.attrs["gradscope"]
-    with pytest.raises(TraceError, match=r"\(schema 0\); this version reads schema 1"):
+    with pytest.raises(TraceError, match=r"\(schema 0\); this version reads schemas 1 to 2"):
         read_trace(path)
     assert FORMAT == b"gradscope trace"
