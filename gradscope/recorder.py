@@ -187,6 +187,10 @@ class StepRecorder:
         """`listener` is told when a recorded step begins and ends."""
         self._listeners.append(listener)
 
+    def tell(self, kind: str, module: str, message: str) -> None:
+        """An event of the running step."""
+        self.events.append(Event(step=self.step, kind=kind, module=module, message=message))
+
     def failed(self, probe: str, error: Exception) -> None:
         """Reports the first failure of a probe, in the log and in the trace, and stops listening to it."""
         if probe in self.failed_probes:

@@ -4,7 +4,8 @@ from gradscope.probes.activations import Activations
 from gradscope.probes.base import Probe
 from gradscope.probes.gradients import Gradients
 from gradscope.probes.parameters import Parameters
+from gradscope.probes.recurrent import Recurrent
 
-PROBES: tuple[type[Probe], ...] = (Activations, Gradients, Parameters)
+PROBES: tuple[type[Probe], ...] = (Activations, Gradients, Parameters, Recurrent)
 
-__all__ = ["PROBES", "Activations", "Gradients", "Parameters", "Probe"]
+__all__ = ["PROBES", "Activations", "Gradients", "Parameters", "Probe", "Recurrent"]

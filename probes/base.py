@@ -118,6 +118,10 @@ class Recorder(Protocol):
         """`listener` is told when a recorded step begins and ends."""
         ...
 
+    def tell(self, kind: str, module: str, message: str) -> None:
+        """Puts an event into the trace, about something that the user should know of the recording."""
+        ...
+
     def failed(self, probe: str, error: Exception) -> None:
         """A hook of `probe` raised: it is reported once and the probe falls silent."""
         ...
@@ -241,6 +245,11 @@ class ForwardHook(Hook):
     def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
         """Looks at a call; `more` is its keywords before, its output after the forward. How many times it covers."""
         raise NotImplementedError
+
+
+def rarely(record: int) -> bool:
+    """For what costs a lot and changes slowly: at the first record, then at the 8th, 16th, 32nd and so on."""
+    return record == 0 or (record >= 8 and record & (record - 1) == 0)
 
 
 def owner_and_name(parameter: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from gradscope.probes.base import Hook, ParameterHook, Probe, Recorder, Target, owner_and_name
+from gradscope.probes.base import Hook, ParameterHook, Probe, Recorder, Target, owner_and_name, rarely
 from gradscope.records import Quantity, Statistic
 from gradscope.statistics import joinable
 from gradscope.units import symmetric_fraction
@@ -107,7 +107,7 @@ class _Weights:
             recorder.emit_many(self._weight_sites[large:], self._weights[large:])
             torch._foreach_copy_(self._before[large:], self._weights[large:])
         self._copied = True
-        if _looks_for_symmetry(self._records):
+        if rarely(self._records):  # units that are equal stay so or part soon
             for site, weight in zip(self._weight_sites, self._weights, strict=True):
                 if weight.ndim >= 2 and len(weight) >= 2 and weight.numel() > len(weight):
                     recorder.derive(site, Statistic.SYMMETRIC_FRACTION, symmetric_fraction(weight))
@@ -128,11 +128,6 @@ class _Weights:
         if len(self._weights) > large:
             changes = torch._foreach_sub(self._weights[large:], self._before[large:])
             recorder.emit_many(self._update_sites[large:], changes)
-
-
-def _looks_for_symmetry(record: int) -> bool:
-    # at the first record, then at the 8th, 16th, 32nd, …: units that are equal stay so or part soon
-    return record == 0 or (record >= 8 and record & (record - 1) == 0)
 
 
 class _RawGradients:

@@ -1,6 +1,53 @@
-"""What happens inside of torch's recurrent layers, at each step of the sequence."""
+"""What happens inside of torch's recurrent layers, at each step of the sequence.
 
-from torch import nn
+A fused `nn.RNN`, `nn.LSTM` or `nn.GRU` is one call: what autograd hands to its output sequence is only the local part
+of ∂L/∂h_t, and of its lower layers and its cells nothing is seen at all. The training step stays as it is, to the last
+bit and kernel. The hooks keep what went in and what came out, without its graph, and once the gradients of the outputs
+are there, at the end of the same backward and so before any optimizer moves the weights, `bptt` goes the way again:
+
+    forward pre-hook    keep the inputs, and the random state that dropout between the layers will start from
+    forward hook        keep the outputs, a tensor hook on each
+    tensor hook         keep ∂L/∂y, ∂L/∂h_n, ∂L/∂c_n
+    end of backward     lower layers' outputs again, then from the last layer to the first: states, gates, gradients
+
+What is computed again must give what the layer has returned; where it does not, the trace says so.
+"""
+
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from gradscope.probes.base import ForwardHook, Probe, Recorder, Target, rarely
+from gradscope.probes.bptt import GATES, Given, Unrolled, Weights, unroll
+from gradscope.records import Quantity, Statistic
+
+_LARGEST_MATRIX = 512  # rows; the eigenvalues of larger ones take seconds
+_DIFFERENT = 0.01  # rms of the difference to the layer's own output, relative; TF32 and rounding stay below a tenth
+_DIFFERENT_16_BIT = 0.05
+
+
+class Recurrent(Probe):
+    """States, gates and ∂L/∂h_t, ∂L/∂c_t of every layer, direction and time step of fused recurrent layers."""
+
+    name = "recurrent"
+    quantities = frozenset({Quantity.STATE, Quantity.STATE_GRAD, Quantity.GATE})
+
+    def attach(self, target: Target, recorder: Recorder) -> ExitStack:
+        """Places a forward pre-hook and a forward hook on each recurrent layer."""
+        handles = ExitStack()
+        for name, module in target.modules.items():
+            if isinstance(module, nn.RNNBase) and module.mode in GATES:
+                layer = _Layer(recorder, name)
+                recorder.on_step(layer)
+                handles.callback(module.register_forward_pre_hook(_Before(layer), with_kwargs=True).remove)
+                handles.callback(module.register_forward_hook(_After(layer)).remove)
+        return handles
 
 
 def recurrent_mode(module: nn.Module) -> str:
@@ -15,3 +62,425 @@ def recurrent_mode(module: nn.Module) -> str:
         case nn.GRUCell():
             return "GRU"
     return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Inputs:
+    """What a call is given: the sequence, the states to start with (none by default), and the random state."""
+
+    x: object
+    states: tuple[Tensor, ...]
+    random: Tensor | None
+
+
+@dataclass(eq=False, slots=True)
+class _Layer:
+    """What the calls of one recurrent module share; also told of the steps.
+
+    Attributes:
+        given: Inputs of the call that is running.
+        last: The call before in this step, and the final state that it returned.
+        records: Recorded steps so far.
+        told: An event has said that the figures are approximate.
+    """
+
+    recorder: Recorder
+    name: str
+    given: "_Inputs | None" = None
+    last: "tuple[weakref.ref[_Call], weakref.ref[Tensor]] | None" = None
+    records: int = 0
+    told: bool = False
+    sites: dict[tuple[Quantity, str], int] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """The first forward of the step is about to run."""
+        self.last = None
+
+    def end(self) -> None:
+        """The step is over."""
+        self.records += 1
+
+    def register(self, module: nn.RNNBase) -> None:
+        """Registers the states' sites from the first layer on: what the way back emits begins with the last."""
+        if self.sites:
+            return
+        for layer in range(module.num_layers):
+            for suffix in (f"l{layer}", f"l{layer}_reverse")[: 1 + module.bidirectional]:
+                for name in ("h", "c")[: 1 + (module.mode == "LSTM")]:
+                    self.site(Quantity.STATE, f"{name}_{suffix}")
+                    for part in ("", ".local", ".carried"):
+                        self.site(Quantity.STATE_GRAD, f"{name}_{suffix}{part}")
+
+    def continues(self, states: tuple[Tensor, ...]) -> bool:
+        """Whether a call that starts with `states` goes on where the last one of this step ended; that one is told."""
+        if self.last is None or not states:
+            return False
+        call, state = self.last[0](), self.last[1]()
+        if call is None or state is not states[0]:
+            return False
+        call.goes_on = True
+        return True
+
+    def site(self, quantity: Quantity, name: str) -> int:
+        """Index of a site of this module."""
+        known = self.sites.get((quantity, name))
+        if known is None:
+            known = self.sites[quantity, name] = self.recorder.site(self.name, quantity, name)
+        return known
+
+
+class _Before(ForwardHook):
+    """Keeps what the layer is given."""
+
+    __slots__ = ("layer",)
+
+    def __init__(self, layer: _Layer) -> None:
+        super().__init__(Recurrent.name, layer.recorder)
+        self.layer = layer
+
+    def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
+        assert isinstance(module, nn.RNNBase)
+        assert isinstance(more, Mapping)
+        x, states = (*args, *(more[key] for key in ("input", "hx") if key in more), None)[:2]
+        drops = module.training and 0 < module.dropout < 1 and module.num_layers > 1
+        random = torch.get_rng_state() if drops and next(module.parameters()).is_cpu else None
+        self.layer.given = _Inputs(x=x, states=_pair(states), random=random)
+        return 1
+
+
+class _After(ForwardHook):
+    """Keeps what the layer has returned, and waits for its gradients."""
+
+    __slots__ = ("layer",)
+
+    def __init__(self, layer: _Layer) -> None:
+        super().__init__(Recurrent.name, layer.recorder)
+        self.layer = layer
+
+    def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
+        assert isinstance(module, nn.RNNBase)
+        layer = self.layer
+        given, layer.given = layer.given, None
+        if given is None or not isinstance(more, tuple):
+            return 0  # the pre-hook was not there yet, or a subclass returns something of its own
+        layer.recorder.completed(layer.name)
+        layer.register(module)
+        return _Call(layer, module, given, (more[0], more[1]), self.time).length
+
+
+class _Call:
+    """One call of a recurrent layer: what went in, what came out, what came back.
+
+    Nothing is computed before its gradients are there. Then everything is brought to one shape: (time, batch, feature),
+    a batch of one where there was none, packed sequences padded, in their own order of falling lengths.
+    """
+
+    def __init__(
+        self, layer: _Layer, module: nn.RNNBase, given: "_Inputs", output: tuple[object, object], start: int
+    ) -> None:
+        self.layer, self.module, self.start = layer, module, start
+        self.step, self.forward = layer.recorder.step, layer.recorder.forward
+        self.goes_on = False  # the next call begins with the state that this one ends with
+        self._random = given.random
+        y, ends = output[0], _pair(output[1])
+        x = given.x
+        self._sizes: list[int] | None = None
+        self._order: Tensor | None = None
+        if isinstance(x, PackedSequence) and isinstance(y, PackedSequence):
+            self._sizes, self._order = x.batch_sizes.tolist(), x.sorted_indices
+            x, y = x.data, y.data
+        assert isinstance(x, Tensor)
+        assert isinstance(y, Tensor)
+        self._x, self._y, self._ends = x.detach(), y.detach(), [end.detach() for end in ends]
+        self._versions = x._version, y._version
+        self._starts = [state.detach() for state in given.states]
+        self._starts_with_grad = any(state.requires_grad for state in given.states)
+        self.follows = layer.continues(given.states)
+        self._mark: int | None = None
+        self._grads: dict[str, Tensor] = {}
+        for name, tensor in zip(("y", "h", "c"), (y, *ends), strict=False):
+            if tensor.requires_grad:
+                tensor.register_hook(partial(self._receive, name))
+        layer.last = weakref.ref(self), weakref.ref(ends[0])
+
+    @property
+    def length(self) -> int:
+        """How many steps the sequence has."""
+        if self._sizes is not None:
+            return len(self._sizes)
+        return self._y.shape[1 if self.module.batch_first and self._y.ndim == 3 else 0]
+
+    # ---------------------------------------------------------------- backward
+
+    def _receive(self, name: str, grad: Tensor) -> None:
+        """A gradient of what the layer returned; called by autograd, before it goes through the layer."""
+        recorder = self.layer.recorder
+        if not recorder.on or self.step != recorder.step:
+            return
+        try:
+            mark = recorder.mark_backward(self.step, self.forward)
+            if mark != self._mark:
+                self._mark = mark
+                self._grads.clear()
+                torch.autograd.Variable._execution_engine.queue_callback(self._finish)
+            self._grads[name] = grad.detach()
+        except Exception as error:
+            recorder.failed(Recurrent.name, error)
+
+    def _finish(self) -> None:
+        """The backward is over: the gradients are complete, and no optimizer has moved the weights yet."""
+        recorder = self.layer.recorder
+        if not recorder.on or self.step != recorder.step or self._mark is None:
+            return
+        try:
+            with torch.no_grad():
+                self._go_back(self._mark)
+        except Exception as error:
+            recorder.failed(Recurrent.name, error)
+        finally:
+            self._grads.clear()
+
+    def _go_back(self, mark: int) -> None:
+        layers, directions = self.module.num_layers, 2 if self.module.bidirectional else 1
+        if self._x._version != self._versions[0]:
+            self._tell("not-observed", "what it was given was overwritten in place, so its steps cannot be followed")
+            return
+        sequence = _Sequence(self._sizes, self.length, self._x.device)
+        dtype = torch.float64 if self._y.dtype is torch.float64 else torch.float32
+        bring = partial(self._bring, sequence=sequence, dtype=dtype)
+        x, y = bring(self._x), bring(self._y)
+        intact = self._y._version == self._versions[1]
+        local = bring(self._grads["y"]) if "y" in self._grads else torch.zeros_like(y)
+        starts = [self._bring_state(start, dtype) for start in self._starts] or self._zeros(y)
+        ends = {name: self._bring_state(self._grads[name], dtype) for name in ("h", "c") if name in self._grads}
+        weights = [self._weights(i, dtype) for i in range(layers * directions)]
+        masks = self._masks(sequence, y)
+
+        inputs, outputs = [x], []  # outputs in the order in which each direction runs
+        for layer in range(layers):
+            for direction in range(directions):
+                i = layer * directions + direction
+                if layer == layers - 1 and intact:
+                    h = sequence.turned(y.chunk(directions, 2)[direction], direction)
+                else:
+                    first = [start[i] for start in starts]
+                    h = _again(self.module.mode, weights[i], sequence.turned(inputs[layer], direction), first)
+                    h = sequence.masked(h)
+                outputs.append(h)
+            if layer < layers - 1:
+                above = torch.cat([sequence.turned(h, d) for d, h in enumerate(outputs[-directions:])], 2)
+                inputs.append(above * masks[layer] if masks else above)
+
+        for layer in reversed(range(layers)):
+            below: Tensor | None = None
+            for direction, part in enumerate(local.chunk(directions, 2)):
+                i = layer * directions + direction
+                given = Given(
+                    x=sequence.turned(inputs[layer], direction),
+                    h=outputs[i],
+                    h0=starts[0][i],
+                    c0=starts[1][i] if len(starts) > 1 else None,
+                    local=sequence.turned(part, direction),
+                    h_end=ends["h"][i] if "h" in ends else None,
+                    c_end=ends["c"][i] if "c" in ends else None,
+                    goes_on=self.goes_on,
+                    running=sequence.running,
+                )
+                inside = unroll(self.module.mode, weights[i], given)
+                if layer == layers - 1:
+                    self._verify(sequence, inside, i, h=outputs[i] if intact else None)
+                self._emit(sequence, i, inside, [start[i] for start in starts], mark)
+                self._emit_spectrum(i, weights[i])
+                if layer:
+                    grad = sequence.turned(inside.input_grad(), direction)
+                    below = grad if below is None else below + grad
+            if below is not None:
+                local = below * masks[layer - 1] if masks else below
+
+    # ---------------------------------------------------------------- into one shape, and back into what was observed
+
+    def _bring(self, tensor: Tensor, *, sequence: "_Sequence", dtype: torch.dtype) -> Tensor:
+        """An input or output sequence, or its gradient, as (time, batch, feature)."""
+        if self._sizes is not None:
+            tensor = pad_packed_sequence(PackedSequence(tensor, sequence.sizes))[0]
+        elif tensor.ndim == 2:
+            tensor = tensor.unsqueeze(1)
+        elif self.module.batch_first:
+            tensor = tensor.transpose(0, 1)
+        return tensor.to(dtype)
+
+    def _bring_state(self, state: Tensor, dtype: torch.dtype) -> Tensor:
+        """A first or final state, or its gradient, as (layer and direction, batch, feature)."""
+        if state.ndim == 2:
+            state = state.unsqueeze(1)
+        if self._order is not None:
+            state = state.index_select(1, self._order)
+        return state.to(dtype)
+
+    def _zeros(self, y: Tensor) -> list[Tensor]:
+        """The states that a call starts with by default."""
+        module = self.module
+        count = module.num_layers * (2 if module.bidirectional else 1)
+        sizes = [module.proj_size or module.hidden_size] + [module.hidden_size] * (module.mode == "LSTM")
+        return [y.new_zeros(count, y.shape[1], size) for size in sizes]
+
+    def _weights(self, index: int, dtype: torch.dtype) -> Weights:
+        suffix = self._suffix(index)
+        found = {
+            name: getattr(self.module, f"{prefix}_{suffix}", None)
+            for name, prefix in (
+                ("ih", "weight_ih"),
+                ("hh", "weight_hh"),
+                ("bias_ih", "bias_ih"),
+                ("bias_hh", "bias_hh"),
+                ("hr", "weight_hr"),
+            )
+        }
+        return Weights(**{name: w.detach().to(dtype) for name, w in found.items() if w is not None})
+
+    def _suffix(self, index: int) -> str:
+        """Suffix "l0", "l0_reverse", "l1", … as in the names of the parameters."""
+        if not self.module.bidirectional:
+            return f"l{index}"
+        return f"l{index // 2}" + "_reverse" * (index % 2)
+
+    def _masks(self, sequence: "_Sequence", y: Tensor) -> list[Tensor]:
+        """What dropout has multiplied each layer's output but the last with; empty where it did nothing.
+
+        Drawn again from the random state before the call, by the same calls as torch's own. On an accelerator that
+        state lies elsewhere, and cuDNN's inside of it: there the expected mask, 1, stands in.
+        """
+        module = self.module
+        count = module.num_layers - 1 if module.training and module.dropout else 0
+        if count and module.dropout == 1:
+            return [torch.zeros_like(y)] * count
+        if not count or self._random is None:
+            return []
+        generator, keep = torch.Generator(), 1 - module.dropout
+        generator.set_state(self._random)
+        rows = sum(self._sizes) if self._sizes is not None else y.shape[0] * y.shape[1]
+        drawn = [
+            torch.empty(rows, y.shape[2], dtype=self._y.dtype).bernoulli_(keep, generator=generator).div_(keep)
+            for _ in range(count)
+        ]
+        if self._sizes is not None:
+            return [pad_packed_sequence(PackedSequence(mask, sequence.sizes))[0].to(y.dtype) for mask in drawn]
+        return [mask.view(y.shape).to(y.dtype) for mask in drawn]
+
+    def _verify(self, sequence: "_Sequence", inside: Unrolled, index: int, h: Tensor | None) -> None:
+        """Says so, once, if what was computed again is not what the layer returned."""
+        again = sequence.masked(inside.again)
+        if h is None:  # the output was overwritten in place: the final state has to do
+            again, h = sequence.last(again), self._bring_state(self._ends[0], again.dtype)[index]
+        size, off = torch.stack([torch.linalg.vector_norm(h), torch.linalg.vector_norm(again - h)]).tolist()
+        bound = _DIFFERENT if self._y.dtype.itemsize > 2 else _DIFFERENT_16_BIT
+        if off > bound * size:
+            why = ""
+            if self.module.training and self.module.dropout and self.module.num_layers > 1:
+                why = "; the mask of its dropout between the layers cannot be had here"
+            self._tell(
+                "approximate",
+                f"states and gradients through time are approximate: computed again, the output differs by"
+                f" {off / size if size else 1:.0%}{why}",
+            )
+
+    def _tell(self, kind: str, what: str) -> None:
+        if not self.layer.told:
+            self.layer.told = True
+            self.layer.recorder.tell(kind, self.layer.name, f"{self.layer.name or 'the model'}: {what}.")
+
+    def _emit(self, sequence: "_Sequence", index: int, inside: Unrolled, starts: list[Tensor], mark: int) -> None:
+        suffix = self._suffix(index)
+        reverse = self.module.bidirectional and index % 2
+
+        def emit(quantity: Quantity, name: str, tensor: Tensor, mark: int) -> None:
+            site, tensor = self.layer.site(quantity, name), sequence.turned(tensor, reverse)
+            for first, stop, rows in sequence.runs:
+                self.layer.recorder.emit_slices(site, tensor[first:stop, :rows], 0, self.start + first, mark=mark)
+
+        def emit_first(quantity: Quantity, name: str, tensor: Tensor, mark: int) -> None:
+            site = self.layer.site(quantity, name)
+            self.layer.recorder.emit_slices(site, tensor.unsqueeze(0), 0, self.start, mark=mark)
+
+        for (name, state), start in zip(inside.states.items(), starts, strict=True):
+            emit(Quantity.STATE, f"{name}_{suffix}", state.value, self.forward)
+            for part, tensor in (("", state.total), (".local", state.local), (".carried", state.carried)):
+                emit(Quantity.STATE_GRAD, f"{name}_{suffix}{part}", tensor, mark)
+            if not self.follows:
+                emit_first(Quantity.STATE, f"{name}0_{suffix}", start, self.forward)
+                if self._starts_with_grad:
+                    emit_first(Quantity.STATE_GRAD, f"{name}0_{suffix}", state.first, mark)
+        for name, gate in inside.gates.items():
+            emit(Quantity.GATE, f"{name}_{suffix}", gate, self.forward)
+
+    def _emit_spectrum(self, index: int, weights: Weights) -> None:
+        """Spectral radius and norm of each recurrent matrix, seldom: they cost a lot and change slowly."""
+        suffix, gates = self._suffix(index), GATES[self.module.mode]
+        if self.start or not rarely(self.layer.records):
+            return
+        matrices = weights.hh.chunk(max(len(gates), 1))
+        for i, matrix in enumerate(matrices):
+            if weights.hr is not None:
+                matrix = weights.hr @ matrix
+            if len(matrix) > _LARGEST_MATRIX or not matrix.isfinite().all():
+                continue
+            name = (Quantity.GATE, f"{gates[i]}_{suffix}") if gates else (Quantity.STATE, f"h_{suffix}")
+            site, matrix = self.layer.site(*name), matrix.cpu()
+            self.layer.recorder.derive(site, Statistic.SPECTRAL_RADIUS, torch.linalg.eigvals(matrix).abs().max())
+            self.layer.recorder.derive(site, Statistic.SPECTRAL_NORM, torch.linalg.svdvals(matrix).max())
+
+
+class _Sequence:
+    """The time axis of a call: which sequences run at which step, and both directions of it.
+
+    Attributes:
+        sizes: How many sequences run at each step, where they are packed, (time,).
+        running: 1 where a sequence runs, else 0, (time, batch, 1); None where all run to the end.
+        runs: (first step, step after the last, sequences) where their number stays the same.
+    """
+
+    def __init__(self, sizes: list[int] | None, length: int, device: torch.device) -> None:
+        self.running: Tensor | None = None
+        self.sizes = torch.tensor(sizes if sizes is not None else [])
+        self.runs: list[tuple[int, int, int | None]] = [(0, length, None)]
+        if sizes is None:
+            return
+        edges = [t for t in range(1, length) if sizes[t] != sizes[t - 1]]
+        self.runs = [(t, end, sizes[t]) for t, end in zip([0, *edges], [*edges, length], strict=True)]
+        batch = torch.arange(sizes[0], device=device)
+        runs = batch < self.sizes.to(device).unsqueeze(1)
+        self.running = runs.unsqueeze(2).to(torch.float32)
+        lengths, steps = runs.sum(0), torch.arange(length, device=device).unsqueeze(1)
+        self._batch, self._last = batch, lengths - 1
+        self._reversed = torch.where(runs, lengths - 1 - steps, steps)
+
+    def turned(self, tensor: Tensor, reverse: int | bool) -> Tensor:
+        """`tensor` in the other direction of time, each sequence within its own length; as it is if not `reverse`."""
+        if not reverse:
+            return tensor
+        return tensor.flip(0) if self.running is None else tensor[self._reversed, self._batch]
+
+    def masked(self, tensor: Tensor) -> Tensor:
+        """`tensor` with zeros past the end of each sequence."""
+        return tensor if self.running is None else tensor * self.running
+
+    def last(self, tensor: Tensor) -> Tensor:
+        """What `tensor` is at the last step of each sequence, in the direction it runs."""
+        return tensor[-1] if self.running is None else tensor[self._last, self._batch]
+
+
+def _again(mode: str, weights: Weights, x: Tensor, starts: list[Tensor]) -> Tensor:
+    """The states of one layer in one direction, by the same fused kernel once more."""
+    parameters = [w for w in (weights.ih, weights.hh, weights.bias_ih, weights.bias_hh, weights.hr) if w is not None]
+    first = [start.unsqueeze(0).contiguous() for start in starts]
+    run: Callable[..., tuple[Tensor, ...]] = getattr(torch._VF, mode.lower())
+    has_bias = weights.bias_ih is not None
+    return run(
+        x.contiguous(), first if len(first) > 1 else first[0], parameters, has_bias, 1, 0.0, False, False, False
+    )[0]
+
+
+def _pair(states: object) -> tuple[Tensor, ...]:
+    """One state, or an LSTM's two."""
+    found = (states,) if isinstance(states, Tensor) else tuple(states) if isinstance(states, tuple | list) else ()
+    return tuple(state for state in found if isinstance(state, Tensor))

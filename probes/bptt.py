@@ -1,0 +1,271 @@
+"""Backpropagation through time, computed once more beside autograd, to see what a fused layer keeps inside.
+
+One layer in one direction, in the order in which it runs. All its states are known, so the gates of all steps follow
+from one matrix product each; only the way back is a loop:
+
+    RNN   a = W x + U h′ + b                      h = φ(a)                        h′ is the state before
+    LSTM  i, f, o = σ(W x + U h′ + b), g = tanh(…)    c = f∘c′ + i∘g,  h = o∘tanh c  (projected: R h)
+    GRU   r, z = σ(W x + U h′ + b), n = tanh(W x + b + r∘(U h′ + b))    h = (1 − z)∘n + z∘h′
+
+What arrives at a state is the local part, from the layer's output at the same step, and the carried part, over the link
+from the step after. Tensors are (time, batch, feature); a sequence that ends early has zeros past its end.
+
+Source: Hochreiter & Schmidhuber 1997, appendix A.1 (with Gers et al. 2000's forget gate); Cho et al. 2014, eq. 5 to 8.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """The parameters of one layer in one direction, by torch's names; None without biases or projection."""
+
+    ih: Tensor
+    hh: Tensor
+    bias_ih: Tensor | None = None
+    bias_hh: Tensor | None = None
+    hr: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What one layer in one direction had to do with.
+
+    Attributes:
+        x: Its input.
+        h: Its states, after each step.
+        h0: The state before the first step, (batch, feature).
+        c0: The same of an LSTM's cell.
+        local: ∂L/∂h over the output sequence.
+        h_end: ∂L/∂h over the final state, at the last step of each sequence; None where nobody used it.
+        c_end: The same of an LSTM's cell.
+        goes_on: The final state is the next call's first, so its gradient is carried and not local.
+        running: 1 where a sequence is running, else 0, (time, batch, 1); None where all run to the end.
+    """
+
+    x: Tensor
+    h: Tensor
+    h0: Tensor
+    c0: Tensor | None
+    local: Tensor
+    h_end: Tensor | None = None
+    c_end: Tensor | None = None
+    goes_on: bool = False
+    running: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """One of the layer's states: h, or an LSTM's c.
+
+    Attributes:
+        value: After each step.
+        local: The part of its gradient from the same step.
+        carried: The part over the link from the next step.
+        total: Their sum, the whole gradient.
+        first: Gradient of the state before the first step, (batch, feature).
+    """
+
+    value: Tensor
+    local: Tensor
+    carried: Tensor
+    total: Tensor
+    first: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unrolled:
+    """What happened inside.
+
+    Attributes:
+        states: "h", and "c" of an LSTM.
+        gates: By name, after their nonlinearity.
+        again: h, computed again from the states before: where it differs from the layer's own, nothing here is right.
+        weight: The input's weight, for `input_grad`.
+        slopes: ∂L over what the input's weight gives.
+    """
+
+    states: Mapping[str, State]
+    gates: Mapping[str, Tensor]
+    again: Tensor
+    weight: Tensor
+    slopes: Tensor
+
+    def input_grad(self) -> Tensor:
+        """∂L/∂x of this layer in this direction."""
+        return self.slopes.flatten(2) @ self.weight
+
+
+GATES: Mapping[str, tuple[str, ...]] = {
+    "RNN_TANH": (),
+    "RNN_RELU": (),
+    "LSTM": ("input", "forget", "cell", "output"),
+    "GRU": ("reset", "update", "new"),
+}
+
+
+def unroll(mode: str, weights: Weights, given: Given) -> Unrolled:
+    """Everything inside of one layer in one direction; `mode` is a key of `GATES`."""
+    before = torch.cat([given.h0.unsqueeze(0), given.h[:-1]])
+    match mode:
+        case "LSTM":
+            return _lstm(weights, given, before)
+        case "GRU":
+            return _gru(weights, given, before)
+    return _rnn(mode, weights, given, before)
+
+
+def _rnn(mode: str, weights: Weights, given: Given, before: Tensor) -> Unrolled:
+    pre = _affine(given.x, weights.ih, weights.bias_ih).add_(_affine(before, weights.hh, weights.bias_hh))
+    again = pre.tanh_() if mode == "RNN_TANH" else pre.relu_()
+    slope = 1 - given.h.square() if mode == "RNN_TANH" else (given.h > 0).to(given.h.dtype)
+    state, slopes = _back(given, weights.hh, _running(slope, given).unsqueeze(2), None)
+    return Unrolled(states={"h": state}, gates={}, again=again, weight=weights.ih, slopes=slopes)
+
+
+def _gru(weights: Weights, given: Given, before: Tensor) -> Unrolled:
+    size = before.shape[-1]
+    from_input = _affine(given.x, weights.ih, weights.bias_ih).unflatten(-1, (3, size))
+    from_state = _affine(before, weights.hh, weights.bias_hh).unflatten(-1, (3, size))
+    r, z = (from_input[:, :, :2] + from_state[:, :, :2]).sigmoid_().unbind(2)
+    inner = from_state[:, :, 2]
+    n = torch.addcmul(from_input[:, :, 2], r, inner).tanh_()
+    again = torch.lerp(n, before, z)
+    slopes = torch.empty_like(from_state)  # ∂h over what U h′ gives, for r, z and n
+    to_new = (1 - z) * (1 - n.square())
+    torch.mul(to_new, r, out=slopes[:, :, 2])
+    torch.mul(to_new * inner, r * (1 - r), out=slopes[:, :, 0])
+    torch.mul(before - n, z * (1 - z), out=slopes[:, :, 1])
+    state, passed = _back(given, weights.hh, _running(slopes, given), _running(z, given))
+    passed[:, :, 2] = _running(to_new, given) * state.total  # the input's share of n does not go through r
+    return Unrolled(
+        states={"h": state}, gates={"reset": r, "update": z, "new": n}, again=again, weight=weights.ih, slopes=passed
+    )
+
+
+def _back(given: Given, hh: Tensor, slopes: Tensor, kept: Tensor | None) -> tuple[State, Tensor]:
+    """The way back through one state.
+
+    Args:
+        given: Of the layer.
+        hh: The recurrent weight.
+        slopes: ∂h over what the recurrent weight gives, (time, batch, gate, feature).
+        kept: ∂h/∂h′ beside the weight; None for none.
+    """
+    ends = _at_ends(given.h_end, given)
+    incoming = given.local if ends is None else given.local + ends
+    total, links, passed = torch.empty_like(incoming), _links(incoming), torch.empty_like(slopes)
+    flat = passed.flatten(2).unbind()
+    steps = zip(incoming.unbind(), total.unbind(), slopes.unbind(), passed.unbind(), strict=True)
+    link = links.unbind()
+    shares = kept.unbind() if kept is not None else None
+    for t, (here, whole, slope, out) in reversed(list(enumerate(steps))):
+        torch.add(here, link[t + 1], out=whole)
+        torch.mul(slope, whole.unsqueeze(1), out=out)
+        torch.mm(flat[t], hh, out=link[t])
+        if shares is not None:
+            link[t].addcmul_(whole, shares[t])
+    return _state(given.h, total, given.local, links, ends, goes_on=given.goes_on), passed
+
+
+def _lstm(weights: Weights, given: Given, before: Tensor) -> Unrolled:
+    assert given.c0 is not None
+    pre = _affine(given.x, weights.ih, weights.bias_ih).add_(_affine(before, weights.hh, weights.bias_hh))
+    pre = pre.unflatten(-1, (4, -1))
+    pre[:, :, :2].sigmoid_()
+    pre[:, :, 2].tanh_()
+    pre[:, :, 3].sigmoid_()
+    i, f, g, o = pre.unbind(2)
+    cells = torch.empty_like(i)
+    cell, new = given.c0, i * g
+    for at, forget, write in zip(cells.unbind(), f.unbind(), new.unbind(), strict=True):
+        cell = torch.addcmul(write, forget, cell, out=at)
+    squashed = cells.tanh()
+    again = o * squashed
+    if weights.hr is not None:
+        again = again @ weights.hr.T
+
+    slopes = torch.empty_like(pre)  # ∂c over what U h′ gives for i, f, g; ∂(o∘tanh c) for o
+    torch.mul(new, 1 - i, out=slopes[:, :, 0])
+    torch.mul(torch.cat([given.c0.unsqueeze(0), cells[:-1]]).mul_(f), 1 - f, out=slopes[:, :, 1])
+    torch.mul(i, 1 - g.square(), out=slopes[:, :, 2])
+    torch.mul(squashed, o * (1 - o), out=slopes[:, :, 3])
+    slopes = _running(slopes, given)
+    kept = _running(f, given)
+    through = _running(o * (1 - squashed.square()), given)  # ∂(o∘tanh c)/∂c
+
+    h_ends, c_ends = _at_ends(given.h_end, given), _at_ends(given.c_end, given)
+    incoming = given.local if h_ends is None else given.local + h_ends
+    h_total, h_links, c_total, c_links = (
+        torch.empty_like(incoming), _links(incoming), torch.empty_like(cells), _links(cells)
+    )  # fmt: skip
+    passed = torch.empty_like(slopes)
+    by_cell, by_output, flat = passed[:, :, :3].unbind(), passed[:, :, 3].unbind(), passed.flatten(2).unbind()
+    to_cell, to_output = slopes[:, :, :3].unbind(), slopes[:, :, 3].unbind()
+    h_here, h_whole, h_link = incoming.unbind(), h_total.unbind(), h_links.unbind()
+    c_whole, c_link, shares, bridge = c_total.unbind(), c_links.unbind(), kept.unbind(), through.unbind()
+    c_here = c_ends.unbind() if c_ends is not None else None
+    for t in reversed(range(len(h_here))):
+        whole = unprojected = torch.add(h_here[t], h_link[t + 1], out=h_whole[t])
+        if weights.hr is not None:
+            unprojected = whole @ weights.hr
+        cell = torch.addcmul(c_link[t + 1], unprojected, bridge[t], out=c_whole[t])
+        if c_here is not None:
+            cell += c_here[t]
+        torch.mul(to_cell[t], cell.unsqueeze(1), out=by_cell[t])
+        torch.mul(to_output[t], unprojected, out=by_output[t])
+        torch.mm(flat[t], weights.hh, out=h_link[t])
+        torch.mul(cell, shares[t], out=c_link[t])
+    through_h = h_total if weights.hr is None else h_total @ weights.hr
+    return Unrolled(
+        states={
+            "h": _state(given.h, h_total, given.local, h_links, h_ends, goes_on=given.goes_on),
+            "c": _state(cells, c_total, through_h * through, c_links, c_ends, goes_on=given.goes_on),
+        },
+        gates={"input": i, "forget": f, "cell": g, "output": o},
+        again=again,
+        weight=weights.ih,
+        slopes=passed,
+    )
+
+
+def _state(value: Tensor, total: Tensor, local: Tensor, links: Tensor, ends: Tensor | None, *, goes_on: bool) -> State:
+    carried = links[1:]
+    if ends is not None:
+        local, carried = (local, carried + ends) if goes_on else (local + ends, carried)
+    return State(value=value, local=local, carried=carried, total=total, first=links[0])
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+def _running(x: Tensor, given: Given) -> Tensor:
+    """`x` with zeros past the end of each sequence, so that nothing comes back from there."""
+    if given.running is None:
+        return x
+    return x * (given.running if x.ndim == 3 else given.running.unsqueeze(2))
+
+
+def _links(like: Tensor) -> Tensor:
+    """Gradients over the links between the states, one more than there are steps; nothing comes from past the last."""
+    links = like.new_empty((len(like) + 1, *like.shape[1:]))
+    links[-1] = 0
+    return links
+
+
+def _at_ends(end: Tensor | None, given: Given) -> Tensor | None:
+    """(batch, feature) of the final states, at the last running step of each sequence, as (time, batch, feature)."""
+    if end is None:
+        return None
+    spread = end.new_zeros((len(given.x), *end.shape))
+    if given.running is None:
+        spread[-1] = end
+    else:
+        last = given.running.sum(0).squeeze(-1).long() - 1
+        spread[last, torch.arange(end.shape[0], device=end.device)] = end
+    return spread
