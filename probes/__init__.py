@@ -2,10 +2,11 @@
 
 from gradscope.probes.activations import Activations
 from gradscope.probes.base import Probe
+from gradscope.probes.cells import Cells
 from gradscope.probes.gradients import Gradients
 from gradscope.probes.parameters import Parameters
 from gradscope.probes.recurrent import Recurrent
 
-PROBES: tuple[type[Probe], ...] = (Activations, Gradients, Parameters, Recurrent)
+PROBES: tuple[type[Probe], ...] = (Activations, Gradients, Parameters, Recurrent, Cells)
 
-__all__ = ["PROBES", "Activations", "Gradients", "Parameters", "Probe", "Recurrent"]
+__all__ = ["PROBES", "Activations", "Cells", "Gradients", "Parameters", "Probe", "Recurrent"]

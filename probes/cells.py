@@ -1,7 +1,7 @@
 """The states of cells: modules that a Python loop calls once for each step of a sequence.
 
     for t in range(length):
-        h = cell(x[t], h)           # pre-hook: is h what the cell returned before?   forward hook: h_t and ∂L/∂h_t
+        h = cell(x[t], h)     # pre-hook: is h what the call before returned?    forward hook: h_t, a hook for ∂L/∂h_t
 
 The time of a state is the number of the call within the step. What happens inside of torch's fused layers is left to
 `recurrent`.
@@ -9,7 +9,7 @@ The time of a state is the number of the call within the step. What happens insi
 
 import inspect
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -20,49 +20,359 @@ from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
 from gradscope.probes.tensors import named_tensors
 from gradscope.records import Quantity
 
-_MOST_NODES = 256  # of the graph between two calls are looked at: a loop does little to its state
-
-# torch's own cells: the path of each state in what they return, and its name
+# torch's own cells: the name of each state by its path in what they return
 _TORCH_CELLS: dict[type[nn.Module], dict[str, str]] = {
     nn.RNNCell: {"": "h"},
     nn.GRUCell: {"": "h"},
     nn.LSTMCell: {"0": "h", "1": "c"},
 }
+_MOST_NODES = 256  # of the graph between two calls are looked at: a loop does not do more to its state
 
 
 class Cells(Probe):
     """h_t and the whole ∂L/∂h_t of every cell, and the state h0 with which each sequence begins.
 
-    `nn.RNNCell`, `nn.LSTMCell` and `nn.GRUCell` are cells. A hand-written module shows that it is one in the second
-    call of a step, when it is given the very tensor that it returned in the first, beside an input: one that comes
-    before the state (`cell(x, h)`) or is a new one for each call (`cell(h, x)`). So neither two towers that share
-    their weights nor a block that is applied again to its own output and the same mask count as a sequence.
+    `nn.RNNCell`, `nn.LSTMCell` and `nn.GRUCell` are cells. A hand-written module shows in its second call that it is
+    one: it is given the very tensor that it returned in the first, and an input beside it, either before the state
+    (`cell(x, h)`) or a new one in each call (`cell(h, x)`). So neither towers that share their weights nor a block
+    that is applied to its own output again, with the same mask, count as a sequence.
 
-    A call goes on with the sequence if its state follows from what the call before returned, be it through a mask or a
-    dropout; else a sequence begins. A state that was detached begins one.
+    A call goes on with the sequence if its state follows from what the call before returned, be it through a mask or
+    a dropout. Else a sequence begins: with zeros, with a given state, or with one that was detached.
     """
 
     name = "cells"
     quantities = frozenset({Quantity.STATE, Quantity.STATE_GRAD})
 
     def attach(self, target: Target, recorder: Recorder) -> ExitStack:
-        """Places a forward pre-hook and a forward hook on each module that is a cell or may show itself to be one."""
+        """Places a forward pre-hook and a forward hook on each module that is a cell or can turn out to be one."""
         handles = ExitStack()
-        found = {name: module for name, module in target.model.named_modules() if _may_be_cell(module)}
-        fused = {module: _Fused(recorder) for module in target.model.modules() if isinstance(module, nn.RNNBase)}
-        cells = {module: _Cell(recorder, name, module) for name, module in found.items()}
-        for module, cell in cells.items():
-            handles.callback(cell.clear)
-            handles.callback(module.register_forward_pre_hook(_Before(recorder, cell), with_kwargs=True).remove)
-            handles.callback(module.register_forward_hook(_After(recorder, cell)).remove)
+        cells: list[_Cell] = []
+        for name, module in target.model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule) or not (_states_of(module) or _can_be_cell(module)):
+                continue
+            cell = _Cell(recorder, name, _states_of(module))
+            cells.append(cell)
+            handles.callback(cell.release)
+            handles.callback(module.register_forward_pre_hook(_BeforeCall(recorder, cell), with_kwargs=True).remove)
+            handles.callback(module.register_forward_hook(_AfterCall(recorder, cell)).remove)
             for inner in module.modules() if not cell.states else ():
-                if inner in fused:
-                    cell.inner.append(fused[inner])
-                elif inner in cells and cells[inner].states:
-                    cell.inner.append(cells[inner])
-        for layer in {id(r) for cell in cells.values() for r in cell.inner}:
-            for module, returned in fused.items():
-                if id(returned) == layer:
-                    handles.callback(module.register_forward_hook(returned).remove)
-        recorder.on_step(_Edges(cells.values()))
+                if isinstance(inner, nn.RNNBase) or _states_of(inner):
+                    owner = _InnerCall(recorder)
+                    cell.inner.append(owner)
+                    handles.callback(inner.register_forward_hook(owner).remove)
+        recorder.on_step(_Edges(cells))
         return handles
+
+
+def _states_of(module: nn.Module) -> "list[_State]":
+    """The states of one of torch's cells; none of any other module."""
+    names = next((names for cls, names in _TORCH_CELLS.items() if isinstance(module, cls)), {})
+    return [_State(path, name, _join("1", path), _join("hx", path)) for path, name in names.items()]
+
+
+def _can_be_cell(module: nn.Module) -> bool:
+    """Whether a module was written by hand and takes a state beside its input."""
+    forward = type(module).forward
+    if isinstance(module, nn.RNNBase) or getattr(forward, "__module__", "").partition(".")[0] == "torch":
+        return False
+    try:
+        parameters = list(inspect.signature(forward).parameters.values())[1:]  # without self
+    except (TypeError, ValueError):
+        return False
+    kinds = [parameter.kind for parameter in parameters]
+    return len(kinds) - kinds.count(inspect.Parameter.VAR_KEYWORD) > 1 or inspect.Parameter.VAR_POSITIONAL in kinds
+
+
+class _Weak:
+    """A tensor as it is now, without keeping it alive: the activation must die when the training lets go of it."""
+
+    __slots__ = ("_leaf", "_ref", "_version")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._ref = weakref.ref(tensor)
+        self._version = tensor._version
+        self._leaf = tensor.is_leaf
+
+    def tensor(self) -> Tensor | None:
+        """The tensor, if it is still alive and what it was."""
+        tensor = self._ref()
+        return tensor if tensor is not None and self.still_is(tensor) else None
+
+    def still_is(self, tensor: Tensor) -> bool:
+        """Whether it is this very tensor, changed neither by an operation in place nor by `detach_`."""
+        return self._ref() is tensor and self._version == tensor._version and self._leaf == tensor.is_leaf
+
+
+class _State:
+    """One state of a cell.
+
+    Attributes:
+        path: Where it is in what the cell returns.
+        name: What its sites are called.
+        given: Paths where it is in what the cell is given.
+    """
+
+    __slots__ = ("given", "name", "path")
+
+    def __init__(self, path: str, name: str, *given: str) -> None:
+        self.path, self.name, self.given = path, name, given
+
+    @property
+    def start(self) -> str:
+        """What the sites of the state are called with which a sequence begins: "h0" of "h", "h0.1.0" of "h.1.0"."""
+        return f"{self.name[0]}0{self.name[1:]}"
+
+
+class _Cell:
+    """What is known of one module: its states, if it is a cell, and its last call in the running step.
+
+    Attributes:
+        states: Empty as long as the module has not turned out to be a cell.
+        inner: The last calls of torch's recurrent modules inside. A state that one of them returned is theirs.
+    """
+
+    __slots__ = (
+        "_calls", "_ends", "_forward", "_given", "_held", "_leaves", "_name", "_new", "_recorder", "_returned",
+        "_starting", "_step", "inner", "states",
+    )  # fmt: skip
+
+    def __init__(self, recorder: Recorder, name: str, states: list[_State]) -> None:
+        self._recorder = recorder
+        self._name = name
+        self.states = states
+        self.inner: list[_InnerCall] = []
+        self._step = -1
+        self._calls = 0
+        self._forward = 0  # the forward pass in which the last call was
+        self._given: dict[str, _Weak] = {}
+        self._returned: dict[str, _Weak] = {}
+        self._ends: set[int] = set()  # where the graph of the last call ends, by autograd's numbers
+        self._starting: list[_State] = []  # those that the running call was not given
+        self._new = True  # no recorded step of it has ended
+        self._held: list[Tensor] = []
+        self._leaves: list[torch.utils.hooks.RemovableHandle] = []
+
+    def before(self, args: tuple[object, ...], kwargs: object) -> None:
+        """The module is called: its states go on, or begin."""
+        if self._step != self._recorder.step:
+            self.release()
+            self._step, self._calls = self._recorder.step, 0
+            self._given, self._returned, self._ends = {}, {}, set()
+        self._starting.clear()
+        given = dict(_given_tensors(args, kwargs))
+        if not self.states:
+            if self._returned:
+                self._recognise(given)
+            self._held.clear()
+            self._given = {path: _Weak(tensor) for path, tensor in given.items()}
+        for state in self.states:
+            tensor = next((given[path] for path in state.given if path in given), None)
+            if tensor is None:
+                self._starting.append(state)
+            elif not self._goes_on(tensor):
+                self._begin(state, tensor, self._calls, self._recorder.forward)
+
+    def after(self, output: object) -> None:
+        """The module has returned."""
+        recorder, time = self._recorder, self._calls
+        returned = dict(named_tensors(output))
+        self._returned = {path: _Weak(tensor) for path, tensor in returned.items()}
+        self._forward = recorder.forward
+        self._calls += 1
+        if self.states:
+            self._ends = {t.grad_fn._sequence_nr() for t in returned.values() if t.grad_fn is not None}
+            for state in self.states:
+                if state.path in returned:
+                    self._emit(state, returned[state.path], time, recorder.forward)
+        elif self._new and not time:
+            # The state that the first call of all was given. A loop lets go of it, but that it was a state only shows
+            # in the second call. No activation of the training is kept: nothing has computed it.
+            shapes = {tensor.shape for tensor in returned.values() if tensor.requires_grad}
+            given = (kept.tensor() for kept in self._given.values())
+            self._held = [t for t in given if t is not None and not t.requires_grad and t.shape in shapes]
+
+    def end_step(self) -> None:
+        """The step is over."""
+        if self._calls:
+            self._new = False
+        self.release()
+
+    def release(self) -> None:
+        """Lets go of what would outlive the step."""
+        self._held.clear()
+        for handle in self._leaves:
+            handle.remove()
+        self._leaves.clear()
+
+    def _recognise(self, given: Mapping[str, Tensor]) -> None:
+        """Looks for states in `given`; if there are any, the call before was the first of the sequence."""
+        places: dict[str, tuple[str, ...]] = {}
+        for path, tensor in given.items():
+            # of several paths the last: (output, state) is more usual than the reverse
+            found = [p for p, kept in self._returned.items() if kept.still_is(tensor)]
+            if found and not any(call.returned(tensor) for call in self.inner):
+                places[found[-1]] = (*places.get(found[-1], ()), path)
+        handed_back = {path for paths in places.values() for path in paths}
+        inputs = {path: tensor for path, tensor in given.items() if path not in handed_back}
+        input_first = next(iter(given), None) in inputs
+        if not places or not (input_first or any(self._is_new(tensor) for tensor in inputs.values())):
+            return
+        for path in self._returned:
+            if path in places:
+                self.states.append(_State(path, _join("h", path), *places[path]))
+        for state in self.states:
+            last = self._returned[state.path].tensor()
+            if last is not None:
+                self._emit(state, last, self._calls - 1, self._forward)
+        for state in self.states:
+            was = [self._given[path] for path in state.given if path in self._given]
+            start = was[0].tensor() if was else torch.zeros_like(given[state.given[0]])
+            if start is not None:
+                self._begin(state, start, self._calls - 1, self._forward)
+
+    def _is_new(self, tensor: Tensor) -> bool:
+        """Whether the call before was not given this tensor."""
+        return not any(kept.still_is(tensor) for kept in self._given.values())
+
+    def _goes_on(self, tensor: Tensor) -> bool:
+        """Whether a state follows from what the call before returned."""
+        return any(kept.still_is(tensor) for kept in self._returned.values()) or _follows(tensor, self._ends)
+
+    def _begin(self, state: _State, tensor: Tensor, time: int, forward: int) -> None:
+        """A sequence begins at `time` with `tensor`."""
+        recorder = self._recorder
+        for quantity in (Quantity.STATE, Quantity.STATE_GRAD) if tensor.requires_grad else (Quantity.STATE,):
+            for each in self.states:  # before the starts: the first site of a module is that of h_t
+                recorder.site(self._name, quantity, each.name)
+        self._place(recorder.site(self._name, Quantity.STATE, state.start), tensor, time, forward)
+        if tensor.requires_grad:
+            site = recorder.site(self._name, Quantity.STATE_GRAD, state.start)
+            handle = tensor.register_hook(partial(_receive, weakref.ref(recorder), recorder.step, forward, site, time))
+            if tensor.is_leaf:
+                self._leaves.append(handle)  # it outlives the step; the others go with the graph
+
+    def _emit(self, state: _State, tensor: Tensor, time: int, forward: int) -> None:
+        """`state` is `tensor` after the call number `time`."""
+        recorder = self._recorder
+        recorder.completed(self._name)
+        self._place(recorder.site(self._name, Quantity.STATE, state.name), tensor, time, forward)
+        if state in self._starting:
+            self._begin(state, torch.zeros_like(tensor), time, forward)
+        if tensor.requires_grad:
+            site = recorder.site(self._name, Quantity.STATE_GRAD, state.name)
+            tensor.register_hook(partial(recorder.emit_gradient, recorder.step, forward, site, time, None))
+
+    def _place(self, site: int, tensor: Tensor, time: int, forward: int) -> None:
+        recorder = self._recorder
+        if forward == recorder.forward:
+            recorder.emit(site, tensor, time)
+        else:  # the model itself is the cell: the call before was another forward pass
+            recorder.emit_slices(site, tensor.detach().unsqueeze(0), 0, time, mark=forward)
+
+
+class _BeforeCall(ForwardHook):
+    __slots__ = ("cell",)
+
+    def __init__(self, recorder: Recorder, cell: _Cell) -> None:
+        super().__init__(Cells.name, recorder)
+        self.cell = cell
+
+    def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
+        if _in_backward():
+            return 0
+        self.cell.before(args, more)
+        return 1
+
+
+class _AfterCall(ForwardHook):
+    __slots__ = ("cell",)
+
+    def __init__(self, recorder: Recorder, cell: _Cell) -> None:
+        super().__init__(Cells.name, recorder)
+        self.cell = cell
+
+    def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
+        if _in_backward():
+            return 0
+        self.cell.after(more)
+        return 1
+
+
+class _InnerCall(ForwardHook):
+    """What one of torch's recurrent modules returned last."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__(Cells.name, recorder)
+        self._last: list[_Weak] = []
+
+    def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
+        self._last = [_Weak(tensor) for _, tensor in named_tensors(more)]
+        return 1
+
+    def returned(self, tensor: Tensor) -> bool:
+        """Whether `tensor` is part of it."""
+        return any(kept.still_is(tensor) for kept in self._last)
+
+
+class _Edges:
+    """Tells the cells that a step is over."""
+
+    def __init__(self, cells: Sequence[_Cell]) -> None:
+        self._cells = cells
+
+    def begin(self) -> None:
+        """Nothing to do before the first call."""
+
+    def end(self) -> None:
+        """The step is over."""
+        for cell in self._cells:
+            cell.end_step()
+
+
+def _in_backward() -> bool:
+    """Whether a checkpoint computes again: it goes through its calls from the last to the first, so has no time."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def _given_tensors(args: tuple[object, ...], kwargs: object) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a call by place and keyword. An input may be of integers, as tokens are."""
+    named = {str(place): value for place, value in enumerate(args)}
+    for name, value in (named | dict(kwargs) if isinstance(kwargs, Mapping) and kwargs else named).items():
+        if isinstance(value, Tensor):
+            yield name, value
+        else:
+            yield from named_tensors(value, name)
+
+
+def _join(name: str, path: str) -> str:
+    return f"{name}.{path}" if path else name
+
+
+def _follows(tensor: Tensor, ends: set[int]) -> bool:
+    """Whether the graph leads from `tensor` back to one of the nodes with the numbers `ends`.
+
+    Autograd numbers its nodes as they are made, so whatever is older than those cannot depend on them: the search ends
+    with what was computed between two calls.
+    """
+    if not ends or tensor.grad_fn is None:
+        return False
+    oldest, queue, seen = min(ends), [tensor.grad_fn], set[int]()
+    while queue and len(seen) < _MOST_NODES:
+        node = queue.pop()
+        number = node._sequence_nr()
+        if number in ends:
+            return True
+        if number > oldest and number not in seen:
+            seen.add(number)
+            queue += [before for before, _ in node.next_functions if before is not None]
+    return False
+
+
+def _receive(recorder: "weakref.ref[Recorder]", step: int, forward: int, site: int, time: int, grad: Tensor) -> None:
+    """Passes on the gradient of an initial state, which may be a parameter: see `ParameterHook` for the reference."""
+    running = recorder()
+    if running is not None:
+        running.emit_gradient(step, forward, site, time, None, grad)
