@@ -37,6 +37,7 @@ _log = logging.getLogger("gradscope")
 
 RECORDER = "recorder"  # in place of a probe's name, where no probe is to blame
 _BACKWARD = -2  # minus the number of the backward pass, of a gradient
+_PLACED = frozenset({Quantity.STATE, Quantity.STATE_GRAD, Quantity.GATE})  # a lone row's time means something
 _ANY_PASS = -1  # of what belongs to the step and not to a forward pass: parameters, gradients
 
 
@@ -152,10 +153,12 @@ class StepRecorder:
         """`emit` for a parameter's gradient: of the step and not of a forward pass."""
         self._emit(_ANY_PASS, site, grad, 0)
 
-    def emit_gradient(self, step: int, forward: int, site: int, time: int, axis: int | None, grad: Tensor) -> None:
-        """`emit` for a gradient; called by autograd."""
+    def emit_gradient(
+        self, step: int, forward: int, site: int, time: int, axis: int | None, grad: Tensor | None
+    ) -> None:
+        """`emit` for a gradient; called by autograd, with None where of a node's outputs this one was not used."""
         mark = self.mark_backward(step, forward)
-        if mark is None:
+        if mark is None or grad is None:
             return
         try:
             if axis is None:
@@ -250,7 +253,8 @@ class StepRecorder:
             self.site("", Quantity.LOSS)
         self._register_totals()
         where, rows = self._reduced()
-        values, time_index, time_values = _by_site(where, rows, len(self._keys))
+        placed = [i for i, (_, quantity, _) in enumerate(self._keys) if quantity in _PLACED]
+        values, time_index, time_values = _by_site(where, rows, len(self._keys), placed)
         losses = [float(loss) for loss in self._losses]
         if losses:
             values[self._index["", Quantity.LOSS, ""]] = scalar_row(sum(losses) / len(losses))
@@ -405,8 +409,13 @@ def _numbers(values: Sequence[Tensor | float]) -> list[float]:
     return numbers
 
 
-def _by_site(where: NDArray[np.int64], rows: Rows, sites: int) -> tuple[Rows, NDArray[np.int32], Rows]:
-    """One row for each site over all its times, and the times of those that have several."""
+def _by_site(
+    where: NDArray[np.int64], rows: Rows, sites: int, placed: Sequence[int]
+) -> tuple[Rows, NDArray[np.int32], Rows]:
+    """One row for each site over all its times, and the times of those that have several.
+
+    Of the sites in `placed` a single row keeps its time too, unless that is 0.
+    """
     values = np.full((sites, len(STATISTICS)), np.nan, dtype=np.float32)
     site, time = where[:, 1], where[:, 2]
     order = np.lexsort((np.arange(len(where)), time, site))
@@ -414,7 +423,7 @@ def _by_site(where: NDArray[np.int64], rows: Rows, sites: int) -> tuple[Rows, ND
     last = np.ones(len(order), dtype=bool)  # of several rows of one site and time the last counts
     last[:-1] = (site[1:] != site[:-1]) | (time[1:] != time[:-1])
     order, site, time = order[last], site[last], time[last]
-    many = np.bincount(site, minlength=sites)[site] > 1
+    many = (np.bincount(site, minlength=sites)[site] > 1) | ((time > 0) & np.isin(site, placed))
     values[site[~many]] = rows[order[~many]]
     if many.any():
         members, starts = np.unique(site[many], return_index=True)

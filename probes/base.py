@@ -98,7 +98,9 @@ class Recorder(Protocol):
         """Like `emit` for each pair, faster for many small tensors."""
         ...
 
-    def emit_gradient(self, step: int, forward: int, site: int, time: int, axis: int | None, grad: Tensor) -> None:
+    def emit_gradient(
+        self, step: int, forward: int, site: int, time: int, axis: int | None, grad: Tensor | None
+    ) -> None:
         """Like `emit`, or `emit_slices` along `axis`, for a gradient of what pass `forward` of `step` computed."""
         ...
 

@@ -212,10 +212,10 @@ class _Call:
 
     # ---------------------------------------------------------------- backward
 
-    def _receive(self, name: str, grad: Tensor) -> None:
-        """A gradient of what the layer returned; called by autograd, before it goes through the layer."""
+    def _receive(self, name: str, grad: Tensor | None) -> None:
+        """A gradient of what the layer returned, None for what was not used; before it goes through the layer."""
         recorder = self.layer.recorder
-        if not recorder.on or self.step != recorder.step:
+        if grad is None or not recorder.on or self.step != recorder.step:
             return
         try:
             mark = recorder.mark_backward(self.step, self.forward)
