@@ -5,7 +5,7 @@ import gc
 import pickle
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 from unrolled import Unrolled
@@ -120,6 +120,10 @@ def _per_time(tensor: Tensor) -> dict[str, np.ndarray]:
             "max": np.nanmax(values, 1),
             "abs_max": np.nanmax(np.abs(values), 1),
         }
+
+
+def squares(y: Tensor) -> Tensor:
+    return y.square().sum()
 
 
 def silent(trace: Trace) -> bool:
@@ -451,9 +455,9 @@ def joined(*runs: Wanted) -> Wanted:
     return result
 
 
-def numbers(loss_of, *runs: Unrolled) -> Wanted:
-    loss = loss_of(runs)
-    return joined(*(run.watched(loss) for run in runs))
+def together(runs: Sequence[Unrolled], loss_of: Callable[[Unrolled], Tensor]) -> Wanted:
+    """What independent calls have to show, the loss being the sum over them."""
+    return joined(*(run.watched(loss_of(run)) for run in runs))
 
 
 @pytest.mark.parametrize("mode", THREE)
@@ -465,25 +469,145 @@ def test_independent_calls_follow_each_other_in_time(mode):
         ys = [model.rnn(x)[0] for x in xs]
         sum(y.square().sum() for y in ys).backward()
     runs = [Unrolled(model.rnn, x) for x in xs]
-    wanted = numbers(lambda runs: sum(run.output.square().sum() for run in runs), *runs)
-    assert_recorded(scope.trace, wanted, rel=EXACT)
+    assert_recorded(scope.trace, together(runs, lambda run: squares(run.output)), rel=EXACT)
     starts = np.flatnonzero(~np.isnan(stat(scope.trace, "state", "h0_l0")))
     assert starts.tolist() == [0, 4, 10]
 
 
-@pytest.mark.parametrize("mode", THREE)
-def test_windows_that_are_chained_are_one_sequence(mode):
+@pytest.mark.parametrize(("mode", "window"), [*product(THREE, [3, 1])])
+def test_windows_that_are_chained_are_one_sequence(mode, window):
     torch.manual_seed(0)
     model = Model(MODES[mode](3, 4, 2).double())
     x = torch.randn(9, 2, 3).double()
     with gradscope.attach(model) as scope:
         hx, loss = None, 0.0
-        for window in x.split(3):
-            y, hx = model.rnn(window, hx)
-            loss = loss + y[-1].square().sum()
+        for part in x.split(window):
+            y, hx = model.rnn(part, hx)
+            loss = loss + squares(y[-1])
         loss.backward()
     unrolled = Unrolled(model.rnn, x)
-    assert_recorded(scope.trace, unrolled.watched(unrolled.output[2::3].square().sum()), rel=EXACT)
+    assert silent(scope.trace)
+    assert_recorded(scope.trace, unrolled.watched(squares(unrolled.output[window - 1 :: window])), rel=EXACT)
+
+
+@pytest.mark.parametrize("mode", THREE)
+@pytest.mark.parametrize("sorted_", [True, False])
+def test_packed_windows_are_chained_each_at_its_own_end(mode, sorted_):
+    torch.manual_seed(0)
+    model = Model(MODES[mode](3, 4, 2).double())
+    lengths = [[4, 2, 1], [3, 3, 2]] if sorted_ else [[1, 4, 2], [3, 2, 3]]
+    xs = [pack_padded_sequence(torch.randn(max(n), 3, 3).double(), n, enforce_sorted=sorted_) for n in lengths]
+    with gradscope.attach(model) as scope:
+        y, hx = model.rnn(xs[0])
+        z, _ = model.rnn(xs[1], hx)
+        (squares(y.data) + squares(z.data)).backward()
+    one = Unrolled(model.rnn, xs[0])
+    two = Unrolled(model.rnn, xs[1], hx)
+    later = two.watched(squares(two.output))
+    back = torch.autograd.grad(squares(two.output), two.hx)
+    ends = (one.h_n, one.c_n) if mode == "LSTM" else (one.h_n,)
+    earlier = one.watched(squares(one.output) + sum((end * grad).sum() for end, grad in zip(ends, back, strict=True)))
+    for state, grad in zip("hc", back, strict=False):
+        for k, suffix in enumerate(one.suffixes):
+            carried = earlier["state_grad", f"{state}_{suffix}.carried"]
+            for row, length in enumerate(lengths[0]):
+                carried[length - 1, row] = grad[k, row]
+            earlier["state_grad", f"{state}_{suffix}.local"] = earlier["state_grad", f"{state}_{suffix}"] - carried
+            for start in ("state", "state_grad"):
+                later.pop((start, f"{state}0_{suffix}"))
+    assert silent(scope.trace)
+    assert_recorded(scope.trace, joined(earlier, later), rel=EXACT)
+
+
+def test_windows_that_are_chained_both_ways_have_their_whole_gradients():
+    torch.manual_seed(0)
+    model = Model(nn.GRU(3, 4, bidirectional=True).double())
+    xs = torch.randn(2, 3, 2, 3).double()
+    with gradscope.attach(model) as scope:
+        y, h = model.rnn(xs[0])
+        z, _ = model.rnn(xs[1], h)
+        (squares(y) + squares(z)).backward()
+    one, two = Unrolled(model.rnn, xs[0]), Unrolled(model.rnn, xs[1], h)
+    (back,) = torch.autograd.grad(squares(two.output), two.hx, retain_graph=True)
+    runs = joined(one.watched(squares(one.output) + (one.h_n * back).sum()), two.watched(squares(two.output)))
+    for name in ("h_l0", "h_l0_reverse"):
+        want = _per_time(runs["state_grad", name])["rms"]
+        assert stat(scope.trace, "state_grad", name) == pytest.approx(want, rel=EXACT)
+
+
+@pytest.mark.parametrize("mode", THREE)
+def test_calls_that_each_have_their_backward_later(mode):
+    torch.manual_seed(0)
+    model = Model(MODES[mode](3, 4, 2).double())
+    optimizer = sgd(model)
+    xs = torch.randn(3, 5, 2, 3).double()
+    runs = [Unrolled(model.rnn, x) for x in xs]
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        ys = [model(x)[0] for x in xs]
+        for y in ys[::-1]:
+            squares(y).backward()
+        optimizer.step()
+    assert silent(scope.trace)
+    assert_recorded(scope.trace, together(runs, lambda run: squares(run.output)), rel=EXACT)
+
+
+def test_weights_that_move_within_a_step_are_those_of_each_pass():
+    """LBFGS calls forward and backward several times a step, with other weights each time."""
+    torch.manual_seed(0)
+    model = Model(nn.GRU(3, 4).double())
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=3)
+    x, runs = torch.randn(5, 2, 3).double(), []
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        runs.append(Unrolled(model.rnn, x))
+        loss = squares(model(x)[0] - 0.3)
+        loss.backward()
+        return loss
+
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        optimizer.step(closure)
+    assert len(runs) > 1
+    assert_recorded(scope.trace, together(runs, lambda run: squares(run.output - 0.3)), rel=EXACT)
+
+
+def test_weights_may_be_moved_by_hand():
+    torch.manual_seed(0)
+    model = Model(nn.LSTM(3, 4).double())
+    wanted = []
+    with gradscope.attach(model) as scope:
+        for _ in range(3):
+            x = torch.randn(5, 2, 3).double()
+            unrolled = Unrolled(model.rnn, x)
+            wanted.append(unrolled.watched(squares(unrolled.output)))
+            squares(model(x)[0]).backward()
+            with torch.no_grad():
+                for p in model.parameters():
+                    p -= 0.5 * p.grad
+                    p.grad = None
+    for step, sites in enumerate(wanted):
+        assert_recorded(scope.trace, sites, step=step, rel=EXACT)
+
+
+def test_only_one_of_the_two_states_may_want_a_gradient():
+    torch.manual_seed(0)
+    model = Model(nn.LSTM(3, 4).double())
+    x, h, c = torch.randn(5, 2, 3).double(), torch.randn(1, 2, 4).double(), torch.randn(1, 2, 4).double()
+    c.requires_grad_()
+    unrolled = Unrolled(model.rnn, x, (h, c))
+    with gradscope.attach(model) as scope:
+        squares(model(x, (h, c))[0]).backward()
+    assert_recorded(scope.trace, unrolled.watched(squares(unrolled.output)), rel=EXACT)
+
+
+def test_arguments_may_be_given_by_name():
+    torch.manual_seed(0)
+    model = Model(nn.GRU(3, 4).double())
+    x, h = torch.randn(5, 2, 3).double(), torch.randn(1, 2, 4).double()
+    unrolled = Unrolled(model.rnn, x, h)
+    with gradscope.attach(model) as scope:
+        squares(model.rnn(hx=h, input=x)[0]).backward()
+    assert_recorded(scope.trace, unrolled.watched(squares(unrolled.output)), rel=EXACT)
 
 
 @pytest.mark.parametrize("mode", THREE)
@@ -496,9 +620,8 @@ def test_a_detached_window_begins_with_a_state_but_hands_no_gradient_on(mode):
         hx = tuple(h.detach() for h in hx) if isinstance(hx, tuple) else hx.detach()
         z, _ = model.rnn(second, hx)
         (y.square().sum() + z.square().sum()).backward()
-    one, two = Unrolled(model.rnn, first), Unrolled(model.rnn, second, hx)
-    wanted = numbers(lambda runs: sum(run.output.square().sum() for run in runs), one, two)
-    assert_recorded(scope.trace, wanted, rel=EXACT)
+    runs = [Unrolled(model.rnn, first), Unrolled(model.rnn, second, hx)]
+    assert_recorded(scope.trace, together(runs, lambda run: squares(run.output)), rel=EXACT)
     start = stat(scope.trace, "state", "h0_l0")
     assert start[0] == 0
     assert start[4] > 0
@@ -555,3 +678,610 @@ def test_a_window_a_step_has_its_initial_state_and_its_cut():
         0,
         True,
     )
+
+
+# -------------------------------------------------------------------- watching does no harm
+
+
+def graph(tensor: Tensor) -> list[str]:
+    """The names of all nodes of autograd's graph, in the order of a walk."""
+    names, waiting, known = [], [tensor.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in known:
+            known.add(node)
+            names.append(node.name())
+            waiting += [after for after, _ in node.next_functions]
+    return names
+
+
+def trained(mode: str, every: int | None, dtype: torch.dtype = torch.float32) -> list[object]:
+    """Five steps; everything that a probe could have disturbed. Without `every`, nothing is attached."""
+    torch.manual_seed(0)
+    model = Model(MODES[mode](3, 8, 2, bidirectional=True, dropout=0.3, batch_first=True, dtype=dtype))
+    head = nn.Linear(16, 2, dtype=dtype)
+    optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], lr=0.01)
+    scope = None if every is None else gradscope.attach(model, optimizer=optimizer, every=every)
+    results: list[object] = []
+    for step in range(5):
+        x = torch.randn(4, 6, 3, dtype=dtype).requires_grad_()
+        output, state = model(x)
+        h = state[0] if isinstance(state, tuple) else state
+        results += [type(output), type(output.grad_fn), graph(output), graph(h)]
+        loss = head(output).square().mean() + h.mean()
+        if step == 2:
+            torch.rand(3)
+        loss.backward()
+        results += [output.detach(), h.detach(), loss.detach(), x.grad]
+        results += [p.grad.clone() for p in model.parameters()]
+        optimizer.step()
+        optimizer.zero_grad()
+        results += [p.detach().clone() for p in model.parameters()]
+        results += [torch.get_rng_state(), torch.rand(1)]
+    if scope is not None:
+        scope.detach()
+        assert silent(scope.trace)
+        assert ("state_grad", "h_l1_reverse.carried") in observed(scope.trace, "rnn", -1)
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()), "no hook is left"
+    return results
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_training_is_bit_equal_and_by_the_same_kernels(mode):
+    bare = trained(mode, None)
+    for every in (1, 3):
+        watched = trained(mode, every)
+        assert len(bare) == len(watched)
+        for a, b in zip(bare, watched, strict=True):
+            assert torch.equal(a, b) if isinstance(a, Tensor) else a == b
+
+
+def test_bit_equal_in_sixteen_bits():
+    for a, b in zip(trained("LSTM", None, torch.bfloat16), trained("LSTM", 1, torch.bfloat16), strict=True):
+        assert torch.equal(a, b) if isinstance(a, Tensor) else a == b
+
+
+def test_the_same_call_reaches_the_kernel(monkeypatch):
+    calls = []
+    kernel = torch._VF.lstm
+
+    def counting(*args):
+        calls.append(args[0].shape)
+        return kernel(*args)
+
+    monkeypatch.setattr(torch._VF, "lstm", counting, raising=False)
+    monkeypatch.setattr(nn.modules.rnn._VF, "lstm", counting, raising=False)
+    model = Model(nn.LSTM(3, 4))
+    optimizer = sgd(model)
+    with gradscope.attach(model, optimizer=optimizer):
+        step_of(model, model(torch.randn(5, 2, 3))[0].sum(), optimizer)
+    assert calls == [torch.Size([5, 2, 3])]
+
+
+# -------------------------------------------------------------------- precision
+
+
+def test_a_bfloat16_layer_is_near_the_loop_with_its_weights():
+    for mode, layers in product(MODES, (1, 2)):
+        case = Case(mode=mode, features=8, hidden=16, layers=layers, lengths=(8,) * 4, reads=("all",))
+        torch.manual_seed(0)
+        model = Model(case.layer()).bfloat16()
+        x = torch.randn(8, 4, 8).bfloat16()
+        unrolled = Unrolled(model.rnn, x)
+        with gradscope.attach(model) as scope:
+            case.loss(*parts_of(model(x))).backward()
+        assert silent(scope.trace)
+        wanted = unrolled.watched(case.loss(unrolled.output, unrolled.h_n, unrolled.c_n))
+        assert_recorded(scope.trace, wanted, rel=0.04, floor=0.02, stats=("rms", "l2_norm"))
+        for name in ("state", "state_grad", "gate"):
+            for index in scope.trace.columns(name, "rnn"):
+                assert scope.trace.statistics["nonfinite_count"][0, index] == 0
+
+
+@pytest.mark.parametrize("mode", THREE)
+def test_under_autocast_the_numbers_are_near(mode):
+    case = Case(mode=mode, features=8, hidden=16, lengths=(8,) * 4, reads=("all",), dtype=torch.float32)
+    torch.manual_seed(0)
+    model = Model(case.layer())
+    x = torch.randn(8, 4, 8)
+    unrolled = Unrolled(model.rnn, x)
+    with gradscope.attach(model) as scope:
+        with torch.autocast("cpu", torch.bfloat16):
+            returned = parts_of(model(x))
+        case.loss(*returned).backward()
+    assert silent(scope.trace)
+    wanted = unrolled.watched(case.loss(unrolled.output, unrolled.h_n, unrolled.c_n))
+    assert_recorded(scope.trace, wanted, rel=0.04, floor=0.02, stats=("rms", "l2_norm"))
+
+
+# -------------------------------------------------------------------- what people do around a layer
+
+
+def watched_once(model: nn.Module, x: Tensor, loss_of, read=lambda y: y) -> Trace:
+    """One step with an optimizer, of `loss_of(read(output))`."""
+    optimizer = sgd(model)
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        step_of(model, loss_of(read(model(x))), optimizer)
+    assert silent(scope.trace)
+    return scope.trace
+
+
+@pytest.mark.parametrize("mode", ["RNN_TANH", "GRU", "LSTM"])
+def test_the_output_may_be_changed_in_place(mode):
+    torch.manual_seed(0)
+    model = Model(MODES[mode](3, 4, 2).double())
+    x = torch.randn(5, 2, 3).double()
+    unrolled = Unrolled(model.rnn, x)
+
+    def read(returned):
+        y, _ = returned
+        y.mul_(3)
+        y[1].zero_()
+        return y.relu_()
+
+    trace = watched_once(model, x, squares, read)
+    kept = torch.ones(5, 1, 1)
+    kept[1] = 0
+    wanted = unrolled.watched(squares(torch.relu(3 * unrolled.output * kept)))
+    assert_recorded(trace, wanted, rel=EXACT)
+
+
+def test_an_input_that_was_overwritten_is_told_and_not_used():
+    model = Model(nn.GRU(3, 4))
+    model.requires_grad_(False)  # no gradient of a weight needs the input, so autograd lets it be overwritten
+    model.rnn.bias_ih_l0.requires_grad_()
+    x = torch.randn(5, 2, 3)
+    optimizer = sgd(model)
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        loss = squares(model(x)[0])
+        x.zero_()
+        step_of(model, loss, optimizer)
+    assert [(event.kind, event.module) for event in scope.trace.events] == [("not-observed", "rnn")]
+    assert not observed(scope.trace, "rnn")
+
+
+def test_weights_are_those_of_before_the_step():
+    torch.manual_seed(0)
+    model = Model(nn.GRU(3, 4).double())
+    x = torch.randn(5, 2, 3).double()
+    unrolled = Unrolled(model.rnn, x)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e6)
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        step_of(model, squares(model(x)[0]), optimizer)
+    assert_recorded(scope.trace, unrolled.watched(squares(unrolled.output)), rel=EXACT)
+
+
+@pytest.mark.parametrize("mode", ["RNN_TANH", "GRU", "LSTM"])
+@pytest.mark.parametrize("which", ["output", "h_n"])
+def test_a_gradient_that_the_user_changes_on_its_way_is_the_changed_one(mode, which):
+    """Clipping the gradient of a state by a hook is an old recipe: what goes on into the layer is what is left."""
+    torch.manual_seed(0)
+    model = Model(MODES[mode](3, 4, 2).double())
+    x = torch.randn(5, 2, 3).double()
+    unrolled = Unrolled(model.rnn, x)
+    optimizer = sgd(model)
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        y, h_n, _ = parts_of(model(x))
+        (y if which == "output" else h_n).register_hook(lambda grad: 0.01 * grad)
+        step_of(model, squares(y) + squares(h_n), optimizer)
+    scale = (0.01, 1) if which == "output" else (1, 0.01)
+    wanted = unrolled.watched(scale[0] * squares(unrolled.output) + scale[1] * squares(unrolled.h_n))
+    assert_recorded(scope.trace, wanted, rel=EXACT)
+
+
+def test_numbers_that_are_not_finite_are_counted():
+    torch.manual_seed(0)
+    model = Model(nn.LSTM(3, 4))
+    x = torch.randn(5, 2, 3)
+    x[3, 0] = torch.nan
+    optimizer = sgd(model)
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        step_of(model, squares(model(x)[0]), optimizer)
+    assert silent(scope.trace)
+    assert stat(scope.trace, "state", "h_l0", "nonfinite_count") == [0, 0, 0, 4, 4]
+    assert stat(scope.trace, "state_grad", "h_l0", "nonfinite_count")[0] == 4
+    assert np.isfinite(stat(scope.trace, "state_grad", "h_l0")).all(), "over the other sequence"
+
+
+def test_every_third_step_is_as_exact():
+    torch.manual_seed(0)
+    model = Model(nn.LSTM(3, 4, 2).double())
+    optimizer = sgd(model)
+    wanted = []
+    with gradscope.attach(model, optimizer=optimizer, every=3) as scope:
+        for step in range(7):
+            x = torch.randn(5, 2, 3).double()
+            unrolled = Unrolled(model.rnn, x)
+            if step % 3 == 0:
+                wanted.append(unrolled.watched(squares(unrolled.output)))
+            step_of(model, squares(model(x)[0]), optimizer)
+    for record, sites in enumerate(wanted):
+        assert_recorded(scope.trace, sites, step=record, rel=EXACT)
+
+
+def test_a_second_backward_through_the_same_graph_counts_alone():
+    torch.manual_seed(0)
+    model = Model(nn.LSTM(3, 4, 2).double())
+    x = torch.randn(5, 2, 3).double()
+    unrolled = Unrolled(model.rnn, x)
+    optimizer = sgd(model)
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        y, _ = model(x)
+        squares(y).backward(retain_graph=True)
+        y[-1].sum().backward()
+        optimizer.step()
+    assert [event.kind for event in scope.trace.events] == ["several-backwards"]
+    assert_recorded(scope.trace, unrolled.watched(unrolled.output[-1].sum()), rel=EXACT)
+
+
+def test_a_gradient_of_the_gradient_can_be_had():
+    def run(watch: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = Model(nn.GRU(3, 4).double())
+        x = torch.randn(5, 2, 3).double().requires_grad_()
+        optimizer = sgd(model)
+        scope = gradscope.attach(model, optimizer=optimizer) if watch else None
+        for _ in range(2):
+            (grad,) = torch.autograd.grad(squares(model(x)[0]), x, create_graph=True)
+            step_of(model, squares(model(x)[0]) + squares(grad), optimizer)
+        if scope is not None:
+            scope.detach()
+            assert not [event for event in scope.trace.events if event.kind == "probe-failed"]
+        return [p.detach() for p in model.parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(run(False), run(True), strict=True))
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["no_grad", "with gradients"])
+def test_an_evaluation_between_leaves_no_trace(grad):
+    torch.manual_seed(0)
+    model = Model(nn.LSTM(3, 4, 2).double())
+    x, other = torch.randn(5, 2, 3).double(), torch.randn(9, 3, 3).double()
+    unrolled = Unrolled(model.rnn, x)
+    optimizer = sgd(model)
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        loss = squares(model(x)[0])
+        loss.backward()
+        model.eval()
+        with torch.set_grad_enabled(grad):
+            model(other)
+        model.train()
+        optimizer.step()
+    assert silent(scope.trace)
+    assert_recorded(scope.trace, unrolled.watched(squares(unrolled.output)), rel=EXACT)
+
+
+def test_an_evaluation_before_the_training_pass_leaves_no_trace():
+    torch.manual_seed(0)
+    model = Model(nn.GRU(3, 4).double())
+    x, other = torch.randn(5, 2, 3).double(), torch.randn(9, 3, 3).double()
+    unrolled = Unrolled(model.rnn, x)
+    optimizer = sgd(model)
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        with torch.no_grad():
+            model(other)
+        step_of(model, squares(model(x)[0]), optimizer)
+    assert_recorded(scope.trace, unrolled.watched(squares(unrolled.output)), rel=EXACT)
+
+
+def test_a_frozen_layer_has_states_and_their_gradients():
+    torch.manual_seed(0)
+
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.project, self.rnn = nn.Linear(3, 3), nn.LSTM(3, 4, 2)
+            self.rnn.requires_grad_(False)
+
+        def forward(self, x):
+            return self.rnn(self.project(x))[0]
+
+    model = Frozen().double()
+    x = torch.randn(5, 2, 3).double()
+    unrolled = Unrolled(model.rnn, model.project(x))
+    trace = watched_once(model, x, squares)
+    assert_recorded(trace, unrolled.watched(squares(unrolled.output)), rel=EXACT)
+
+
+def test_where_no_gradient_comes_none_is_observed():
+    torch.manual_seed(0)
+
+    class Unread(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(3, 4), nn.Linear(4, 1)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0].detach())
+
+    trace = watched_once(Unread().double(), torch.randn(5, 2, 3).double(), squares)
+    assert "state_grad" not in {quantity for quantity, _ in observed(trace, "rnn")}
+
+
+def test_normalised_weights_are_seen_as_they_are_used():
+    torch.manual_seed(0)
+    with warnings.catch_warnings(action="ignore"):  # the older way, that many recipes still have
+        rnn = nn.utils.weight_norm(nn.LSTM(3, 4).double(), "weight_hh_l0")
+    with torch.no_grad():
+        rnn.weight_hh_l0_g.mul_(1.7)
+    model = Model(rnn)
+    x = torch.randn(5, 2, 3).double()
+    rnn(x)
+    unrolled = Unrolled(rnn, x)
+    torch.testing.assert_close(unrolled.weights["weight_hh_l0"], unrolled.weights["weight_hh_l0"])
+    trace = watched_once(model, x, squares, lambda returned: returned[0])
+    assert_recorded(trace, unrolled.watched(squares(unrolled.output)), rel=EXACT)
+
+
+def test_parametrized_weights_are_seen_as_they_are_used():
+    torch.manual_seed(0)
+    model = Model(parametrizations.weight_norm(nn.GRU(3, 4).double(), "weight_hh_l0"))
+    x = torch.randn(5, 2, 3).double()
+    unrolled = Unrolled(model.rnn, x)
+    torch.testing.assert_close(unrolled.output, model(x)[0])
+    trace = watched_once(model, x, squares, lambda returned: returned[0])
+    assert_recorded(trace, unrolled.watched(squares(unrolled.output)), rel=EXACT)
+
+
+def test_a_subclass_that_does_more_is_told_to_be_approximate():
+    class Doubling(nn.LSTM):
+        def forward(self, x, hx=None):
+            return super().forward(2 * x, hx)
+
+    model = Model(Doubling(3, 4))
+    optimizer = sgd(model)
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        for _ in range(3):
+            step_of(model, squares(model(torch.randn(5, 2, 3))[0]), optimizer)
+    assert [(event.kind, event.module) for event in scope.trace.events] == [("approximate", "rnn")], "once"
+
+
+def test_a_subclass_that_only_has_another_name():
+    class Mine(nn.LSTM):
+        pass
+
+    torch.manual_seed(0)
+    model = Model(Mine(3, 4).double())
+    x = torch.randn(5, 2, 3).double()
+    unrolled = Unrolled(model.rnn, x)
+    trace = watched_once(model, x, squares, lambda returned: returned[0])
+    assert_recorded(trace, unrolled.watched(squares(unrolled.output)), rel=EXACT)
+
+
+def test_in_a_sequential_too():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.GRU(3, 4)).double()
+    x = torch.randn(5, 2, 3).double()
+    unrolled = Unrolled(model[1], model[0](x))
+    trace = watched_once(model, x, squares, lambda returned: returned[1])
+    assert_recorded(trace, unrolled.watched(squares(unrolled.h_n)), module="1", rel=EXACT)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_a_checkpointed_layer_is_counted_once(reentrant, dropout):
+    torch.manual_seed(0)
+
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.project, self.rnn = nn.Linear(3, 3), nn.LSTM(3, 4, 2, dropout=dropout)
+
+        def forward(self, x):
+            return checkpoint(self.rnn, self.project(x), use_reentrant=reentrant)[0]
+
+    case = Case(dropout=dropout)
+    model = Checkpointed().double()
+    x = torch.randn(5, 2, 3).double()
+    torch.manual_seed(1)
+    unrolled = Unrolled(model.rnn, model.project(x), masks=case.masks(x))
+    optimizer = sgd(model)
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        torch.manual_seed(1)
+        step_of(model, squares(model(x)), optimizer)
+    assert silent(scope.trace)
+    assert_recorded(scope.trace, unrolled.watched(squares(unrolled.output)), rel=EXACT)
+
+
+def test_dropout_is_off_in_evaluation_mode():
+    torch.manual_seed(0)
+    model = Model(nn.LSTM(3, 4, 2, dropout=0.5).double()).eval()
+    x = torch.randn(5, 2, 3).double()
+    unrolled = Unrolled(model.rnn, x)
+    trace = watched_once(model, x, squares, lambda returned: returned[0])
+    assert_recorded(trace, unrolled.watched(squares(unrolled.output)), rel=EXACT)
+
+
+def test_a_backward_that_raises_is_the_users_and_the_next_step_is_whole():
+    torch.manual_seed(0)
+    model = Model(nn.LSTM(3, 4, 2).double())
+    optimizer = sgd(model)
+    x = torch.randn(5, 2, 3).double().requires_grad_()
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        y, _ = model(x)
+        bad = x * 1.0
+        y, _ = model(bad)
+
+        def fail(grad):
+            raise RuntimeError("the user's own")
+
+        bad.register_hook(fail)
+        with pytest.raises(RuntimeError, match="the user's own"):
+            squares(y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        unrolled = Unrolled(model.rnn, x)
+        step_of(model, squares(model(x)[0]), optimizer)
+    assert not [event for event in scope.trace.events if event.kind == "probe-failed"]
+    assert_recorded(scope.trace, unrolled.watched(squares(unrolled.output)), step=-1, rel=EXACT)
+
+
+def test_a_copy_and_a_pickle_record_nothing():
+    torch.manual_seed(0)
+    model = Model(nn.LSTM(3, 4, 2, dropout=0.5).double())
+    x = torch.randn(5, 2, 3).double()
+    optimizer = sgd(model)
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        loss = squares(model(x)[0])
+        twins = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+        for twin in twins:
+            squares(twin(torch.randn(7, 1, 3).double())[0]).backward()
+        step_of(model, loss, optimizer)
+    assert silent(scope.trace)
+    assert scope.trace.by_time("rnn", "state", "numel", name="h_l0").tolist() == [[8.0] * 5]
+
+
+# -------------------------------------------------------------------- dropout whose mask cannot be had
+
+
+def test_a_mask_is_that_of_the_call_and_not_of_the_moment():
+    """The generator moves on between two calls, and between forward and backward."""
+    torch.manual_seed(0)
+    case = Case(dropout=0.5)
+    model = Model(case.layer())
+    xs = torch.randn(2, 5, 2, 3).double()
+    torch.manual_seed(1)
+    masks = [case.masks(xs[0])]
+    torch.rand(17)
+    masks.append(case.masks(xs[1]))
+    runs = [Unrolled(model.rnn, x, masks=m) for x, m in zip(xs, masks, strict=True)]
+    optimizer = sgd(model)
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        torch.manual_seed(1)
+        y = model.rnn(xs[0])[0]
+        torch.rand(17)
+        z = model.rnn(xs[1])[0]
+        torch.rand(5)
+        step_of(model, squares(y) + squares(z), optimizer)
+    assert silent(scope.trace)
+    assert_recorded(scope.trace, together(runs, lambda run: squares(run.output)), rel=EXACT)
+
+
+def test_a_mask_that_cannot_be_had_is_told():
+    """What draws random numbers between our look at the generator and the kernel's."""
+    model = Model(nn.LSTM(3, 4, 2, dropout=0.5))
+    optimizer = sgd(model)
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        model.rnn.register_forward_pre_hook(_drawing)
+        step_of(model, squares(model(torch.randn(5, 2, 3))[0]), optimizer)
+    assert [(event.kind, event.module) for event in scope.trace.events] == [("approximate", "rnn")]
+
+
+def _drawing(module: nn.Module, args: object) -> None:
+    torch.rand(3)
+
+
+# -------------------------------------------------------------------- the recurrent matrix
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_spectral_statistics_are_those_of_numpy(mode):
+    torch.manual_seed(0)
+    model = Model(MODES[mode](3, 5, 2, bidirectional=True))
+    gates = {"LSTM": ("input", "forget", "cell", "output"), "GRU": ("reset", "update", "new")}.get(mode, ())
+    optimizer = sgd(model)
+    wanted: list[dict[str, tuple[float, float]]] = []
+    with gradscope.attach(model, optimizer=optimizer, every=2) as scope:
+        for _ in range(34):
+            matrices = {}
+            for suffix in ("l0", "l0_reverse", "l1", "l1_reverse"):
+                whole = getattr(model.rnn, f"weight_hh_{suffix}").detach().double().numpy()
+                blocks = np.split(whole, max(len(gates), 1))
+                names = [f"{gate}_{suffix}" for gate in gates] or [f"h_{suffix}"]
+                for name, block in zip(names, blocks, strict=True):
+                    radius = np.abs(np.linalg.eigvals(block)).max()
+                    matrices[name] = radius, np.linalg.svd(block, compute_uv=False)[0]
+            wanted.append(matrices)
+            step_of(model, squares(model(torch.randn(4, 2, 3))[0]), optimizer)
+    trace = scope.trace
+    quantity = "gate" if gates else "state"
+    for name in wanted[0]:
+        radius = trace.series("rnn", quantity, "spectral_radius", name=name)
+        norm = trace.series("rnn", quantity, "spectral_norm", name=name)
+        for record, step in enumerate(trace.steps):
+            if record in (0, 8, 16):
+                assert (radius[record], norm[record]) == pytest.approx(wanted[step][name], rel=1e-5)
+            else:
+                assert np.isnan([radius[record], norm[record]]).all()
+    for index, site in enumerate(trace.sites):
+        if (site.quantity, site.name) not in {(quantity, name) for name in wanted[0]}:
+            assert np.isnan(trace.statistics["spectral_radius"][:, index]).all(), site
+
+
+# -------------------------------------------------------------------- memory
+
+
+class Tail(torch.autograd.Function):
+    """Passes on what it is given; its node holds `token`, which dies with the graph."""
+
+    @staticmethod
+    def forward(ctx, x, token):
+        ctx.token = token
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
+class Token:
+    pass
+
+
+@pytest.mark.parametrize("mode", THREE)
+def test_the_graph_and_the_activations_die_with_the_step(mode):
+    model = Model(MODES[mode](3, 4, 2))
+    optimizer = sgd(model)
+    gc.collect()
+    gc.disable()
+    try:
+        with gradscope.attach(model, optimizer=optimizer):
+            alive = []
+            for _ in range(3):
+                token, x = Token(), torch.randn(5, 2, 3)
+                y, state = model(Tail.apply(x, token))
+                alive += [weakref.ref(token), weakref.ref(x), weakref.ref(y)]
+                step_of(model, squares(y), optimizer)
+                del token, x, y, state
+                assert not [ref for ref in alive if ref() is not None]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("mode", THREE)
+def test_what_a_pass_without_backward_left_is_dropped(mode):
+    model = Model(MODES[mode](3, 4, 2))
+    optimizer = sgd(model)
+    gc.collect()
+    gc.disable()
+    try:
+        with gradscope.attach(model, optimizer=optimizer):
+            token, x = Token(), torch.randn(5, 2, 3)
+            y, state = model(Tail.apply(x, token))
+            alive = [weakref.ref(token), weakref.ref(x), weakref.ref(y)]
+            del token, x, y, state
+            optimizer.step()
+            step_of(model, squares(model(torch.randn(5, 2, 3))[0]), optimizer)
+            assert not [ref for ref in alive if ref() is not None]
+            before = len([o for o in gc.get_objects() if issubclass(type(o), Tensor)])
+            for _ in range(4):
+                with torch.no_grad():
+                    model(torch.randn(5, 2, 3))
+                step_of(model, squares(model(torch.randn(5, 2, 3))[0]), optimizer)
+            assert len([o for o in gc.get_objects() if issubclass(type(o), Tensor)]) <= before
+    finally:
+        gc.enable()
+
+
+def test_detaching_in_the_middle_of_a_step_leaves_nothing():
+    model = Model(nn.LSTM(3, 4, 2))
+    scope = gradscope.attach(model, optimizer=sgd(model))
+    token = Token()
+    y, _ = model(Tail.apply(torch.randn(5, 2, 3), token))
+    ref = weakref.ref(token)
+    scope.detach()
+    squares(y).backward()
+    del y, token, _
+    gc.collect()
+    assert ref() is None
+    assert silent(scope.trace)
