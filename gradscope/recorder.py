@@ -182,7 +182,7 @@ class StepRecorder:
         """The statistics of `source` are those of `site` too."""
         self._aliases.append((_ANY_PASS, site, time, source, source_time))
 
-    def derive(self, site: int, stat: Statistic, value: Tensor) -> None:
+    def derive(self, site: int, stat: Statistic, value: Tensor | float) -> None:
         """Adds one number to what is known of `site` in this step."""
         self._derived.append((site, stat, value))
 
@@ -219,7 +219,7 @@ class StepRecorder:
                     module_type=self._module_types.get(module, ""),
                     quantity=quantity,
                     name=name,
-                    depth=0 if quantity is Quantity.INPUT else self._depths.get(module, -1),
+                    depth=0 if quantity is Quantity.INPUT and not module else self._depths.get(module, -1),
                 )
                 for module, quantity, name in self._keys
             )

@@ -14,12 +14,12 @@ optimizers that step one after the other make one step.
 
 import platform
 import time as clock
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Protocol, Self, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -50,6 +50,7 @@ class GradScaler(Protocol):
 
 _Item = TypeVar("_Item")
 
+_NO_AXES: Mapping[str, int] = MappingProxyType({})
 _MOST_PASSES = 4096  # forward passes in one step; more hint at a step that never ends, and would pile up for ever
 _attached: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
 
@@ -63,6 +64,7 @@ def attach(
     probes: Iterable[Probe] | None = None,
     rules: Iterable[Rule] | None = None,
     modules: Iterable[str] = (),
+    time_axes: Mapping[str, int] = _NO_AXES,
     every: int | Schedule = 1,
     meta: "dict[str, Json] | None" = None,
 ) -> "Scope":
@@ -77,16 +79,20 @@ def attach(
         probes: Instead of all installed ones.
         rules: Instead of all installed ones, for `Scope.diagnose`.
         modules: Names of containers whose output is wanted too; `encoder.*` matches by wildcard.
+        time_axes: The axis of the sequence in what modules take and return, by names as in `modules`:
+            `{"encoder.layers.*": 1, "conv*": -1}`. Their inputs, outputs and the gradients of both have a row for each
+            position (`Trace.by_time`); a tensor without that axis is recorded whole. Of several patterns that match
+            the last one counts. Recurrent layers need none.
         every: Record every n-th step, or those that a schedule picks (`gradscope.schedule`).
         meta: Added to the trace's own, e.g. the seed.
 
     Raises:
         UsageError: The model has no parameters, is already attached, the optimizer moves none of its parameters, or a
-            name in `modules` matches nothing.
+            name in `modules` or `time_axes` matches nothing.
         TraceError: `trace` cannot be written.
     """
     optimizers = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer or ())
-    target = _target(model, optimizers, tuple(modules))
+    target = _target(model, optimizers, tuple(modules), time_axes)
     chosen = _probes(probes)
     judges = None if rules is None else [_instance("rules", "Rule", r, isinstance(r, Rule)) for r in rules]
     if scaler is not None and not hasattr(scaler, "get_scale"):
@@ -342,7 +348,12 @@ class _BackwardHook(ParameterHook):
             recorder.boundary = True
 
 
-def _target(model: nn.Module, optimizers: tuple[torch.optim.Optimizer, ...], wanted: tuple[str, ...]) -> Target:
+def _target(
+    model: nn.Module,
+    optimizers: tuple[torch.optim.Optimizer, ...],
+    wanted: tuple[str, ...],
+    time_axes: Mapping[str, int],
+) -> Target:
     if not isinstance(model, nn.Module):
         raise UsageError(f"`attach({model!r})` needs a torch.nn.Module, this is a {type(model).__name__}.")
     called = f"`attach({type(model).__name__})`"
@@ -364,15 +375,28 @@ def _target(model: nn.Module, optimizers: tuple[torch.optim.Optimizer, ...], wan
                 "was it built for another model, or before this one was moved or copied?"
             )
     modules = dict(leaves(model))
-    named = dict(model.named_modules())
     for pattern in wanted:
-        found = {name: module for name, module in named.items() if fnmatchcase(name, pattern)}
-        if not found:
-            raise UsageError(
-                f"`modules={pattern!r}` matches no module of {type(model).__name__}{nearest(pattern, named)}"
-            )
+        modules |= _matching(model, pattern, f"modules={pattern!r}")
+    if not isinstance(time_axes, Mapping):
+        raise UsageError(f"`time_axes={time_axes!r}` must give an axis for each name, such as {{'encoder.*': 1}}.")
+    axes: dict[str, int] = {}
+    for pattern, axis in time_axes.items():
+        written = f"time_axes={{{pattern!r}: {axis!r}}}"
+        if isinstance(axis, bool) or not isinstance(axis, int):
+            raise UsageError(f"`{written}`: an axis is a whole number, such as 1 or -1.")
+        found = _matching(model, pattern, written)
         modules |= found
-    return Target(model=model, modules=modules, parameters=parameters, optimizers=optimizers)
+        axes |= dict.fromkeys(found, axis)
+    return Target(model=model, modules=modules, parameters=parameters, optimizers=optimizers, time_axes=axes)
+
+
+def _matching(model: nn.Module, pattern: str, written: str) -> dict[str, nn.Module]:
+    """The modules whose names match `pattern`, which the user has `written` so."""
+    named = dict(model.named_modules())
+    found = {name: module for name, module in named.items() if isinstance(pattern, str) and fnmatchcase(name, pattern)}
+    if not found:
+        raise UsageError(f"`{written}` matches no module of {type(model).__name__}{nearest(str(pattern), named)}")
+    return found
 
 
 def _about(target: Target) -> "dict[str, Json]":

@@ -6,12 +6,13 @@ from torch import Tensor, nn
 
 from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
 from gradscope.probes.tensors import given_tensors, named_tensors, time_axis
-from gradscope.records import Quantity
+from gradscope.records import Quantity, Statistic
+from gradscope.statistics import fraction_where
 from gradscope.units import Activation, activation_of, features_last, unit_axis
 
 
 class Activations(Probe):
-    """The output of every observed module, and what the model was given.
+    """The output of every observed module, and the input of the model and of modules whose time axis is named.
 
     The output is reduced inside the forward hook: a later in-place operation would overwrite it.
     """
@@ -20,14 +21,15 @@ class Activations(Probe):
     quantities = frozenset({Quantity.INPUT, Quantity.OUTPUT})
 
     def attach(self, target: Target, recorder: Recorder) -> ExitStack:
-        """Places a forward hook on each observed module, and a pre-hook on the model."""
+        """Places a forward hook on each observed module, and a pre-hook where the input is wanted."""
         handles = ExitStack()
         layout = _Layout()
-        handles.callback(
-            target.model.register_forward_pre_hook(_InputHook(self.name, recorder), with_kwargs=True).remove
-        )
+        axes = target.time_axes
+        for name, module in {"": target.model, **{name: target.modules[name] for name in axes}}.items():
+            given = _InputHook(recorder, name, axes.get(name))
+            handles.callback(module.register_forward_pre_hook(given, with_kwargs=True).remove)
         for name, module in target.modules.items():
-            hook = _OutputHook(recorder, name, module, layout)
+            hook = _OutputHook(recorder, name, module, layout, axes.get(name))
             handles.callback(module.register_forward_hook(hook).remove)
         return handles
 
@@ -42,24 +44,38 @@ class _Layout:
 
 
 class _InputHook(ForwardHook):
-    """Emits what the model is given."""
+    """Emits what one module is given."""
 
-    __slots__ = ()
+    __slots__ = ("axis", "module")
+
+    def __init__(self, recorder: Recorder, name: str, axis: int | None) -> None:
+        super().__init__(Activations.name, recorder)
+        self.module = name
+        self.axis = axis
 
     def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
-        for name, tensor in given_tensors(args, more):
-            self.recorder.emit(self.recorder.site("", Quantity.INPUT, name), tensor, self.time)
-        return 1
+        return max((self.emit(module, name, tensor) for name, tensor in given_tensors(args, more)), default=1)
+
+    def emit(self, module: nn.Module, name: str, given: Tensor) -> int:
+        """Emits one input; how many times (positions of the sequence) it covers."""
+        site = self.recorder.site(self.module, Quantity.INPUT, name)
+        axis = time_axis(module, name, given, self.axis)
+        if axis is None:
+            self.recorder.emit(site, given, self.time)
+            return 1
+        self.recorder.emit_slices(site, given, axis, self.time)
+        return given.shape[axis]
 
 
 class _OutputHook(ForwardHook):
     """Emits the outputs of one module."""
 
-    __slots__ = ("activation", "features_last", "layout", "module", "sites")
+    __slots__ = ("activation", "axis", "features_last", "layout", "module", "sites")
 
-    def __init__(self, recorder: Recorder, name: str, module: nn.Module, layout: _Layout) -> None:
+    def __init__(self, recorder: Recorder, name: str, module: nn.Module, layout: _Layout, axis: int | None) -> None:
         super().__init__(Activations.name, recorder)
         self.module = name
+        self.axis = axis
         self.layout = layout
         self.features_last = features_last(module)
         self.activation: Activation | None = activation_of(module)
@@ -81,16 +97,18 @@ class _OutputHook(ForwardHook):
         if site is None:
             recorder.completed(self.module)
             site = self.sites[name] = recorder.site(self.module, Quantity.OUTPUT, name)
-        axis = time_axis(module, name, output)
-        if axis is not None:
-            recorder.emit_slices(site, output, axis, self.time)
-            return output.shape[axis]
         activation = self.activation
-        if activation is None:
-            recorder.emit(site, output, self.time)
-            return 1
-        recorder.emit(site, output, self.time, activation.saturated)
-        if activation.silent is not None:
-            axis = unit_axis(output, self.layout.features_last)
-            recorder.liveness.see(site, output.detach(), axis, activation.silent)
-        return 1
+        times = 1
+        axis = time_axis(module, name, output, self.axis)
+        if axis is not None:
+            times = output.shape[axis]
+            recorder.emit_slices(site, output, axis, self.time)
+            if activation is not None and activation.saturated is not None:
+                share = fraction_where(output, activation.saturated)
+                recorder.derive(site, Statistic.SATURATED_FRACTION, share)
+        else:
+            recorder.emit(site, output, self.time, activation.saturated if activation is not None else None)
+        if activation is not None and activation.silent is not None:
+            units = unit_axis(output, self.layout.features_last)
+            recorder.liveness.see(site, output.detach(), units, activation.silent)
+        return times

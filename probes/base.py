@@ -112,8 +112,8 @@ class Recorder(Protocol):
         """`site` at `time` has the very tensor that `source` has at `source_time`: its statistics are copied."""
         ...
 
-    def derive(self, site: int, stat: Statistic, value: Tensor) -> None:
-        """Adds one number, 0-dim, that does not follow from a tensor's moments."""
+    def derive(self, site: int, stat: Statistic, value: Tensor | float) -> None:
+        """Adds one number, as a tensor 0-dim, that does not follow from a tensor's moments."""
         ...
 
     def on_step(self, listener: StepListener) -> None:

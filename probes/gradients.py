@@ -29,11 +29,12 @@ class Gradients(Probe):
         hooked = _HookedTensors(recorder)
         handles.callback(hooked.clear)
         for name, module in target.modules.items():
-            inputs, outputs = _InputHook(recorder, name, hooked), _OutputHook(recorder, name, hooked)
+            axis = target.time_axes.get(name)
+            inputs, outputs = _InputHook(recorder, name, hooked, axis), _OutputHook(recorder, name, hooked, axis)
             handles.callback(module.register_forward_pre_hook(inputs, with_kwargs=True).remove)
             handles.callback(module.register_forward_hook(outputs).remove)
         if "" not in target.modules:  # the gradient of what the model was given
-            whole = _InputHook(recorder, "", hooked)
+            whole = _InputHook(recorder, "", hooked, None)
             handles.callback(target.model.register_forward_pre_hook(whole, with_kwargs=True).remove)
         return handles
 
@@ -76,12 +77,13 @@ class _HookedTensors:
 class _GradientHook(ForwardHook):
     """What the hooks on inputs and outputs share: the sites of one module."""
 
-    __slots__ = ("hooked", "module", "sites")
+    __slots__ = ("axis", "hooked", "module", "sites")
     quantity: ClassVar[Quantity]
 
-    def __init__(self, recorder: Recorder, name: str, hooked: _HookedTensors) -> None:
+    def __init__(self, recorder: Recorder, name: str, hooked: _HookedTensors, axis: int | None) -> None:
         super().__init__(Gradients.name, recorder)
         self.module = name
+        self.axis = axis
         self.hooked = hooked
         self.sites: dict[str, int] = {}
 
@@ -92,7 +94,7 @@ class _GradientHook(ForwardHook):
         site = self.sites.get(name)
         if site is None:
             site = self.sites[name] = self.recorder.site(self.module, self.quantity, name)
-        axis = time_axis(module, name, tensor)
+        axis = time_axis(module, name, tensor, self.axis)
         self.hooked.hook(site, self.time, tensor, axis)
         return 1 if axis is None else tensor.shape[axis]
 

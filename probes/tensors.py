@@ -44,8 +44,14 @@ def given_tensors(args: tuple[object, ...], kwargs: object) -> Iterator[tuple[st
         yield from named_tensors(kwargs)
 
 
-def time_axis(module: nn.Module, name: str, tensor: Tensor) -> int | None:
-    """The axis of the sequence, where `tensor` is the input or output sequence of a recurrent layer; else None."""
-    if not isinstance(module, nn.RNNBase) or name not in ("", "0", "input") or tensor.ndim not in (2, 3):
+def time_axis(module: nn.Module, name: str, tensor: Tensor, named: int | None = None) -> int | None:
+    """The axis of the sequence in a tensor that `module` takes or returns at the path `name`; None if it has none.
+
+    That of the sequences of a recurrent layer is known; of any other module's tensors it is the one that the user has
+    `named`.
+    """
+    if not isinstance(module, nn.RNNBase):
+        return None if named is None or not -tensor.ndim <= named < tensor.ndim else named % tensor.ndim
+    if name not in ("", "0", "input") or tensor.ndim not in (2, 3):
         return None
     return 1 if module.batch_first and tensor.ndim == 3 else 0

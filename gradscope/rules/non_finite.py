@@ -113,7 +113,7 @@ def _birth(trace: Trace, bad: NDArray[np.bool_]) -> Birth:
 
 
 def _forward_birth(trace: Trace, hits: Mapping[Quantity, list[int]]) -> Birth | None:
-    if found := hits[Quantity.INPUT]:
+    if found := [c for c in hits[Quantity.INPUT] if not trace.sites[c].module]:  # others are made inside of the model
         how, remedy = "The data given to the model is not finite", "Check the data loader."
     elif found := hits[Quantity.WEIGHT]:
         site = trace.sites[found[0]]
