@@ -97,3 +97,55 @@ def test_orthogonal_recurrence_keeps_r_per_step(r):
         (h * torch.randn(8, WIDTH)).sum().backward()
     norm = scope.trace.by_time("", "output_grad", "l2_norm")[0].astype(np.float64)
     assert (norm[0] / norm[-1]) ** (1 / 29) == pytest.approx(r, rel=0.03)
+
+
+def gain_per_step(trace: gradscope.Trace, state: str) -> np.ndarray:
+    """What is carried to step t of what has arrived at step t + 1, for each t."""
+    carried = trace.by_time("", "state_grad", "l2_norm", name=f"{state}_l0.carried")[0].astype(np.float64)
+    arrived = trace.by_time("", "state_grad", "l2_norm", name=f"{state}_l0")[0].astype(np.float64)
+    return carried[:-1] / arrived[1:]
+
+
+def watched(rnn: nn.RNNBase, x: torch.Tensor) -> gradscope.Trace:
+    """One backward of a random loss on the last step."""
+    with gradscope.attach(rnn) as scope:
+        y = rnn(x)[0]
+        (y[-1] * torch.randn_like(y[-1])).sum().backward()
+    return scope.trace
+
+
+@pytest.mark.parametrize("r", [0.5, 0.9, 1.0])
+def test_a_fused_orthogonal_recurrence_keeps_r_per_step(r):
+    torch.manual_seed(0)
+    rnn = nn.RNN(4, 128)
+    nn.init.orthogonal_(rnn.weight_hh_l0, r)
+    nn.init.zeros_(rnn.bias_hh_l0)
+    nn.init.zeros_(rnn.bias_ih_l0)
+    trace = watched(rnn, 1e-4 * torch.randn(60, 8, 4))
+    assert gain_per_step(trace, "h") == pytest.approx(r, rel=0.02)
+    assert trace.series("", "state", "spectral_radius", name="h_l0")[0] == pytest.approx(r, rel=1e-4)
+
+
+def test_a_rectified_identity_of_1_2_explodes_at_1_2():
+    torch.manual_seed(0)
+    rnn = nn.RNN(4, 128, nonlinearity="relu")
+    with torch.no_grad():
+        rnn.weight_hh_l0.copy_(1.2 * torch.eye(128))
+        rnn.weight_ih_l0.abs_()
+        for bias in (rnn.bias_hh_l0, rnn.bias_ih_l0):
+            bias.zero_()
+    assert gain_per_step(watched(rnn, torch.rand(60, 8, 4)), "h") == pytest.approx(1.2, rel=0.03)
+
+
+@pytest.mark.parametrize("f", [0.1, 0.5, 0.98])
+def test_a_cell_carries_what_its_forget_gate_lets_through(f):
+    torch.manual_seed(0)
+    lstm = nn.LSTM(4, 64)
+    forget = slice(64, 128)
+    with torch.no_grad():
+        for weight in (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_hh_l0):
+            weight[forget] = 0
+        lstm.bias_ih_l0[forget] = math.log(f / (1 - f))
+    trace = watched(lstm, torch.randn(40, 8, 4))
+    assert gain_per_step(trace, "c") == pytest.approx(f, rel=1e-4)
+    assert trace.by_time("", "gate", "mean", name="forget_l0") == pytest.approx(f, rel=1e-4)
