@@ -124,7 +124,8 @@ def unroll(mode: str, weights: Weights, given: Given) -> Unrolled:
 def _rnn(mode: str, weights: Weights, given: Given, pre: Tensor) -> Unrolled:
     again = pre.tanh_() if mode == "RNN_TANH" else pre.relu_()
     slope = 1 - given.h.square() if mode == "RNN_TANH" else (given.h > 0).to(given.h.dtype)
-    state, slopes = _back(given, weights.hh, _running(slope, given).unsqueeze(2), None)
+    slopes = _running(slope, given).unsqueeze(2)
+    state = _back(given, weights.hh, slopes, None)
     return Unrolled(states={"h": state}, gates={}, again=again, weight=weights.ih, slopes=slopes)
 
 
@@ -135,19 +136,21 @@ def _gru(weights: Weights, given: Given, before: Tensor, from_input: Tensor, fro
     n = torch.addcmul(from_input[:, :, 2], r, inner).tanh_()
     again = torch.lerp(n, before, z)
     slopes = torch.empty_like(from_state)  # ∂h over what U h′ gives, for r, z and n
+    to_r, to_z, to_n = slopes.unbind(2)
     to_new = (1 - z) * (1 - n.square())
-    torch.mul(to_new, r, out=slopes[:, :, 2])
-    torch.mul(to_new * inner, r * (1 - r), out=slopes[:, :, 0])
-    torch.mul(before - n, z * (1 - z), out=slopes[:, :, 1])
-    state, passed = _back(given, weights.hh, _running(slopes, given), _running(z, given))
-    passed[:, :, 2] = _running(to_new, given) * state.total  # the input's share of n does not go through r
+    torch.mul(to_new, r, out=to_n)
+    torch.mul(to_n * inner, 1 - r, out=to_r)
+    torch.mul(before - n, z * (1 - z), out=to_z)
+    slopes = _running(slopes, given)
+    state = _back(given, weights.hh, slopes, _running(z, given))
+    slopes[:, :, 2] = _running(to_new, given) * state.total  # the input's share of n does not go through r
     return Unrolled(
-        states={"h": state}, gates={"reset": r, "update": z, "new": n}, again=again, weight=weights.ih, slopes=passed
+        states={"h": state}, gates={"reset": r, "update": z, "new": n}, again=again, weight=weights.ih, slopes=slopes
     )
 
 
-def _back(given: Given, hh: Tensor, slopes: Tensor, kept: Tensor | None) -> tuple[State, Tensor]:
-    """The way back through one state.
+def _back(given: Given, hh: Tensor, slopes: Tensor, kept: Tensor | None) -> State:
+    """The way back through one state; turns `slopes` into ∂L over what the recurrent weight gives.
 
     Args:
         given: Of the layer.
@@ -157,17 +160,17 @@ def _back(given: Given, hh: Tensor, slopes: Tensor, kept: Tensor | None) -> tupl
     """
     ends = _at_ends(given.h_end, given)
     incoming = given.local if ends is None else given.local + ends
-    total, passed, back = torch.empty_like(incoming), torch.empty_like(slopes), _linear(hh.T)
-    flat, shares = passed.flatten(2).unbind(), kept.unbind() if kept is not None else None
+    total, back = torch.empty_like(incoming), _linear(hh.T)
+    flat, shares = slopes.flatten(2).unbind(), kept.unbind() if kept is not None else None
     links = [torch.zeros_like(given.h0)]  # over the link into each state, from the one after the last step on
-    steps = zip(incoming.unbind(), total.unbind(), slopes.unbind(), passed.unbind(), strict=True)
-    for t, (here, whole, slope, out) in reversed(list(enumerate(steps))):
+    steps = zip(incoming.unbind(), total.unbind(), slopes.unbind(), strict=True)
+    for t, (here, whole, slope) in reversed(list(enumerate(steps))):
         torch.add(here, links[-1], out=whole)
-        torch.mul(slope, whole.unsqueeze(1), out=out)
+        slope.mul_(whole.unsqueeze(1))
         links.append(back(flat[t]))
         if shares is not None:
             links[-1].addcmul_(whole, shares[t])
-    return _state(given.h, total, given.local, links, ends, goes_on=given.goes_on), passed
+    return _state(given.h, total, given.local, links, ends, goes_on=given.goes_on)
 
 
 def _lstm(weights: Weights, given: Given, pre: Tensor) -> Unrolled:
@@ -182,27 +185,26 @@ def _lstm(weights: Weights, given: Given, pre: Tensor) -> Unrolled:
     for at, forget, write in zip(cells.unbind(), f.unbind(), new.unbind(), strict=True):
         cell = torch.addcmul(write, forget, cell, out=at)
     squashed = cells.tanh()
-    again = o * squashed
-    if weights.hr is not None:
-        again = _linear(weights.hr)(again)
+    hidden = o * squashed
+    again = hidden if weights.hr is None else _linear(weights.hr)(hidden)
 
     slopes = torch.empty_like(pre)  # ∂c over what U h′ gives for i, f, g; ∂(o∘tanh c) for o
-    torch.mul(new, 1 - i, out=slopes[:, :, 0])
-    torch.mul(torch.cat([given.c0.unsqueeze(0), cells[:-1]]).mul_(f), 1 - f, out=slopes[:, :, 1])
-    torch.mul(i, 1 - g.square(), out=slopes[:, :, 2])
-    torch.mul(squashed, o * (1 - o), out=slopes[:, :, 3])
+    to_i, to_f, to_g, to_o = slopes.unbind(2)
+    torch.addcmul(new, new, i, value=-1, out=to_i)  # g i (1 − i), and so on: fresh memory costs more than arithmetic
+    torch.mul(cells[:-1], f[1:], out=to_f[1:])
+    torch.mul(given.c0, f[0], out=to_f[0])
+    torch.addcmul(to_f, to_f, f, value=-1, out=to_f)
+    torch.addcmul(i, new, g, value=-1, out=to_g)
+    torch.addcmul(hidden, hidden, o, value=-1, out=to_o)
     slopes = _running(slopes, given)
     kept = _running(f, given)
-    through = _running(o * (1 - squashed.square()), given)  # ∂(o∘tanh c)/∂c
+    through = _running(torch.addcmul(o, hidden, squashed, value=-1), given)  # ∂(o∘tanh c)/∂c
 
     h_ends, c_ends = _at_ends(given.h_end, given), _at_ends(given.c_end, given)
     incoming = given.local if h_ends is None else given.local + h_ends
-    h_total, c_total, passed, back = (
-        torch.empty_like(incoming), torch.empty_like(cells), torch.empty_like(slopes), _linear(weights.hh.T)
-    )  # fmt: skip
+    h_total, c_total, back = torch.empty_like(incoming), torch.empty_like(cells), _linear(weights.hh.T)
     h_links, c_links = [torch.zeros_like(given.h0)], [torch.zeros_like(given.c0)]
-    by_cell, by_output, flat = passed[:, :, :3].unbind(), passed[:, :, 3].unbind(), passed.flatten(2).unbind()
-    to_cell, to_output = slopes[:, :, :3].unbind(), slopes[:, :, 3].unbind()
+    by_cell, by_output, flat = slopes[:, :, :3].unbind(), slopes[:, :, 3].unbind(), slopes.flatten(2).unbind()
     h_here, h_whole, c_whole = incoming.unbind(), h_total.unbind(), c_total.unbind()
     shares, bridge = kept.unbind(), through.unbind()
     c_here = c_ends.unbind() if c_ends is not None else None
@@ -213,20 +215,20 @@ def _lstm(weights: Weights, given: Given, pre: Tensor) -> Unrolled:
         cell = torch.addcmul(c_links[-1], unprojected, bridge[t], out=c_whole[t])
         if c_here is not None:
             cell += c_here[t]
-        torch.mul(to_cell[t], cell.unsqueeze(1), out=by_cell[t])
-        torch.mul(to_output[t], unprojected, out=by_output[t])
+        by_cell[t].mul_(cell.unsqueeze(1))
+        by_output[t].mul_(unprojected)
         h_links.append(back(flat[t]))
         c_links.append(cell * shares[t])
     through_h = h_total if weights.hr is None else h_total @ weights.hr
     return Unrolled(
         states={
             "h": _state(given.h, h_total, given.local, h_links, h_ends, goes_on=given.goes_on),
-            "c": _state(cells, c_total, through_h * through, c_links, c_ends, goes_on=given.goes_on),
+            "c": _state(cells, c_total, through.mul_(through_h), c_links, c_ends, goes_on=given.goes_on),
         },
         gates={"input": i, "forget": f, "cell": g, "output": o},
         again=again,
         weight=weights.ih,
-        slopes=passed,
+        slopes=slopes,
     )
 
 

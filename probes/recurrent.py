@@ -194,7 +194,7 @@ class _Call:
         self._x, self._y, self._ends = x.detach(), y.detach(), [end.detach() for end in ends]
         self._versions = x._version, y._version
         self._starts = [state.detach() for state in given.states]
-        self._starts_with_grad = any(state.requires_grad for state in given.states)
+        self._starts_wanted = [state.requires_grad for state in given.states] or [False, False]
         self.follows = layer.continues(given.states)
         self._mark: int | None = None
         self._grads: dict[str, Tensor] = {}
@@ -402,13 +402,13 @@ class _Call:
             site = self.layer.site(quantity, name)
             self.layer.recorder.emit_slices(site, tensor.unsqueeze(0), 0, self.start, mark=mark)
 
-        for (name, state), start in zip(inside.states.items(), starts, strict=True):
+        for (name, state), start, wanted in zip(inside.states.items(), starts, self._starts_wanted, strict=False):
             emit(Quantity.STATE, f"{name}_{suffix}", state.value, self.forward)
             for part, tensor in (("", state.total), (".local", state.local), (".carried", state.carried)):
                 emit(Quantity.STATE_GRAD, f"{name}_{suffix}{part}", tensor, mark)
             if not self.follows:
                 emit_first(Quantity.STATE, f"{name}0_{suffix}", start, self.forward)
-                if self._starts_with_grad:
+                if wanted:
                     emit_first(Quantity.STATE_GRAD, f"{name}0_{suffix}", state.first, mark)
         for name, gate in inside.gates.items():
             emit(Quantity.GATE, f"{name}_{suffix}", gate, self.forward)
