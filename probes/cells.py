@@ -371,7 +371,9 @@ def _follows(tensor: Tensor, ends: set[int]) -> bool:
     return False
 
 
-def _receive(recorder: "weakref.ref[Recorder]", step: int, forward: int, site: int, time: int, grad: Tensor) -> None:
+def _receive(
+    recorder: "weakref.ref[Recorder]", step: int, forward: int, site: int, time: int, grad: Tensor | None
+) -> None:
     """Passes on the gradient of an initial state, which may be a parameter: see `ParameterHook` for the reference."""
     running = recorder()
     if running is not None:

@@ -66,3 +66,13 @@ def test_only_sequences_of_recurrent_layers_have_a_time_axis():
     assert time_axis(first, "", x[0]) == 0, "unbatched"
     assert time_axis(first, "1", x) is None, "the last state"
     assert time_axis(nn.Linear(2, 2), "", x) is None
+
+
+def test_a_named_axis_is_that_of_every_tensor_that_has_it():
+    block, x = nn.TransformerEncoderLayer(4, 1), torch.zeros(2, 5, 4)
+    assert [time_axis(block, "", x, axis) for axis in (0, 1, 2, -1, -3)] == [0, 1, 2, 2, 0]
+    assert [time_axis(block, "", x, axis) for axis in (3, -4)] == [None, None]
+    assert time_axis(block, "mask", x[0, 0], 1) is None
+    assert time_axis(block, "", torch.zeros(()), 0) is None
+    assert time_axis(nn.GRU(4, 3), "", x, 1) == 0, "what is known is not asked"
+    assert time_axis(nn.GRU(4, 3), "1", x, 1) is None
