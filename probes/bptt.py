@@ -111,14 +111,12 @@ GATES: Mapping[str, tuple[str, ...]] = {
 def unroll(mode: str, weights: Weights, given: Given) -> Unrolled:
     """Everything inside of one layer in one direction; `mode` is a key of `GATES`."""
     before = torch.cat([given.h0.unsqueeze(0), given.h[:-1]])
-    from_input = _linear(weights.ih, weights.bias_ih)(given.x)
-    from_state = _linear(weights.hh, weights.bias_hh)(before)
-    match mode:
-        case "LSTM":
-            return _lstm(weights, given, from_input.add_(from_state))
-        case "GRU":
-            return _gru(weights, given, before, from_input, from_state)
-    return _rnn(mode, weights, given, from_input.add_(from_state))
+    if mode == "GRU":
+        return _gru(weights, given, before)
+    both = torch.cat([given.x, before], 2)
+    bias = weights.bias_ih + weights.bias_hh if weights.bias_ih is not None and weights.bias_hh is not None else None
+    pre = _linear(torch.cat([weights.ih, weights.hh], 1), bias)(both)
+    return _lstm(weights, given, pre) if mode == "LSTM" else _rnn(mode, weights, given, pre)
 
 
 def _rnn(mode: str, weights: Weights, given: Given, pre: Tensor) -> Unrolled:
@@ -129,8 +127,9 @@ def _rnn(mode: str, weights: Weights, given: Given, pre: Tensor) -> Unrolled:
     return Unrolled(states={"h": state}, gates={}, again=again, weight=weights.ih, slopes=slopes)
 
 
-def _gru(weights: Weights, given: Given, before: Tensor, from_input: Tensor, from_state: Tensor) -> Unrolled:
-    from_input, from_state = from_input.unflatten(-1, (3, -1)), from_state.unflatten(-1, (3, -1))
+def _gru(weights: Weights, given: Given, before: Tensor) -> Unrolled:
+    from_input = _linear(weights.ih, weights.bias_ih)(given.x).unflatten(-1, (3, -1))
+    from_state = _linear(weights.hh, weights.bias_hh)(before).unflatten(-1, (3, -1))
     r, z = (from_input[:, :, :2] + from_state[:, :, :2]).sigmoid_().unbind(2)
     inner = from_state[:, :, 2]
     n = torch.addcmul(from_input[:, :, 2], r, inner).tanh_()

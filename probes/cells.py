@@ -47,21 +47,22 @@ class Cells(Probe):
     def attach(self, target: Target, recorder: Recorder) -> ExitStack:
         """Places a forward pre-hook and a forward hook on each module that is a cell or can turn out to be one."""
         handles = ExitStack()
-        cells: list[_Cell] = []
+        cells: dict[nn.Module, _Cell] = {}
         for name, module in target.model.named_modules():
-            if isinstance(module, torch.jit.ScriptModule) or not (_states_of(module) or _can_be_cell(module)):
-                continue
-            cell = _Cell(recorder, name, _states_of(module))
-            cells.append(cell)
-            handles.callback(cell.release)
-            handles.callback(module.register_forward_pre_hook(_BeforeCall(recorder, cell), with_kwargs=True).remove)
-            handles.callback(module.register_forward_hook(_AfterCall(recorder, cell)).remove)
-            for inner in module.modules() if not cell.states else ():
-                if isinstance(inner, nn.RNNBase) or _states_of(inner):
-                    owner = _InnerCall(recorder)
-                    cell.inner.append(owner)
-                    handles.callback(inner.register_forward_hook(owner).remove)
-        recorder.on_step(_Edges(cells))
+            if not isinstance(module, torch.jit.ScriptModule) and (_states_of(module) or _can_be_cell(module)):
+                cell = cells[module] = _Cell(recorder, name, _states_of(module))
+                handles.callback(cell.release)
+                handles.callback(module.register_forward_pre_hook(_BeforeCall(recorder, cell), with_kwargs=True).remove)
+                handles.callback(module.register_forward_hook(_AfterCall(recorder, cell)).remove)
+        for module, cell in cells.items():
+            for inner in list(module.modules())[1:]:
+                if inner in cells:
+                    cell.inner.append(cells[inner])
+                elif isinstance(inner, nn.RNNBase):
+                    layer = _Fused(recorder)
+                    cell.inner.append(layer)
+                    handles.callback(inner.register_forward_pre_hook(layer, with_kwargs=True).remove)
+        recorder.on_step(_Edges(list(cells.values())))
         return handles
 
 
@@ -129,11 +130,11 @@ class _Cell:
 
     Attributes:
         states: Empty as long as the module has not turned out to be a cell.
-        inner: The last calls of torch's recurrent modules inside. A state that one of them returned is theirs.
+        inner: The recurrent modules inside. A state that is passed on to one of them is theirs.
     """
 
     __slots__ = (
-        "_calls", "_ends", "_forward", "_given", "_held", "_leaves", "_name", "_new", "_recorder", "_returned",
+        "_calls", "_ends", "_forward", "_given", "_given_before", "_handed_back", "_held", "_leaves", "_name", "_new", "_recorder", "_returned",
         "_starting", "_step", "inner", "states",
     )  # fmt: skip
 
@@ -141,11 +142,13 @@ class _Cell:
         self._recorder = recorder
         self._name = name
         self.states = states
-        self.inner: list[_InnerCall] = []
+        self.inner: list[_Cell | _Fused] = []
         self._step = -1
         self._calls = 0
         self._forward = 0  # the forward pass in which the last call was
         self._given: dict[str, _Weak] = {}
+        self._given_before: dict[str, _Weak] = {}  # by the call before
+        self._handed_back: dict[str, tuple[str, ...]] = {}  # what looks like a state in the running call
         self._returned: dict[str, _Weak] = {}
         self._ends: set[int] = set()  # where the graph of the last call ends, by autograd's numbers
         self._starting: list[_State] = []  # those that the running call was not given
@@ -159,13 +162,10 @@ class _Cell:
             self.release()
             self._step, self._calls = self._recorder.step, 0
             self._given, self._returned, self._ends = {}, {}, set()
-        self._starting.clear()
         given = dict(_given_tensors(args, kwargs))
-        if not self.states:
-            if self._returned:
-                self._recognise(given)
-            self._held.clear()
-            self._given = {path: _Weak(tensor) for path, tensor in given.items()}
+        self._given_before, self._given = self._given, {path: _Weak(tensor) for path, tensor in given.items()}
+        self._starting.clear()
+        self._handed_back = {} if self.states or not self._returned else self._look_for_states(given)
         for state in self.states:
             tensor = next((given[path] for path in state.given if path in given), None)
             if tensor is None:
@@ -176,10 +176,13 @@ class _Cell:
     def after(self, output: object) -> None:
         """The module has returned."""
         recorder, time = self._recorder, self._calls
+        if self._handed_back:
+            self._recognise()
         returned = dict(named_tensors(output))
         self._returned = {path: _Weak(tensor) for path, tensor in returned.items()}
         self._forward = recorder.forward
         self._calls += 1
+        self._held.clear()
         if self.states:
             self._ends = {t.grad_fn._sequence_nr() for t in returned.values() if t.grad_fn is not None}
             for state in self.states:
@@ -189,8 +192,13 @@ class _Cell:
             # The state that the first call of all was given. A loop lets go of it, but that it was a state only shows
             # in the second call. No activation of the training is kept: nothing has computed it.
             shapes = {tensor.shape for tensor in returned.values() if tensor.requires_grad}
-            given = (kept.tensor() for kept in self._given.values())
-            self._held = [t for t in given if t is not None and not t.requires_grad and t.shape in shapes]
+            inputs = (kept.tensor() for kept in self._given.values())
+            self._held = [t for t in inputs if t is not None and not t.requires_grad and t.shape in shapes]
+
+    def takes(self, tensor: Tensor) -> bool:
+        """Whether the last call was given `tensor` as a state."""
+        paths = [path for state in self.states for path in state.given if path in self._given]
+        return any(self._given[path].still_is(tensor) for path in paths)
 
     def end_step(self) -> None:
         """The step is over."""
@@ -205,35 +213,35 @@ class _Cell:
             handle.remove()
         self._leaves.clear()
 
-    def _recognise(self, given: Mapping[str, Tensor]) -> None:
-        """Looks for states in `given`; if there are any, the call before was the first of the sequence."""
-        places: dict[str, tuple[str, ...]] = {}
+    def _look_for_states(self, given: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+        """What the call before returned and this one is given, path by path; nothing if this is no cell."""
+        found: dict[str, tuple[str, ...]] = {}
         for path, tensor in given.items():
             # of several paths the last: (output, state) is more usual than the reverse
-            found = [p for p, kept in self._returned.items() if kept.still_is(tensor)]
-            if found and not any(call.returned(tensor) for call in self.inner):
-                places[found[-1]] = (*places.get(found[-1], ()), path)
-        handed_back = {path for paths in places.values() for path in paths}
-        inputs = {path: tensor for path, tensor in given.items() if path not in handed_back}
-        input_first = next(iter(given), None) in inputs
-        if not places or not (input_first or any(self._is_new(tensor) for tensor in inputs.values())):
-            return
-        for path in self._returned:
-            if path in places:
-                self.states.append(_State(path, _join("h", path), *places[path]))
-        for state in self.states:
-            last = self._returned[state.path].tensor()
-            if last is not None:
-                self._emit(state, last, self._calls - 1, self._forward)
-        for state in self.states:
-            was = [self._given[path] for path in state.given if path in self._given]
-            start = was[0].tensor() if was else torch.zeros_like(given[state.given[0]])
-            if start is not None:
-                self._begin(state, start, self._calls - 1, self._forward)
+            for last in [p for p, kept in self._returned.items() if kept.still_is(tensor)][-1:]:
+                found[last] = (*found.get(last, ()), path)
+        states = {path for paths in found.values() for path in paths}
+        inputs = [path for path in given if path not in states]
+        input_first = inputs[:1] == list(given)[:1]
+        before = self._given_before.values()
+        return found if input_first or any(not any(b.still_is(given[i]) for b in before) for i in inputs) else {}
 
-    def _is_new(self, tensor: Tensor) -> bool:
-        """Whether the call before was not given this tensor."""
-        return not any(kept.still_is(tensor) for kept in self._given.values())
+    def _recognise(self) -> None:
+        """The module is a cell, as it was handed back what it had returned; that call began a sequence.
+
+        It is said after the second call only: by then the recurrent modules inside know what they were given.
+        """
+        time, forward = self._calls - 1, self._forward
+        lasts = {path: self._returned[path].tensor() for path in self._returned if path in self._handed_back}
+        own = {p: t for p, t in lasts.items() if t is not None and not any(inner.takes(t) for inner in self.inner)}
+        self.states += [_State(path, _join("h", path), *self._handed_back[path]) for path in own]
+        for state in self.states:
+            self._emit(state, own[state.path], time, forward)
+        for state in self.states:
+            was = [self._given_before[path] for path in state.given if path in self._given_before]
+            start = was[0].tensor() if was else torch.zeros_like(own[state.path])
+            if start is not None:
+                self._begin(state, start, time, forward)
 
     def _goes_on(self, tensor: Tensor) -> bool:
         """Whether a state follows from what the call before returned."""
@@ -299,22 +307,22 @@ class _AfterCall(ForwardHook):
         return 1
 
 
-class _InnerCall(ForwardHook):
-    """What one of torch's recurrent modules returned last."""
+class _Fused(ForwardHook):
+    """The states that one of torch's recurrent layers was given last."""
 
-    __slots__ = ("_last",)
+    __slots__ = ("_given",)
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__(Cells.name, recorder)
-        self._last: list[_Weak] = []
+        self._given: list[_Weak] = []
 
     def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
-        self._last = [_Weak(tensor) for _, tensor in named_tensors(more)]
+        self._given = [_Weak(tensor) for path, tensor in _given_tensors(args, more) if path not in ("0", "input")]
         return 1
 
-    def returned(self, tensor: Tensor) -> bool:
-        """Whether `tensor` is part of it."""
-        return any(kept.still_is(tensor) for kept in self._last)
+    def takes(self, tensor: Tensor) -> bool:
+        """Whether `tensor` is one of them."""
+        return any(kept.still_is(tensor) for kept in self._given)
 
 
 class _Edges:

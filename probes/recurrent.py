@@ -6,8 +6,8 @@ bit and kernel. The hooks keep what went in and what came out, without its graph
 are there, at the end of the same backward and so before any optimizer moves the weights, `bptt` goes the way again:
 
     forward pre-hook    keep the inputs, and the random state that dropout between the layers will start from
-    forward hook        keep the outputs, a tensor hook on each
-    tensor hook         keep ∂L/∂y, ∂L/∂h_n, ∂L/∂c_n
+    forward hook        keep the outputs, a hook on the node of the graph that made each
+    node pre-hook       keep ∂L/∂y, ∂L/∂h_n, ∂L/∂c_n
     end of backward     lower layers' outputs again, then from the last layer to the first: states, gates, gradients
 
 What is computed again must give what the layer has returned; where it does not, the trace says so.
@@ -199,8 +199,8 @@ class _Call:
         self._mark: int | None = None
         self._grads: dict[str, Tensor] = {}
         for name, tensor in zip(("y", "h", "c"), (y, *ends), strict=False):
-            if tensor.requires_grad:
-                tensor.register_hook(partial(self._receive, name))
+            if tensor.grad_fn is not None:  # not a hook on the tensor: of those the user's own may come later
+                tensor.grad_fn.register_prehook(partial(self._receive, name, tensor.output_nr))
         layer.last = weakref.ref(self), weakref.ref(ends[0])
 
     @property
@@ -212,9 +212,9 @@ class _Call:
 
     # ---------------------------------------------------------------- backward
 
-    def _receive(self, name: str, grad: Tensor | None) -> None:
-        """A gradient of what the layer returned, None for what was not used; before it goes through the layer."""
-        recorder = self.layer.recorder
+    def _receive(self, name: str, number: int, grads: tuple[Tensor | None, ...]) -> None:
+        """A gradient of what the layer returned, as it goes into the layer; None for what was not used."""
+        recorder, grad = self.layer.recorder, grads[number]
         if grad is None or not recorder.on or self.step != recorder.step:
             return
         try:
