@@ -134,8 +134,8 @@ class _Cell:
     """
 
     __slots__ = (
-        "_calls", "_ends", "_forward", "_given", "_given_before", "_handed_back", "_held", "_leaves", "_name", "_new", "_recorder", "_returned",
-        "_starting", "_step", "inner", "states",
+        "_calls", "_ends", "_forward", "_given", "_given_before", "_handed_back", "_held", "_leaves", "_name", "_new",
+        "_recorder", "_returned", "_starting", "_step", "inner", "states",
     )  # fmt: skip
 
     def __init__(self, recorder: Recorder, name: str, states: list[_State]) -> None:

@@ -526,28 +526,55 @@ def test_what_runs_several_times_need_not_be_a_cell(build, use):
     assert not scope.trace.columns("state_grad")
 
 
-def test_a_module_around_a_recurrent_one_hands_on_a_state_that_is_not_its_own():
-    class Decoder(nn.Module):
-        def __init__(self, inner: nn.Module) -> None:
-            super().__init__()
-            self.inner, self.head = inner, nn.Linear(H, 2)
+class Decoder(nn.Module):
+    """Reads an output from the state of what it is wrapped around."""
 
-        def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-            if isinstance(self.inner, nn.GRU):
-                y, h = self.inner(x[None], h)
-                return self.head(y), h
-            h = self.inner(x, h)
-            return self.head(h), h
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.head = inner, nn.Linear(H, 2)
 
-    for inner, h in ((nn.GRU(X, H), torch.zeros(1, B, H)), (nn.GRUCell(X, H), torch.zeros(B, H))):
-        model = Decoder(inner)
-        with gradscope.attach(model) as scope:
-            loss = torch.zeros(())
-            for position in torch.randn(T, B, X):
-                y, h = model(position, h)
-                loss = loss + y.sum()
-            loss.backward()
-        assert {scope.trace.sites[i].module for i in scope.trace.columns("state")} == {"inner"}
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.inner, nn.GRU):
+            y, h = self.inner(x[None], h)
+            return self.head(y), h
+        h = self.inner(x, h)
+        return self.head(h), h
+
+
+class Stacked(nn.Module):
+    """Two cells, one upon the other; the states are a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList([StateFirst(), nn.GRUCell(H, H)])
+
+    def forward(self, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        states = [self.cells[0](states[0], x), states[1]]
+        states[1] = self.cells[1](states[0], states[1])
+        return states[1], states
+
+
+WRAPPED = {
+    "a fused layer": (lambda: Decoder(nn.GRU(X, H)), torch.zeros(1, B, H), ["inner"]),
+    "torch's cell": (lambda: Decoder(nn.GRUCell(X, H)), torch.zeros(B, H), ["inner"]),
+    "a hand-written cell": (lambda: Decoder(Leaf()), torch.zeros(B, H), ["inner"]),
+    "two of them": (Stacked, [torch.zeros(B, H), torch.zeros(B, H)], ["cells.0", "cells.1"]),
+}
+
+
+@pytest.mark.parametrize(("build", "h", "owners"), WRAPPED.values(), ids=WRAPPED)
+def test_a_state_belongs_to_the_innermost_module_that_it_is_passed_on_to(build, h, owners):
+    model = build()
+    with gradscope.attach(model) as scope:
+        loss = torch.zeros(())
+        for position in torch.randn(T, B, X):
+            y, h = model(position, h)
+            loss = loss + y.sum()
+        loss.backward()
+    found = {scope.trace.sites[i].module for i in scope.trace.columns("state")}
+    assert sorted(found) == owners
+    for owner in owners:
+        assert scope.trace.by_time(owner, "state_grad", "l2_norm").shape == (1, T)
 
 
 # ------------------------------------------------------------------------------------------------ no harm
