@@ -9,7 +9,7 @@ The time of a state is the number of the call within the step. What happens insi
 
 import inspect
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -162,10 +162,12 @@ class _Cell:
             self.release()
             self._step, self._calls = self._recorder.step, 0
             self._given, self._returned, self._ends = {}, {}, set()
-        given = dict(_given_tensors(args, kwargs))
+        given = _given_tensors(args, kwargs)
         self._given_before, self._given = self._given, {path: _Weak(tensor) for path, tensor in given.items()}
+        if not self.states:
+            self._handed_back = self._look_for_states(given) if self._returned else {}
+            return
         self._starting.clear()
-        self._handed_back = {} if self.states or not self._returned else self._look_for_states(given)
         for state in self.states:
             tensor = next((given[path] for path in state.given if path in given), None)
             if tensor is None:
@@ -178,11 +180,13 @@ class _Cell:
         recorder, time = self._recorder, self._calls
         if self._handed_back:
             self._recognise()
-        returned = dict(named_tensors(output))
+            self._handed_back = {}
+        returned = _returned_tensors(output)
         self._returned = {path: _Weak(tensor) for path, tensor in returned.items()}
         self._forward = recorder.forward
         self._calls += 1
-        self._held.clear()
+        if self._held:
+            self._held = []
         if self.states:
             self._ends = {t.grad_fn._sequence_nr() for t in returned.values() if t.grad_fn is not None}
             for state in self.states:
@@ -317,7 +321,9 @@ class _Fused(ForwardHook):
         self._given: list[_Weak] = []
 
     def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
-        self._given = [_Weak(tensor) for path, tensor in _given_tensors(args, more) if path not in ("0", "input")]
+        self._given = [
+            _Weak(tensor) for path, tensor in _given_tensors(args, more).items() if path not in ("0", "input")
+        ]
         return 1
 
     def takes(self, tensor: Tensor) -> bool:
@@ -345,14 +351,28 @@ def _in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-def _given_tensors(args: tuple[object, ...], kwargs: object) -> Iterator[tuple[str, Tensor]]:
+def _given_tensors(args: tuple[object, ...], kwargs: object) -> dict[str, Tensor]:
     """The tensors of a call by place and keyword. An input may be of integers, as tokens are."""
-    named = {str(place): value for place, value in enumerate(args)}
-    for name, value in (named | dict(kwargs) if isinstance(kwargs, Mapping) and kwargs else named).items():
-        if isinstance(value, Tensor):
-            yield name, value
-        else:
-            yield from named_tensors(value, name)
+    given: dict[str, Tensor] = {}
+    for place, value in enumerate(args):
+        _add(given, str(place), value)
+    if kwargs and isinstance(kwargs, Mapping):
+        for name, value in kwargs.items():
+            _add(given, name, value)
+    return given
+
+
+def _add(given: dict[str, Tensor], name: str, value: object) -> None:
+    if type(value) is Tensor or isinstance(value, Tensor):  # the first is quicker, and what most are
+        given[name] = value
+    elif value is not None:
+        given.update(named_tensors(value, name))
+
+
+def _returned_tensors(output: object) -> dict[str, Tensor]:
+    if type(output) is Tensor and output.is_floating_point():  # what most modules return
+        return {"": output}
+    return dict(named_tensors(output))
 
 
 def _join(name: str, path: str) -> str:
