@@ -43,9 +43,10 @@ class Given:
         h0: The state before the first step, (batch, feature).
         c0: The same of an LSTM's cell.
         local: ∂L/∂h over the output sequence.
-        h_end: ∂L/∂h over the final state, at the last step of each sequence; None where nobody used it.
+        h_end: The part of ∂L/∂h that came over the final state, at the last step of each sequence; None for none.
         c_end: The same of an LSTM's cell.
-        goes_on: The final state is the next call's first, so its gradient is carried and not local.
+        h_next: The part that came from the next call, which goes on from the final state; None for none.
+        c_next: The same of an LSTM's cell.
         running: 1 where a sequence is running, else 0, (time, batch, 1); None where all run to the end.
     """
 
@@ -56,7 +57,8 @@ class Given:
     local: Tensor
     h_end: Tensor | None = None
     c_end: Tensor | None = None
-    goes_on: bool = False
+    h_next: Tensor | None = None
+    c_next: Tensor | None = None
     running: Tensor | None = None
 
 
@@ -159,8 +161,9 @@ def _back(given: Given, hh: Tensor, slopes: Tensor, kept: Tensor | None) -> Stat
         slopes: ∂h over what the recurrent weight gives, (time, batch, gate, feature).
         kept: ∂h/∂h′ beside the weight; None for none.
     """
-    ends = _at_ends(given.h_end, given)
-    incoming = given.local if ends is None else given.local + ends
+    end, following = _at_ends(given.h_end, given), _at_ends(given.h_next, given)
+    local = _sum(given.local, end)
+    incoming = _sum(local, following)
     total, back = torch.empty_like(incoming), _linear(hh.T)
     flat, shares = slopes.flatten(2).unbind(), kept.unbind() if kept is not None else None
     links = [torch.zeros_like(given.h0)]  # over the link into each state, from the one after the last step on
@@ -171,7 +174,7 @@ def _back(given: Given, hh: Tensor, slopes: Tensor, kept: Tensor | None) -> Stat
         links.append(back(flat[t]))
         if shares is not None:
             links[-1].addcmul_(whole, shares[t])
-    return _state(given.h, total, given.local, links, ends, goes_on=given.goes_on)
+    return _state(given.h, total, local, links, following)
 
 
 def _lstm(weights: Weights, given: Given, pre: Tensor) -> Unrolled:
@@ -201,14 +204,17 @@ def _lstm(weights: Weights, given: Given, pre: Tensor) -> Unrolled:
     kept = _running(f, given)
     through = _running(torch.addcmul(o, hidden, squashed, value=-1), given)  # ∂(o∘tanh c)/∂c
 
-    h_ends, c_ends = _at_ends(given.h_end, given), _at_ends(given.c_end, given)
-    incoming = given.local if h_ends is None else given.local + h_ends
+    h_end, c_end, h_next, c_next = (
+        _at_ends(part, given) for part in (given.h_end, given.c_end, given.h_next, given.c_next)
+    )
+    local = _sum(given.local, h_end)
+    incoming = _sum(local, h_next)
     h_total, c_total, back = torch.empty_like(incoming), torch.empty_like(cells), _linear(weights.hh.T)
     h_links, c_links = [torch.zeros_like(given.h0)], [torch.zeros_like(given.c0)]
     by_cell, by_output, flat = slopes[:, :, :3].unbind(), slopes[:, :, 3].unbind(), slopes.flatten(2).unbind()
     h_here, h_whole, c_whole = incoming.unbind(), h_total.unbind(), c_total.unbind()
     shares, bridge = kept.unbind(), through.unbind()
-    c_here = c_ends.unbind() if c_ends is not None else None
+    c_here = (c_end if c_next is None else _sum(c_next, c_end)) if c_end is not None or c_next is not None else None
     for t in reversed(range(len(h_here))):
         whole = unprojected = torch.add(h_here[t], h_links[-1], out=h_whole[t])
         if weights.hr is not None:
@@ -223,8 +229,8 @@ def _lstm(weights: Weights, given: Given, pre: Tensor) -> Unrolled:
     through_h = h_total if weights.hr is None else h_total @ weights.hr
     return Unrolled(
         states={
-            "h": _state(given.h, h_total, given.local, h_links, h_ends, goes_on=given.goes_on),
-            "c": _state(cells, c_total, through.mul_(through_h), c_links, c_ends, goes_on=given.goes_on),
+            "h": _state(given.h, h_total, local, h_links, h_next),
+            "c": _state(cells, c_total, _sum(through.mul_(through_h), c_end), c_links, c_next),
         },
         gates={"input": i, "forget": f, "cell": g, "output": o},
         again=again,
@@ -233,13 +239,13 @@ def _lstm(weights: Weights, given: Given, pre: Tensor) -> Unrolled:
     )
 
 
-def _state(
-    value: Tensor, total: Tensor, local: Tensor, links: list[Tensor], ends: Tensor | None, *, goes_on: bool
-) -> State:
-    carried = torch.stack(links[-2::-1])
-    if ends is not None:
-        local, carried = (local, carried + ends) if goes_on else (local + ends, carried)
+def _state(value: Tensor, total: Tensor, local: Tensor, links: list[Tensor], following: Tensor | None) -> State:
+    carried = _sum(torch.stack(links[-2::-1]), following)
     return State(value=value, local=local, carried=carried, total=total, first=links[-1])
+
+
+def _sum(x: Tensor, y: Tensor | None) -> Tensor:
+    return x if y is None else x + y
 
 
 def _linear(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:

@@ -30,6 +30,7 @@ from gradscope.records import Quantity, Statistic
 _LARGEST_MATRIX = 512  # rows; the eigenvalues of larger ones take seconds
 _DIFFERENT = 0.01  # rms of the difference to the layer's own output, relative; TF32 and rounding stay below a tenth
 _DIFFERENT_16_BIT = 0.05
+_ROUNDING = 100  # machine epsilons; a part of a gradient that is smaller is what two ways of adding up differ by
 
 
 class Recurrent(Probe):
@@ -111,15 +112,15 @@ class _Layer:
                     for part in ("", ".local", ".carried"):
                         self.site(Quantity.STATE_GRAD, f"{name}_{suffix}{part}")
 
-    def continues(self, states: tuple[Tensor, ...]) -> bool:
-        """Whether a call that starts with `states` goes on where the last one of this step ended; that one is told."""
+    def goes_on_from(self, states: tuple[Tensor, ...]) -> "_Call | None":
+        """The last call of this step, if what starts with `states` goes on where that one ended; only one can."""
         if self.last is None or not states:
-            return False
+            return None
         call, state = self.last[0](), self.last[1]()
         if call is None or state is not states[0]:
-            return False
-        call.goes_on = True
-        return True
+            return None
+        self.last = None
+        return call
 
     def site(self, quantity: Quantity, name: str) -> int:
         """Index of a site of this module."""
@@ -180,14 +181,15 @@ class _Call:
     ) -> None:
         self.layer, self.module, self.start = layer, module, start
         self.step, self.forward = layer.recorder.step, layer.recorder.forward
-        self.goes_on = False  # the next call begins with the state that this one ends with
+        self._next: list[Tensor] = []  # ∂L over the states that the call which goes on from here began with
         self._random = given.random
         y, ends = output[0], _pair(output[1])
         x = given.x
         self._sizes: list[int] | None = None
         self._order: Tensor | None = None
+        self._unorder: Tensor | None = None
         if isinstance(x, PackedSequence) and isinstance(y, PackedSequence):
-            self._sizes, self._order = x.batch_sizes.tolist(), x.sorted_indices
+            self._sizes, self._order, self._unorder = x.batch_sizes.tolist(), x.sorted_indices, x.unsorted_indices
             x, y = x.data, y.data
         assert isinstance(x, Tensor)
         assert isinstance(y, Tensor)
@@ -195,7 +197,7 @@ class _Call:
         self._versions = x._version, y._version
         self._starts = [state.detach() for state in given.states]
         self._starts_wanted = [state.requires_grad for state in given.states] or [False, False]
-        self.follows = layer.continues(given.states)
+        self._before = layer.goes_on_from(given.states)
         self._mark: int | None = None
         self._grads: dict[str, Tensor] = {}
         for name, tensor in zip(("y", "h", "c"), (y, *ends), strict=False):
@@ -233,12 +235,13 @@ class _Call:
         if not recorder.on or self.step != recorder.step or self._mark is None:
             return
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(self._x.device.type, enabled=False):
                 self._go_back(self._mark)
         except Exception as error:
             recorder.failed(Recurrent.name, error)
         finally:
             self._grads.clear()
+            self._next.clear()
 
     def _go_back(self, mark: int) -> None:
         layers, directions = self.module.num_layers, 2 if self.module.bidirectional else 1
@@ -252,7 +255,7 @@ class _Call:
         intact = self._y._version == self._versions[1]
         local = bring(self._grads["y"]) if "y" in self._grads else torch.zeros_like(y)
         starts = [self._bring_state(start, dtype) for start in self._starts] or self._zeros(y)
-        ends = {name: self._bring_state(self._grads[name], dtype) for name in ("h", "c") if name in self._grads}
+        ends, following = self._ends_of(dtype)
         weights = [self._weights(i, dtype) for i in range(layers * directions)]
         masks = self._masks(sequence, y)
 
@@ -271,6 +274,7 @@ class _Call:
                 above = torch.cat([sequence.turned(h, d) for d, h in enumerate(outputs[-directions:])], 2)
                 inputs.append(above * masks[layer] if masks else above)
 
+        firsts = [torch.zeros_like(start) for start in starts]
         for layer in reversed(range(layers)):
             below: Tensor | None = None
             for direction, part in enumerate(local.chunk(directions, 2)):
@@ -281,21 +285,42 @@ class _Call:
                     h0=starts[0][i],
                     c0=starts[1][i] if len(starts) > 1 else None,
                     local=sequence.turned(part, direction),
-                    h_end=ends["h"][i] if "h" in ends else None,
-                    c_end=ends["c"][i] if "c" in ends else None,
-                    goes_on=self.goes_on,
+                    **{f"{name}_end": end[i] for name, end in ends.items()},
+                    **{f"{name}_next": part[i] for name, part in following.items()},
                     running=sequence.running,
                 )
                 inside = unroll(self.module.mode, weights[i], given)
                 if layer == layers - 1:
                     self._verify(sequence, inside, i, h=outputs[i] if intact else None)
                 self._emit(sequence, i, inside, [start[i] for start in starts], mark)
+                for handed_on, state in zip(firsts, inside.states.values(), strict=True):
+                    handed_on[i] = state.first
                 self._emit_spectrum(i, weights[i])
                 if layer:
                     grad = sequence.turned(inside.input_grad(), direction)
                     below = grad if below is None else below + grad
             if below is not None:
                 local = below * masks[layer - 1] if masks else below
+        if self._before is not None:
+            self._before.follow(firsts if self._unorder is None else [f.index_select(1, self._unorder) for f in firsts])
+
+    def follow(self, firsts: list[Tensor]) -> None:
+        """The next call hands back ∂L over the states that it went on from, in the order of the batch."""
+        self._next = firsts
+
+    def _ends_of(self, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """∂L over the final states: the part from the loss, and the part from the next call, by name."""
+        bring = partial(self._bring_state, dtype=dtype)
+        ends = {name: bring(grad) for name, grad in self._grads.items() if name != "y"}
+        following = {name: bring(part) for name, part in zip("hc", self._next, strict=False) if name in ends}
+        for name, part in following.items():
+            rest = ends[name] - part
+            rounding = _ROUNDING * torch.finfo(self._y.dtype).eps * torch.linalg.vector_norm(ends[name])
+            if torch.linalg.vector_norm(rest) > rounding:
+                ends[name] = rest
+            else:  # the next call alone had it
+                del ends[name]
+        return ends, following
 
     # ---------------------------------------------------------------- into one shape, and back into what was observed
 
@@ -406,7 +431,7 @@ class _Call:
             emit(Quantity.STATE, f"{name}_{suffix}", state.value, self.forward)
             for part, tensor in (("", state.total), (".local", state.local), (".carried", state.carried)):
                 emit(Quantity.STATE_GRAD, f"{name}_{suffix}{part}", tensor, mark)
-            if not self.follows:
+            if self._before is None:
                 emit_first(Quantity.STATE, f"{name}0_{suffix}", start, self.forward)
                 if wanted:
                     emit_first(Quantity.STATE_GRAD, f"{name}0_{suffix}", state.first, mark)
