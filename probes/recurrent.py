@@ -80,7 +80,7 @@ class _Layer:
 
     Attributes:
         given: Inputs of the call that is running.
-        last: The call before in this step, and the final state that it returned.
+        last: The call before in this step, and the final states that it returned.
         records: Recorded steps so far.
         told: An event has said that the figures are approximate.
     """
@@ -88,7 +88,7 @@ class _Layer:
     recorder: Recorder
     name: str
     given: "_Inputs | None" = None
-    last: "tuple[weakref.ref[_Call], weakref.ref[Tensor]] | None" = None
+    last: "tuple[weakref.ref[_Call], list[weakref.ref[Tensor]]] | None" = None
     records: int = 0
     told: bool = False
     sites: dict[tuple[Quantity, str], int] = field(default_factory=dict)
@@ -116,8 +116,8 @@ class _Layer:
         """The last call of this step, if what starts with `states` goes on where that one ended; only one can."""
         if self.last is None or not states:
             return None
-        call, state = self.last[0](), self.last[1]()
-        if call is None or state is not states[0]:
+        call, ends = self.last[0](), [end() for end in self.last[1]]
+        if call is None or any(state is not end for state, end in zip(states, ends, strict=True)):
             return None
         self.last = None
         return call
@@ -203,7 +203,7 @@ class _Call:
         for name, tensor in zip(("y", "h", "c"), (y, *ends), strict=False):
             if tensor.grad_fn is not None:  # not a hook on the tensor: of those the user's own may come later
                 tensor.grad_fn.register_prehook(partial(self._receive, name, tensor.output_nr))
-        layer.last = weakref.ref(self), weakref.ref(ends[0])
+        layer.last = weakref.ref(self), [weakref.ref(end) for end in ends]
 
     @property
     def length(self) -> int:
