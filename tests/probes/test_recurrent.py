@@ -706,6 +706,22 @@ def test_a_state_that_was_changed_on_the_way_is_a_start_with_a_gradient():
     assert_recorded(scope.trace, joined(one.watched((0.5 * one.h_n * grad).sum()), two_sites), rel=EXACT)
 
 
+def test_a_state_that_was_changed_in_place_on_the_way_is_a_start():
+    torch.manual_seed(0)
+    model = Model(nn.GRU(3, 4).double())
+    first, second = torch.randn(4, 2, 3).double(), torch.randn(3, 2, 3).double()
+    with gradscope.attach(model) as scope:
+        _, h = model.rnn(first)
+        h[:, 0] = 0
+        squares(model.rnn(second, h)[0]).backward()
+    one = Unrolled(model.rnn, first)
+    two = Unrolled(model.rnn, second, h)
+    later = two.watched(squares(two.output))
+    (grad,) = torch.autograd.grad(squares(two.output), two.hx)
+    earlier = one.watched((one.h_n[:, 1] * grad[:, 1]).sum())
+    assert_recorded(scope.trace, joined(earlier, later), rel=EXACT)
+
+
 def test_windows_that_each_have_their_backward():
     """Truncated backpropagation with a backward per window: every part is of its own window's loss."""
     torch.manual_seed(0)
@@ -1063,6 +1079,25 @@ def test_a_second_backward_through_the_same_graph_counts_alone():
         optimizer.step()
     assert [event.kind for event in scope.trace.events] == ["several-backwards"]
     assert_recorded(scope.trace, unrolled.watched(unrolled.output[-1].sum()), rel=EXACT)
+
+
+def test_a_backward_that_overlaps_the_one_before_counts_alone():
+    """Truncated backpropagation that goes further back than it steps."""
+    torch.manual_seed(0)
+    model = Model(nn.GRU(3, 4).double())
+    xs = torch.randn(2, 4, 2, 3).double()
+    one = Unrolled(model.rnn, xs[0])
+    two = Unrolled(model.rnn, xs[1], model.rnn(xs[0])[1])
+    optimizer = sgd(model)
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        y, h = model.rnn(xs[0])
+        squares(y).backward(retain_graph=True)
+        z, _ = model.rnn(xs[1], h)
+        squares(z).backward()
+        optimizer.step()
+    wanted = continued(one, two, [4, 4], lambda run: (run is two) * squares(run.output))
+    assert [event.kind for event in scope.trace.events] == ["several-backwards"]
+    assert_recorded(scope.trace, wanted, rel=EXACT)
 
 
 def test_a_gradient_of_the_gradient_can_be_had():
