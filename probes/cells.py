@@ -9,12 +9,15 @@ The time of a state is the number of the call within the step. What happens insi
 
 import inspect
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.nn import functional
 
 from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
 from gradscope.probes.tensors import named_tensors
@@ -26,7 +29,10 @@ _TORCH_CELLS: dict[type[nn.Module], dict[str, str]] = {
     nn.GRUCell: {"": "h"},
     nn.LSTMCell: {"0": "h", "1": "c"},
 }
+_LSTM_INPUTS = ("0", "input"), ("1.0", "hx.0")  # paths of x and h in what `nn.LSTMCell` is given
 _MOST_NODES = 256  # of the graph between two calls are looked at: a loop does not do more to its state
+
+Receive: TypeAlias = Callable[[Tensor | None], None]
 
 
 class Cells(Probe):
@@ -175,7 +181,7 @@ class _Cell:
             elif not self._goes_on(tensor):
                 self._begin(state, tensor, self._calls, self._recorder.forward)
 
-    def after(self, output: object) -> None:
+    def after(self, module: nn.Module, output: object) -> None:
         """The module has returned."""
         recorder, time = self._recorder, self._calls
         if self._handed_back:
@@ -192,6 +198,7 @@ class _Cell:
             for state in self.states:
                 if state.path in returned:
                     self._emit(state, returned[state.path], time, recorder.forward)
+                    self._watch(state, returned, module, time)
         elif self._new and not time:
             # The state that the first call of all was given. A loop lets go of it, but that it was a state only shows
             # in the second call. No activation of the training is kept: nothing has computed it.
@@ -241,6 +248,8 @@ class _Cell:
         self.states += [_State(path, _join("h", path), *self._handed_back[path]) for path in own]
         for state in self.states:
             self._emit(state, own[state.path], time, forward)
+            if own[state.path].requires_grad:
+                own[state.path].register_hook(self._receiver(state, time, forward))
         for state in self.states:
             was = [self._given_before[path] for path in state.given if path in self._given_before]
             start = was[0].tensor() if was else torch.zeros_like(own[state.path])
@@ -271,9 +280,23 @@ class _Cell:
         self._place(recorder.site(self._name, Quantity.STATE, state.name), tensor, time, forward)
         if state in self._starting:
             self._begin(state, torch.zeros_like(tensor), time, forward)
-        if tensor.requires_grad:
-            site = recorder.site(self._name, Quantity.STATE_GRAD, state.name)
-            tensor.register_hook(partial(recorder.emit_gradient, recorder.step, forward, site, time, None))
+
+    def _receiver(self, state: _State, time: int, forward: int) -> Receive:
+        recorder = self._recorder
+        site = recorder.site(self._name, Quantity.STATE_GRAD, state.name)
+        return partial(recorder.emit_gradient, recorder.step, forward, site, time, None)
+
+    def _watch(self, state: _State, returned: Mapping[str, Tensor], module: nn.Module, time: int) -> None:
+        """Sends the gradient of `state`, which the running call has returned, to its site."""
+        tensor = returned[state.path]
+        if not tensor.requires_grad:
+            return
+        receive = self._receiver(state, time, self._forward)
+        x, h = (next((k.tensor() for p in paths if (k := self._given.get(p))), None) for paths in _LSTM_INPUTS)
+        if isinstance(module, nn.LSTMCell) and state.name == "c" and x is not None:
+            _watch_memory(tensor, returned["0"], partial(_output_gate, module, x, h), receive)
+        else:
+            tensor.register_hook(receive)
 
     def _place(self, site: int, tensor: Tensor, time: int, forward: int) -> None:
         recorder = self._recorder
@@ -307,7 +330,7 @@ class _AfterCall(ForwardHook):
     def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
         if _in_backward():
             return 0
-        self.cell.after(more)
+        self.cell.after(module, more)
         return 1
 
 
@@ -373,6 +396,52 @@ def _returned_tensors(output: object) -> dict[str, Tensor]:
     if type(output) is Tensor and output.is_floating_point():  # what most modules return
         return {"": output}
     return dict(named_tensors(output))
+
+
+def _watch_memory(c: Tensor, h: Tensor, output_gate: Callable[[], Tensor], receive: Receive) -> None:
+    """Sends the whole ∂L/∂c of an LSTM's cell to `receive`: also what comes back to c through h of the same step.
+
+    On a CPU h is computed from the c that is returned. An accelerator's kernel makes both at once, so the gradient of
+    the c that is returned lacks that part; and without a batch both are views of what was computed.
+    """
+    node, place = _maker(c)
+    beside, place_of_h = _maker(h)
+    if node is None or (node is c.grad_fn and node is not beside):
+        c.register_hook(receive)
+    elif node is beside:
+        slope = output_gate() * (1 - c.detach().tanh().square())  # ∂h/∂c
+        node.register_prehook(partial(_receive_memory, receive, place, place_of_h, slope))
+    else:
+        node.register_prehook(partial(_receive_memory, receive, place, None, None))
+
+
+def _maker(tensor: Tensor) -> tuple[Node | None, int]:
+    """The node of the graph that computed `tensor`, not one that took an axis away, and which of its outputs it is."""
+    node = tensor.grad_fn
+    if node is not None and node.name().startswith("Squeeze"):
+        return node.next_functions[0]
+    return node, tensor.output_nr
+
+
+def _receive_memory(
+    receive: Receive, place: int, place_of_h: int | None, slope: Tensor | None, grads: tuple[Tensor | None, ...]
+) -> None:
+    grad = grads[place]
+    through_h = None if place_of_h is None else grads[place_of_h]
+    if slope is not None and through_h is not None:
+        grad = through_h * slope if grad is None else grad + through_h * slope
+    receive(grad)
+
+
+@torch.no_grad()
+def _output_gate(module: nn.LSTMCell, x: Tensor, h: Tensor | None) -> Tensor:
+    """The output gate of a call, computed again."""
+    gate = slice(3 * module.hidden_size, None)  # torch's order: input, forget, cell, output
+    bias_x, bias_h = (b[gate] if module.bias else None for b in (module.bias_ih, module.bias_hh))
+    before = functional.linear(x, module.weight_ih[gate], bias_x)
+    if h is not None:
+        return (before + functional.linear(h, module.weight_hh[gate], bias_h)).sigmoid()
+    return (before if bias_h is None else before + bias_h).sigmoid()
 
 
 def _join(name: str, path: str) -> str:

@@ -21,10 +21,11 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from gradscope.probes.base import ForwardHook, Probe, Recorder, Target, rarely
 from gradscope.probes.bptt import GATES, Given, Unrolled, Weights, unroll
+from gradscope.probes.sequence import Sequence
 from gradscope.records import Quantity, Statistic
 
 _LARGEST_MATRIX = 512  # rows; the eigenvalues of larger ones take seconds
@@ -80,7 +81,7 @@ class _Layer:
 
     Attributes:
         given: Inputs of the call that is running.
-        last: The call before in this step, and the final states that it returned.
+        last: The call before in this step, and the final states that it returned, with their versions.
         records: Recorded steps so far.
         told: An event has said that the figures are approximate.
     """
@@ -88,7 +89,7 @@ class _Layer:
     recorder: Recorder
     name: str
     given: "_Inputs | None" = None
-    last: "tuple[weakref.ref[_Call], list[weakref.ref[Tensor]]] | None" = None
+    last: "tuple[weakref.ref[_Call], list[tuple[weakref.ref[Tensor], int]]] | None" = None
     records: int = 0
     told: bool = False
     sites: dict[tuple[Quantity, str], int] = field(default_factory=dict)
@@ -116,8 +117,8 @@ class _Layer:
         """The last call of this step, if what starts with `states` goes on where that one ended; only one can."""
         if self.last is None or not states:
             return None
-        call, ends = self.last[0](), [end() for end in self.last[1]]
-        if call is None or any(state is not end for state, end in zip(states, ends, strict=True)):
+        call, ends = self.last[0](), [(end(), version) for end, version in self.last[1]]
+        if call is None or any(s is not end or s._version != v for s, (end, v) in zip(states, ends, strict=True)):
             return None
         self.last = None
         return call
@@ -166,14 +167,14 @@ class _After(ForwardHook):
             return 0  # the pre-hook was not there yet, or a subclass returns something of its own
         layer.recorder.completed(layer.name)
         layer.register(module)
-        return _Call(layer, module, given, (more[0], more[1]), self.time).length
+        call = _Call(layer, module, given, (more[0], more[1]), self.time)
+        return call.sequence.length
 
 
 class _Call:
     """One call of a recurrent layer: what went in, what came out, what came back.
 
-    Nothing is computed before its gradients are there. Then everything is brought to one shape: (time, batch, feature),
-    a batch of one where there was none, packed sequences padded, in their own order of falling lengths.
+    Nothing is computed before its gradients are there.
     """
 
     def __init__(
@@ -185,11 +186,9 @@ class _Call:
         self._random = given.random
         y, ends = output[0], _pair(output[1])
         x = given.x
-        self._sizes: list[int] | None = None
-        self._order: Tensor | None = None
-        self._unorder: Tensor | None = None
+        assert isinstance(x, Tensor | PackedSequence)
+        self.sequence = Sequence.of(x, batch_first=module.batch_first)
         if isinstance(x, PackedSequence) and isinstance(y, PackedSequence):
-            self._sizes, self._order, self._unorder = x.batch_sizes.tolist(), x.sorted_indices, x.unsorted_indices
             x, y = x.data, y.data
         assert isinstance(x, Tensor)
         assert isinstance(y, Tensor)
@@ -203,14 +202,7 @@ class _Call:
         for name, tensor in zip(("y", "h", "c"), (y, *ends), strict=False):
             if tensor.grad_fn is not None:  # not a hook on the tensor: of those the user's own may come later
                 tensor.grad_fn.register_prehook(partial(self._receive, name, tensor.output_nr))
-        layer.last = weakref.ref(self), [weakref.ref(end) for end in ends]
-
-    @property
-    def length(self) -> int:
-        """How many steps the sequence has."""
-        if self._sizes is not None:
-            return len(self._sizes)
-        return self._y.shape[1 if self.module.batch_first and self._y.ndim == 3 else 0]
+        layer.last = weakref.ref(self), [(weakref.ref(end), end._version) for end in ends]
 
     # ---------------------------------------------------------------- backward
 
@@ -248,16 +240,14 @@ class _Call:
         if self._x._version != self._versions[0]:
             self._tell("not-observed", "what it was given was overwritten in place, so its steps cannot be followed")
             return
-        sequence = _Sequence(self._sizes, self.length, self._x.device)
-        dtype = torch.float64 if self._y.dtype is torch.float64 else torch.float32
-        bring = partial(self._bring, sequence=sequence, dtype=dtype)
-        x, y = bring(self._x), bring(self._y)
+        sequence, dtype = self.sequence, torch.float64 if self._y.dtype is torch.float64 else torch.float32
+        x, y = sequence.bring(self._x, dtype), sequence.bring(self._y, dtype)
         intact = self._y._version == self._versions[1]
-        local = bring(self._grads["y"]) if "y" in self._grads else torch.zeros_like(y)
-        starts = [self._bring_state(start, dtype) for start in self._starts] or self._zeros(y)
+        local = sequence.bring(self._grads["y"], dtype) if "y" in self._grads else torch.zeros_like(y)
+        starts = [sequence.bring_state(start, dtype) for start in self._starts] or self._zeros(y)
         ends, following = self._ends_of(dtype)
         weights = [self._weights(i, dtype) for i in range(layers * directions)]
-        masks = self._masks(sequence, y)
+        masks = self._masks(y)
 
         inputs, outputs = [x], []  # outputs in the order in which each direction runs
         for layer in range(layers):
@@ -291,8 +281,8 @@ class _Call:
                 )
                 inside = unroll(self.module.mode, weights[i], given)
                 if layer == layers - 1:
-                    self._verify(sequence, inside, i, h=outputs[i] if intact else None)
-                self._emit(sequence, i, inside, [start[i] for start in starts], mark)
+                    self._verify(inside, i, h=outputs[i] if intact else None)
+                self._emit(i, inside, [start[i] for start in starts], mark)
                 for handed_on, state in zip(firsts, inside.states.values(), strict=True):
                     handed_on[i] = state.first
                 self._emit_spectrum(i, weights[i])
@@ -302,7 +292,7 @@ class _Call:
             if below is not None:
                 local = below * masks[layer - 1] if masks else below
         if self._before is not None:
-            self._before.follow(firsts if self._unorder is None else [f.index_select(1, self._unorder) for f in firsts])
+            self._before.follow([sequence.restore_state(first) for first in firsts])
 
     def follow(self, firsts: list[Tensor]) -> None:
         """The next call hands back ∂L over the states that it went on from, in the order of the batch."""
@@ -310,9 +300,9 @@ class _Call:
 
     def _ends_of(self, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """∂L over the final states: the part from the loss, and the part from the next call, by name."""
-        bring = partial(self._bring_state, dtype=dtype)
-        ends = {name: bring(grad) for name, grad in self._grads.items() if name != "y"}
-        following = {name: bring(part) for name, part in zip("hc", self._next, strict=False) if name in ends}
+        bring = self.sequence.bring_state
+        ends = {name: bring(grad, dtype) for name, grad in self._grads.items() if name != "y"}
+        following = {name: bring(part, dtype) for name, part in zip("hc", self._next, strict=False) if name in ends}
         for name, part in following.items():
             rest = ends[name] - part
             rounding = _ROUNDING * torch.finfo(self._y.dtype).eps * torch.linalg.vector_norm(ends[name])
@@ -322,25 +312,7 @@ class _Call:
                 del ends[name]
         return ends, following
 
-    # ---------------------------------------------------------------- into one shape, and back into what was observed
-
-    def _bring(self, tensor: Tensor, *, sequence: "_Sequence", dtype: torch.dtype) -> Tensor:
-        """An input or output sequence, or its gradient, as (time, batch, feature)."""
-        if self._sizes is not None:
-            tensor = pad_packed_sequence(PackedSequence(tensor, sequence.sizes))[0]
-        elif tensor.ndim == 2:
-            tensor = tensor.unsqueeze(1)
-        elif self.module.batch_first:
-            tensor = tensor.transpose(0, 1)
-        return tensor.to(dtype)
-
-    def _bring_state(self, state: Tensor, dtype: torch.dtype) -> Tensor:
-        """A first or final state, or its gradient, as (layer and direction, batch, feature)."""
-        if state.ndim == 2:
-            state = state.unsqueeze(1)
-        if self._order is not None:
-            state = state.index_select(1, self._order)
-        return state.to(dtype)
+    # ---------------------------------------------------------------- what the layer is made of
 
     def _zeros(self, y: Tensor) -> list[Tensor]:
         """The states that a call starts with by default."""
@@ -369,7 +341,7 @@ class _Call:
             return f"l{index}"
         return f"l{index // 2}" + "_reverse" * (index % 2)
 
-    def _masks(self, sequence: "_Sequence", y: Tensor) -> list[Tensor]:
+    def _masks(self, y: Tensor) -> list[Tensor]:
         """What dropout has multiplied each layer's output but the last with; empty where it did nothing.
 
         Drawn again from the random state before the call, by the same calls as torch's own. On an accelerator that
@@ -383,20 +355,22 @@ class _Call:
             return []
         generator, keep = torch.Generator(), 1 - module.dropout
         generator.set_state(self._random)
-        rows = sum(self._sizes) if self._sizes is not None else y.shape[0] * y.shape[1]
+        shape = *self._y.shape[:-1], y.shape[2]
+        if module.batch_first and len(shape) == 3:  # inside, time comes first
+            shape = shape[1], shape[0], shape[2]
         drawn = [
-            torch.empty(rows, y.shape[2], dtype=self._y.dtype).bernoulli_(keep, generator=generator).div_(keep)
+            torch.empty(shape, dtype=self._y.dtype).bernoulli_(keep, generator=generator).div_(keep)
             for _ in range(count)
         ]
-        if self._sizes is not None:
-            return [pad_packed_sequence(PackedSequence(mask, sequence.sizes))[0].to(y.dtype) for mask in drawn]
-        return [mask.view(y.shape).to(y.dtype) for mask in drawn]
+        return [self.sequence.bring(mask, y.dtype, time_first=True) for mask in drawn]
 
-    def _verify(self, sequence: "_Sequence", inside: Unrolled, index: int, h: Tensor | None) -> None:
+    # ---------------------------------------------------------------- what is told
+
+    def _verify(self, inside: Unrolled, index: int, h: Tensor | None) -> None:
         """Says so, once, if what was computed again is not what the layer returned."""
-        again = sequence.masked(inside.again)
+        again = self.sequence.masked(inside.again)
         if h is None:  # the output was overwritten in place: the final state has to do
-            again, h = sequence.last(again), self._bring_state(self._ends[0], again.dtype)[index]
+            again, h = self.sequence.last(again), self.sequence.bring_state(self._ends[0], again.dtype)[index]
         size, off = torch.stack([torch.linalg.vector_norm(h), torch.linalg.vector_norm(again - h)]).tolist()
         bound = _DIFFERENT if self._y.dtype.itemsize > 2 else _DIFFERENT_16_BIT
         if off > bound * size:
@@ -414,8 +388,9 @@ class _Call:
             self.layer.told = True
             self.layer.recorder.tell(kind, self.layer.name, f"{self.layer.name or 'the model'}: {what}.")
 
-    def _emit(self, sequence: "_Sequence", index: int, inside: Unrolled, starts: list[Tensor], mark: int) -> None:
-        suffix = self._suffix(index)
+    def _emit(self, index: int, inside: Unrolled, starts: list[Tensor], mark: int) -> None:
+        """States, gates and gradients of one layer in one direction, at the positions of the sequence."""
+        suffix, sequence = self._suffix(index), self.sequence
         reverse = self.module.bidirectional and index % 2
 
         def emit(quantity: Quantity, name: str, tensor: Tensor, mark: int) -> None:
@@ -453,45 +428,6 @@ class _Call:
             site, matrix = self.layer.site(*name), matrix.cpu()
             self.layer.recorder.derive(site, Statistic.SPECTRAL_RADIUS, torch.linalg.eigvals(matrix).abs().max())
             self.layer.recorder.derive(site, Statistic.SPECTRAL_NORM, torch.linalg.svdvals(matrix).max())
-
-
-class _Sequence:
-    """The time axis of a call: which sequences run at which step, and both directions of it.
-
-    Attributes:
-        sizes: How many sequences run at each step, where they are packed, (time,).
-        running: 1 where a sequence runs, else 0, (time, batch, 1); None where all run to the end.
-        runs: (first step, step after the last, sequences) where their number stays the same.
-    """
-
-    def __init__(self, sizes: list[int] | None, length: int, device: torch.device) -> None:
-        self.running: Tensor | None = None
-        self.sizes = torch.tensor(sizes if sizes is not None else [])
-        self.runs: list[tuple[int, int, int | None]] = [(0, length, None)]
-        if sizes is None:
-            return
-        edges = [t for t in range(1, length) if sizes[t] != sizes[t - 1]]
-        self.runs = [(t, end, sizes[t]) for t, end in zip([0, *edges], [*edges, length], strict=True)]
-        batch = torch.arange(sizes[0], device=device)
-        runs = batch < self.sizes.to(device).unsqueeze(1)
-        self.running = runs.unsqueeze(2).to(torch.float32)
-        lengths, steps = runs.sum(0), torch.arange(length, device=device).unsqueeze(1)
-        self._batch, self._last = batch, lengths - 1
-        self._reversed = torch.where(runs, lengths - 1 - steps, steps)
-
-    def turned(self, tensor: Tensor, reverse: int | bool) -> Tensor:
-        """`tensor` in the other direction of time, each sequence within its own length; as it is if not `reverse`."""
-        if not reverse:
-            return tensor
-        return tensor.flip(0) if self.running is None else tensor[self._reversed, self._batch]
-
-    def masked(self, tensor: Tensor) -> Tensor:
-        """`tensor` with zeros past the end of each sequence."""
-        return tensor if self.running is None else tensor * self.running
-
-    def last(self, tensor: Tensor) -> Tensor:
-        """What `tensor` is at the last step of each sequence, in the direction it runs."""
-        return tensor[-1] if self.running is None else tensor[self._last, self._batch]
 
 
 def _again(mode: str, weights: Weights, x: Tensor, starts: list[Tensor]) -> Tensor:
