@@ -9,17 +9,15 @@ The time of a state is the number of the call within the step. What happens insi
 
 import inspect
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
-from torch.nn import functional
 
 from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
+from gradscope.probes.lstm_cell import Receive, watch_memory
 from gradscope.probes.tensors import named_tensors
 from gradscope.records import Quantity
 
@@ -31,8 +29,6 @@ _TORCH_CELLS: dict[type[nn.Module], dict[str, str]] = {
 }
 _LSTM_INPUTS = ("0", "input"), ("1.0", "hx.0")  # paths of x and h in what `nn.LSTMCell` is given
 _MOST_NODES = 256  # of the graph between two calls are looked at: a loop does not do more to its state
-
-Receive: TypeAlias = Callable[[Tensor | None], None]
 
 
 class Cells(Probe):
@@ -292,9 +288,9 @@ class _Cell:
         if not tensor.requires_grad:
             return
         receive = self._receiver(state, time, self._forward)
-        x, h = (next((k.tensor() for p in paths if (k := self._given.get(p))), None) for paths in _LSTM_INPUTS)
-        if isinstance(module, nn.LSTMCell) and state.name == "c" and x is not None:
-            _watch_memory(tensor, returned["0"], partial(_output_gate, module, x, h), receive)
+        if state.name == "c" and type(module).forward is nn.LSTMCell.forward:
+            x, h = (next((k.tensor() for p in paths if (k := self._given.get(p))), None) for paths in _LSTM_INPUTS)
+            watch_memory(module, x, h, returned["0"], tensor, receive)
         else:
             tensor.register_hook(receive)
 
@@ -396,52 +392,6 @@ def _returned_tensors(output: object) -> dict[str, Tensor]:
     if type(output) is Tensor and output.is_floating_point():  # what most modules return
         return {"": output}
     return dict(named_tensors(output))
-
-
-def _watch_memory(c: Tensor, h: Tensor, output_gate: Callable[[], Tensor], receive: Receive) -> None:
-    """Sends the whole ∂L/∂c of an LSTM's cell to `receive`: also what comes back to c through h of the same step.
-
-    On a CPU h is computed from the c that is returned. An accelerator's kernel makes both at once, so the gradient of
-    the c that is returned lacks that part; and without a batch both are views of what was computed.
-    """
-    node, place = _maker(c)
-    beside, place_of_h = _maker(h)
-    if node is None or (node is c.grad_fn and node is not beside):
-        c.register_hook(receive)
-    elif node is beside:
-        slope = output_gate() * (1 - c.detach().tanh().square())  # ∂h/∂c
-        node.register_prehook(partial(_receive_memory, receive, place, place_of_h, slope))
-    else:
-        node.register_prehook(partial(_receive_memory, receive, place, None, None))
-
-
-def _maker(tensor: Tensor) -> tuple[Node | None, int]:
-    """The node of the graph that computed `tensor`, not one that took an axis away, and which of its outputs it is."""
-    node = tensor.grad_fn
-    if node is not None and node.name().startswith("Squeeze"):
-        return node.next_functions[0]
-    return node, tensor.output_nr
-
-
-def _receive_memory(
-    receive: Receive, place: int, place_of_h: int | None, slope: Tensor | None, grads: tuple[Tensor | None, ...]
-) -> None:
-    grad = grads[place]
-    through_h = None if place_of_h is None else grads[place_of_h]
-    if slope is not None and through_h is not None:
-        grad = through_h * slope if grad is None else grad + through_h * slope
-    receive(grad)
-
-
-@torch.no_grad()
-def _output_gate(module: nn.LSTMCell, x: Tensor, h: Tensor | None) -> Tensor:
-    """The output gate of a call, computed again."""
-    gate = slice(3 * module.hidden_size, None)  # torch's order: input, forget, cell, output
-    bias_x, bias_h = (b[gate] if module.bias else None for b in (module.bias_ih, module.bias_hh))
-    before = functional.linear(x, module.weight_ih[gate], bias_x)
-    if h is not None:
-        return (before + functional.linear(h, module.weight_hh[gate], bias_h)).sigmoid()
-    return (before if bias_h is None else before + bias_h).sigmoid()
 
 
 def _join(name: str, path: str) -> str:
