@@ -190,6 +190,19 @@ def test_training_with_time_axes_is_bit_identical():
     assert all(torch.equal(a, b) for a, b in zip(train(False), train(True), strict=True))
 
 
+def test_what_a_module_inside_is_given_is_not_the_data():
+    class Log(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (0 * x).log()
+
+    model = nn.Sequential(nn.Linear(C, C), Log(), nn.Linear(C, C))
+    with gradscope.attach(model, time_axes={"2": 1}) as scope:
+        for _ in range(3):
+            model(torch.randn(B, T, C)).sum().backward()
+    (found,) = [finding for finding in scope.diagnose().findings if finding.code == "GS401"]
+    assert found.module == "1"
+
+
 MISTAKES = {
     "no such module": ({"encoder.*": 1}, r"`time_axes=\{'encoder\.\*': 1\}` matches no module of Convolutions; known"),
     "a misspelt one": ({"conv3": 1}, r"`time_axes=\{'conv3': 1\}` matches no module.*did you mean 'conv"),
