@@ -1,17 +1,19 @@
-"""What the reports are tested on: a sick and a healthy network, and both side by side. Nothing is random."""
+"""What the reports are tested on: a sick and a healthy network, recurrent ones, all side by side. Nothing is random."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
+from itertools import pairwise
 
 import numpy as np
 from builders import trace_of
 from rich.console import Console
 
 from gradscope.findings import Diagnosis, Finding, Role, Severity, Unjudged
-from gradscope.records import STATISTICS
+from gradscope.records import COLUMN, STATISTICS, Event, Quantity, Site
 from gradscope.reports.comparison import ComparedRun, ComparedVariant, Comparison
-from gradscope.trace import TimeTable, Trace
+from gradscope.trace import StepRecord, TimeTable, Trace, TraceBuilder
 
+NUMEL = 64  # of each state
 META = {
     "model": "MLP",
     "parameters": 12_345,
@@ -152,3 +154,101 @@ def printed(renderable: object, *, width: int = 80, ascii_only: bool = False) ->
 
 class _Ascii(StringIO):
     encoding = "ascii"
+
+
+def recurrent(
+    gain: float | Sequence[float] = 0.8,
+    *,
+    mode: str = "RNN_TANH",
+    layers: Sequence[str] = ("l0",),
+    steps: int = 10,
+    length: int = 40,
+    local: float = 0.0,
+    window: int | None = None,
+    meta: Mapping[str, object] | None = None,
+    events: Sequence[Event] = (),
+) -> Trace:
+    """A recurrent layer as its probe records it; the loss, of gradient 0.01, reads the end of each sequence.
+
+    Args:
+        gain: Of the carried gradient per position, for all steps or for each.
+        local: rms of what the loss or the layer above sends to each position.
+        window: Positions after which the state is detached and handed on to another call.
+    """
+    rows = _Rows(steps)
+    time = np.arange(length)
+    ends = (time % (window or length) == (window or length) - 1) | (time == length - 1)
+    for layer in layers:
+        order = time if layer.endswith("reverse") else time[::-1]
+        end = ends[::-1] if layer.endswith("reverse") else ends
+        outside = np.where(end, 1e-2, local) * np.ones((steps, 1))
+        carried = np.zeros((steps, length))
+        whole = outside.copy()
+        for before, t in pairwise(order):
+            if not end[t]:
+                carried[:, t] = np.asarray(gain) * whole[:, before]
+                whole[:, t] = np.hypot(outside[:, t], carried[:, t])
+        parts = {"h": 1.0} if mode != "LSTM" else {"h": 0.6, "c": 0.8}
+        for state, share in parts.items():
+            here = outside if state == "h" else 0 * outside
+            rows.add(Quantity.STATE, f"{state}_{layer}", np.full((steps, length), 0.5))
+            rows.add(Quantity.STATE_GRAD, f"{state}_{layer}", np.hypot(here, share * carried))
+            rows.add(Quantity.STATE_GRAD, f"{state}_{layer}.local", here)
+            rows.add(Quantity.STATE_GRAD, f"{state}_{layer}.carried", share * carried)
+            starts = time % (window or length) == 0
+            given = np.where(starts, np.where(time == 0, 0.0, 0.5), np.nan)
+            rows.add(Quantity.STATE, f"{state}0_{layer}", np.tile(given if window else given[:1], (steps, 1)))
+        if mode == "LSTM":
+            rows.add(Quantity.GATE, f"forget_{layer}", np.full((steps, length), 0.9), mean=0.9)
+    rows.spectrum = (0.9, 1.4)
+    return rows.trace(mode, {**META, "model": "Tagger", **(meta or {})}, events)
+
+
+class _Rows:
+    """Sites with their values over time, on the way to a trace."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.sites: list[Site] = []
+        self.rms: list[np.ndarray] = []
+        self.means: list[float] = []
+        self.spectrum = (np.nan, np.nan)
+
+    def add(self, quantity: Quantity, name: str, rms: np.ndarray, mean: float = 0.0) -> None:
+        self.sites.append(Site(module="rnn", module_type="RNN", quantity=quantity, name=name, depth=1))
+        self.rms.append(rms)
+        self.means.append(mean)
+
+    def trace(self, mode: str, meta: Mapping[str, object], events: Sequence[Event]) -> Trace:
+        builder = TraceBuilder()
+        for step in range(self.steps):
+            whole = np.full((len(self.sites), len(STATISTICS)), np.nan, dtype=np.float32)
+            index, values = [], []
+            for i, (site, rms) in enumerate(zip(self.sites, self.rms, strict=True)):
+                known = np.flatnonzero(~np.isnan(rms[step]))
+                table = np.full((len(known), len(STATISTICS)), np.nan, dtype=np.float32)
+                size = rms[step, known]
+                broken = np.isinf(size)
+                table[:, COLUMN["rms"]] = np.where(broken, np.nan, size)
+                table[:, COLUMN["l2_norm"]] = np.where(broken, np.nan, size) * np.sqrt(NUMEL)
+                table[:, COLUMN["numel"]] = NUMEL
+                table[:, COLUMN["mean"]] = self.means[i]
+                table[:, COLUMN["nonfinite_count"]] = np.where(broken, NUMEL, 0)
+                whole[i] = table.mean(axis=0)
+                if site.quantity in (Quantity.STATE, Quantity.GATE) and "0" not in site.name[:2]:
+                    whole[i, [COLUMN["spectral_radius"], COLUMN["spectral_norm"]]] = self.spectrum
+                if rms.shape[1] > 1:
+                    index.append(np.column_stack([np.full(len(known), i), known]))
+                    values.append(table)
+            builder.append(
+                StepRecord(
+                    step=step,
+                    per_step={"loss": 1.0},
+                    values=whole,
+                    time_index=np.concatenate(index).astype(np.int32),
+                    time_values=np.concatenate(values),
+                ),
+                self.sites,
+                {},
+            )
+        return builder.finish(self.sites, {**meta, "recurrent": {"rnn": mode}}, events)

@@ -15,9 +15,15 @@ from rich.text import Text
 
 from gradscope.reports.profile import Profile, without_shared_prefix
 
-NAN, ZERO, UNSEEN, FOUND = "nan", "zero", "unseen", "found"
-LEGEND = {NAN: "NaN or Inf", ZERO: "exactly zero", UNSEEN: "never observed", FOUND: "a finding points here"}
-STYLE = {NAN: "bold red", ZERO: "bold magenta", UNSEEN: "dim", FOUND: "bold"}
+NAN, ZERO, UNSEEN, CUT, FOUND = "nan", "zero", "unseen", "cut", "found"
+LEGEND = {
+    NAN: "NaN or Inf",
+    ZERO: "exactly zero",
+    UNSEEN: "never observed",
+    CUT: "cut: no gradient goes further back",
+    FOUND: "a finding points here",
+}
+STYLE = {NAN: "bold red", ZERO: "bold magenta", UNSEEN: "dim", CUT: "bold", FOUND: "bold"}
 
 # From small to large: violet, blue, teal, amber. Legible on light and dark, and told apart without red and green.
 RAMP = np.array([(155, 109, 255), (111, 132, 245), (63, 159, 216), (31, 174, 159), (127, 174, 63), (224, 160, 32)])
@@ -38,7 +44,7 @@ class Glyphs:
         tick: The vertical axis at a label.
         corner: Where the axes meet.
         floor: The horizontal axis.
-        marks: For NaN, zero, never observed, and where a finding points.
+        marks: For NaN, zero, never observed, a cut, and where a finding points.
     """
 
     levels: str
@@ -50,8 +56,8 @@ class Glyphs:
     marks: dict[str, str]
 
 
-BLOCKS = Glyphs(" ▁▂▃▄▅▆▇█", "░", "│", "┤", "└", "─", {NAN: "✗", ZERO: "0", UNSEEN: "·", FOUND: "▲"})
-ASCII = Glyphs(" .:#", "'", "|", "+", "+", "-", {NAN: "X", ZERO: "0", UNSEEN: ".", FOUND: "^"})
+BLOCKS = Glyphs(" ▁▂▃▄▅▆▇█", "░", "│", "┤", "└", "─", {NAN: "✗", ZERO: "0", UNSEEN: "·", CUT: "┴", FOUND: "▲"})
+ASCII = Glyphs(" .:#", "'", "|", "+", "+", "-", {NAN: "X", ZERO: "0", UNSEEN: ".", CUT: "|", FOUND: "^"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,13 @@ def draw_panels(panels: Sequence[Panel], width: int, glyphs: Glyphs = BLOCKS) ->
             legend.append(glyphs.marks[mark], STYLE[mark]).append(f" {LEGEND[mark]}   ", "dim")
         legend.rstrip()
         yield legend
+
+
+def chart_heading(title: str, width: int) -> Text:
+    """What stands over the panels, in one line."""
+    about = ("   median rms over the recorded steps, logarithmic", "   median rms, logarithmic", "")
+    fitting = next((words for words in about if len(title + words) <= width), "")
+    return Text.assemble((title, "bold"), (fitting, "dim"))
 
 
 def sparkline(values: ArrayLike, width: int, glyphs: Glyphs = BLOCKS) -> Text:
@@ -230,7 +243,9 @@ def _mark(panel: Panel, column: NDArray[np.int64]) -> str | None:
         return NAN
     if (profile.rms[column] == 0).any():
         return ZERO
-    return None if profile.seen[column].all() else UNSEEN
+    if not profile.seen[column].all():
+        return UNSEEN
+    return CUT if any(cut in column for cut in profile.cuts) else None
 
 
 def _marks_of(panel: Panel) -> set[str | None]:

@@ -5,17 +5,18 @@ any step, and places that were never observed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.records import PARAMETER_QUANTITIES, Quantity, Site, Statistic
+from gradscope.reports.passage import Part, Passage, column_medians, median, passages, rows_of
 from gradscope.trace import Doubles, Floats, Trace
 
-# The whole gradient of a state first; the gradient of a fused layer's output sequence is only its local part.
-TIME_QUANTITIES = (Quantity.STATE_GRAD, Quantity.INPUT_GRAD, Quantity.OUTPUT_GRAD)
+# Where no state's gradient was recorded. The gradient of a fused layer's output sequence is only its local part.
+TIME_QUANTITIES = (Quantity.INPUT_GRAD, Quantity.OUTPUT_GRAD)
 FEWEST_TIMES = 8  # shorter sequences, and modules that ran a few times a step, are no story about time
 FEWEST_LAYERS, FEWEST_LAYERS_WITH_TIME = 3, 7  # fewer make no story about depth
 
@@ -26,6 +27,7 @@ SYMBOL = {
     Quantity.OUTPUT_GRAD: "∂L/∂y",
     Quantity.STATE: "h",
     Quantity.STATE_GRAD: "∂L/∂h",
+    Quantity.GATE: "gate",
     Quantity.WEIGHT: "w",
     Quantity.WEIGHT_GRAD: "∂L/∂w",
     Quantity.APPLIED_GRAD: "∂L/∂w as applied",
@@ -42,22 +44,32 @@ class Profile:
     Attributes:
         axis: Along the layers, or along the positions of a sequence.
         quantity: Whose rms.
+        symbol: How the quantity is written.
         where: The module, for an axis of time; else "".
         places: A name for each position of the axis.
         modules: The module at each position, "" on an axis of time.
         rms: Median over the steps; NaN where no step has a finite value. Shape (place,).
         nonfinite: Whether any step had NaN or Inf there. Shape (place,).
         seen: Whether it was observed in any step. Shape (place,).
+        reverse: Whether a recurrence goes from the last position to the first; its gradient then travels to the last.
+        memory: Positions back from the end at which a gradient has fallen to `FORGOTTEN`; NaN if unknown, inf if never.
+        lag: Positions that the gradient could travel.
+        cuts: Positions before which the gradient stops, though the state came from there.
     """
 
     axis: Literal["depth", "time"]
     quantity: Quantity
+    symbol: str
     where: str
     places: tuple[str, ...]
     modules: tuple[str, ...]
     rms: Doubles
     nonfinite: NDArray[np.bool_]
     seen: NDArray[np.bool_]
+    reverse: bool = False
+    memory: float = float("nan")
+    lag: float = float("nan")
+    cuts: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.places)
@@ -69,8 +81,8 @@ class Profile:
 
     @property
     def first_to_last(self) -> float:
-        """The first place's rms over the last's; for a gradient, what is left of it after its way back."""
-        ends = self.rms[np.isfinite(self.rms)]
+        """The first place's rms over the last's, in reverse the other way; what is left of a gradient after its way."""
+        ends = self.rms[np.isfinite(self.rms)][:: -1 if self.reverse else 1]
         return float(ends[0] / ends[-1]) if len(ends) and ends[-1] > 0 else float("nan")
 
 
@@ -80,8 +92,9 @@ def depth_profile(traces: Sequence[Trace], quantity: Quantity) -> Profile | None
     if not sites:
         return None
     parts = [trace.by_depth(quantity, s) for s in _READ for trace in traces if trace.by_depth(quantity, s)[0] == sites]
-    stacked = np.split(np.concatenate([values for _, values in parts]), len(_READ))
-    return _profile(stacked, "depth", quantity, "", tuple(map(place, sites)), tuple(s.module for s in sites))
+    rms, nonfinite, numel = np.split(np.concatenate([values for _, values in parts]), len(_READ))
+    modules = tuple(s.module for s in sites)
+    return _profile(rms, nonfinite > 0, ~np.isnan(numel), "depth", quantity, "", tuple(map(place, sites)), modules)
 
 
 def depth_story(traces: Sequence[Trace]) -> Profile | None:
@@ -92,16 +105,49 @@ def depth_story(traces: Sequence[Trace]) -> Profile | None:
     return profile
 
 
-def time_profile(traces: Sequence[Trace]) -> Profile | None:
-    """The profile of a gradient over the sequence; None if no gradient has at least `FEWEST_TIMES` positions."""
+def time_profile(traces: Sequence[Trace], part: Part = "all") -> Profile | None:
+    """The profile of a gradient over the sequence; None if no gradient has at least `FEWEST_TIMES` positions.
+
+    Of several recurrent layers it is the last's, forward if it has both directions: what vanishes there is not there
+    for those below.
+    """
+    each = [[p for p in passages(trace) if p.times >= FEWEST_TIMES] for trace in traces]
+    if each[0]:
+        telling = [p for p in each[0] if not p.recurrence.reverse] or each[0]
+        return passage_profile([p for found in each for p in found if p.place == telling[-1].place], part)
     site = _time_site(traces[0])
     if site is None:
         return None
     read = [[t.by_time(site.module, site.quantity, s, name=site.name) for t in traces] for s in _READ]
     length = min(values.shape[1] for values in read[0])  # sequences of other runs may be longer
-    stacked = [np.concatenate([values[:, :length] for values in of_statistic]) for of_statistic in read]
-    places = tuple(str(t) for t in range(length))
-    return _profile(stacked, "time", site.quantity, site.module, places, ("",) * length)
+    rows = [rows_of(len(trace.steps), part) for trace in traces]
+    stacked = [np.concatenate([v[r, :length] for v, r in zip(read_of, rows, strict=True)]) for read_of in read]
+    rms, nonfinite, numel = stacked
+    return _profile(
+        rms, nonfinite > 0, ~np.isnan(numel), "time", site.quantity, site.module, _positions(length), ("",) * length
+    )
+
+
+def passage_profile(runs: Sequence[Passage], part: Part = "all") -> Profile:
+    """The profile of one recurrent layer and direction, recorded in one or more runs."""
+    length = min(p.times for p in runs)
+    rows = [rows_of(len(p.steps), part) for p in runs]
+    rms, nonfinite, seen = (
+        np.concatenate([values[r, :length] for values, r in zip(each, rows, strict=True)])
+        for each in ([p.rms for p in runs], [p.nonfinite for p in runs], [p.seen for p in runs])
+    )
+    first = runs[0]
+    profile = _profile(
+        rms, nonfinite, seen, "time", Quantity.STATE_GRAD, first.name, _positions(length), ("",) * length
+    )
+    return replace(
+        profile,
+        symbol=first.symbol,
+        reverse=first.recurrence.reverse,
+        memory=median(np.array([p.memory(part=part) for p in runs])),
+        lag=median(np.array([p.lag for p in runs])),
+        cuts=first.cuts,
+    )
 
 
 def place(site: Site) -> str:
@@ -125,30 +171,30 @@ _READ = (Statistic.RMS, Statistic.NONFINITE_COUNT, Statistic.NUMEL)
 
 
 def _profile(
-    stacked: Sequence[Floats],
+    rms: Floats | Doubles,
+    nonfinite: NDArray[np.bool_],
+    seen: NDArray[np.bool_],
     axis: Literal["depth", "time"],
     quantity: Quantity,
     where: str,
     places: tuple[str, ...],
     modules: tuple[str, ...],
 ) -> Profile:
-    rms, nonfinite_count, numel = (np.asarray(values, dtype=np.float64) for values in stacked)
-    broken: NDArray[np.bool_] = np.any(nonfinite_count > 0, axis=0)
-    unseen: NDArray[np.bool_] = np.all(np.isnan(numel), axis=0)
-    finite = np.isfinite(rms)
-    median = np.full(len(places), np.nan)
-    for i in np.flatnonzero(finite.any(axis=0)):
-        median[i] = np.median(rms[finite[:, i], i])
     return Profile(
         axis=axis,
         quantity=quantity,
+        symbol=SYMBOL[quantity],
         where=where,
         places=places,
         modules=modules,
-        rms=median,
-        nonfinite=broken,
-        seen=~unseen,
+        rms=column_medians(rms.astype(np.float64)),
+        nonfinite=np.asarray(nonfinite.any(axis=0)),
+        seen=np.asarray(seen.any(axis=0)),
     )
+
+
+def _positions(length: int) -> tuple[str, ...]:
+    return tuple(map(str, range(length)))
 
 
 def _time_site(trace: Trace) -> Site | None:

@@ -12,15 +12,26 @@ from rich.text import Text
 
 from gradscope.findings import Diagnosis, Finding, Json, Severity
 from gradscope.records import Quantity, Statistic
-from gradscope.reports.bars import ASCII, BLOCKS, Glyphs, Panel, draw_panels, sparkline
+from gradscope.reports.bars import ASCII, BLOCKS, Glyphs, Panel, chart_heading, draw_panels, sparkline
 from gradscope.reports.base import Destination
-from gradscope.reports.profile import FEWEST_LAYERS, SYMBOL, Profile, depth_profile, time_profile
+from gradscope.reports.passage import joined_symbols, memory_words, passages
+from gradscope.reports.profile import (
+    FEWEST_LAYERS,
+    FEWEST_TIMES,
+    Profile,
+    depth_profile,
+    passage_profile,
+    time_profile,
+    without_shared_prefix,
+)
+from gradscope.reports.through_time import through_time
 from gradscope.trace import Trace
 
 SEVERITY_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
 HEALTHY_STYLE = "bold green"
 TEXT_FILE_WIDTH = 100
 SPARK_WIDTH = 32
+MOST_PANELS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +72,16 @@ class TraceReport:
         flagged = frozenset(f.module for f in self.diagnosis.roots if f.module)
         for title, profile in _profiles(self.trace):
             yield Text()
-            yield Text.assemble((title, "bold"), ("   median rms over the recorded steps, logarithmic", "dim"))
+            yield chart_heading(title, options.max_width)
             panel = Panel(Text(), profile, flagged, ends_note(profile))
             yield from (line for line in draw_panels([panel], options.max_width, glyphs) if line)
+        for title, panels in _along_sequences(self.trace):
+            yield Text()
+            yield chart_heading(title, options.max_width)
+            yield from (line for line in draw_panels(panels, options.max_width, glyphs) if line)
+        for index, part in enumerate(through_time(self.trace, options.max_width, glyphs)):
+            yield from () if index else (Text(),)
+            yield part
         over_steps = _over_steps(self.trace, glyphs)
         if over_steps is not None:
             yield Text()
@@ -157,7 +175,10 @@ def ends_note(profile: Profile) -> str:
     backward = profile.quantity.value.endswith("grad")
     if not backward:
         return f"first to last ×{1 / ratio:.2g}" if ratio > 0 else ""
-    return f"last to first ×{ratio:.2g}"
+    memory = "" if np.isnan(profile.memory) else f", memory {memory_words(profile.memory, profile.lag)}"
+    if any(profile.cuts):  # several sequences: the ends of all of them say nothing
+        return memory.removeprefix(", ")
+    return f"{'first to last' if profile.reverse else 'last to first'} ×{ratio:.2g}{memory}"
 
 
 def _by_code(symptoms: Iterable[Finding]) -> dict[str, list[Finding]]:
@@ -213,9 +234,22 @@ def _profiles(trace: Trace) -> Iterator[tuple[str, Profile]]:
         profile = depth_profile([trace], quantity)
         if profile is not None and len(profile) >= FEWEST_LAYERS:
             yield title, profile
-    times = time_profile([trace])
-    if times is not None:
-        yield f"Gradient {SYMBOL[times.quantity]} of {times.where or 'the model'} by time", times
+
+
+def _along_sequences(trace: Trace) -> Iterator[tuple[str, list[Panel]]]:
+    """Each recurrent layer and direction; where there is none, what else has positions in a sequence."""
+    layers = [p for p in passages(trace) if p.times >= FEWEST_TIMES]
+    profiles = [passage_profile([layer]) for layer in layers] or [p for p in (time_profile([trace]),) if p]
+    if len(profiles) == 1:
+        yield f"Gradient {profiles[0].symbol} of {profiles[0].where or 'the model'} by time", _panels(profiles, [""])
+    elif profiles:
+        shown = profiles[-MOST_PANELS:]  # the table has them all
+        title = f"Gradient {joined_symbols(p.symbol for p in shown)} by time"
+        yield title, _panels(shown, without_shared_prefix([p.where for p in shown]))
+
+
+def _panels(profiles: Sequence[Profile], names: Sequence[str]) -> list[Panel]:
+    return [Panel(Text(name, "bold"), p, frozenset(), ends_note(p)) for p, name in zip(profiles, names, strict=True)]
 
 
 def _over_steps(trace: Trace, glyphs: Glyphs) -> RenderableType | None:

@@ -1,23 +1,11 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from builders import trace_of
-from examples import HEALTHY, comparison, network, variant, with_times
+from examples import HEALTHY, comparison, network, variant
 
-from gradscope.records import Quantity
-from gradscope.reports.figures import (
-    COLOURS,
-    MARKERS,
-    NONFINITE_COLOUR,
-    figures_of,
-    gradient_by_depth,
-    gradient_by_time,
-    gradient_norm,
-    heatmaps,
-    loss_curves,
-    save_figures,
-)
+from gradscope.reports.canvas import COLOURS, MARKERS
+from gradscope.reports.figures import figures_of, gradient_by_depth, gradient_norm, loss_curves, save_figures
 
 TRACES = {"sigmoid": [network(0.25)], "relu": [network(0.98)]}
 
@@ -70,14 +58,6 @@ def test_a_healthy_profile_looks_flat():
     assert high / low >= 1e4
 
 
-def test_gradient_by_time_runs_over_the_sequence():
-    trace = with_times(network(0.9, steps=2), np.array([0.5 ** np.arange(20)[::-1]] * 2))
-    axes = gradient_by_time({"rnn": [trace]}).axes[0]
-    assert axes.get_yscale() == "log"
-    assert axes.get_xlabel() == "position in the sequence"
-    np.testing.assert_allclose(lines(axes)["rnn"].get_ydata(), 0.5 ** np.arange(20)[::-1], rtol=1e-5)
-
-
 def test_clipping_shows_as_a_second_dashed_line():
     trace = trace_of(modules=["", ""], total_norm_l2_norm=np.tile([10.0, 1.0], (5, 1)))
     named = tuple(replace(site, name=name) for site, name in zip(trace.sites, ("raw", "applied"), strict=True))
@@ -121,50 +101,10 @@ def test_what_explodes_leaves_the_axes_and_the_rest_stays_visible():
     assert axes.get_ylim()[1] < 1e9
 
 
-def test_a_run_that_ended_early_is_hatched_after_its_end():
-    figure = heatmaps({"a": network(0.9, steps=10), "b": network(0.9, steps=2)}, Quantity.OUTPUT_GRAD)
-    assert {axes.get_xlim() for axes in figure.axes[:2]} == {(-0.5, 9.5)}
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["no step"]
-
-
 def test_an_infinite_loss_is_marked():
     trace = trace_of(output_grad_rms=[1.0], steps=3, loss=[1.0, np.inf, np.inf])
     axes = loss_curves({"a": [trace]}).axes[0]
     assert [c.get_offsets()[:, 0].tolist() for c in axes.collections] == [[1.0, 2.0]]
-
-
-def test_the_three_states_look_different_in_a_heatmap():
-    rms = np.array([[1.0, 0.0, np.nan, np.nan], [1.0, 1.0, 1.0, 1.0]])
-    nonfinite = np.array([[0.0, 0.0, 4.0, np.nan], [0.0, 0.0, 0.0, 0.0]])
-    figure = heatmaps({"a": trace_of(output_grad_rms=rms, output_grad_nonfinite_count=nonfinite)}, Quantity.OUTPUT_GRAD)
-    values, *special = figure.axes[0].collections
-    assert np.ma.getmaskarray(values.get_array()).reshape(4, 2).T.tolist() == [
-        [False, True, True, True],
-        [False, False, False, False],
-    ]
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["never observed", "exactly zero", "NaN or Inf"]
-    assert [int((~np.ma.getmaskarray(layer.get_array())).sum()) for layer in special] == [1, 1, 1]
-    assert len({layer.cmap(0.0) for layer in special}) == 3
-    assert np.allclose(special[2].cmap(0.0)[:3], [int(NONFINITE_COLOUR[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-
-
-def test_heatmaps_share_their_colours():
-    figure = heatmaps({"a": network(0.25), "b": network(0.98)}, Quantity.OUTPUT_GRAD)
-    first, second = (axes.collections[0].norm for axes in figure.axes[:2])
-    assert (first.vmin, first.vmax) == (second.vmin, second.vmax)
-    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["a", "b"]
-
-
-def test_steps_of_a_heatmap_are_those_recorded():
-    figure = heatmaps({"a": trace_of(output_grad_rms=np.ones((4, 3)), every=10)}, Quantity.OUTPUT_GRAD)
-    formatter = figure.axes[0].xaxis.get_major_formatter()
-    assert [formatter(i, 0) for i in (0, 3, 4)] == ["0", "30", ""]
-
-
-@pytest.mark.parametrize("count", [1, 2, 4, 5, 7, 14])
-def test_every_variant_has_its_panel(count):
-    panels = {f"v{i}": network(0.9) for i in range(count)}
-    assert len(heatmaps(panels, Quantity.OUTPUT_GRAD).axes) == count + 1  # and the colours
 
 
 def test_figures_of_a_comparison_are_saved(tmp_path):
@@ -202,14 +142,3 @@ def test_a_loss_of_nan_is_marked_and_the_axis_reaches_it():
     axes = loss_curves({"a": [trace]}).axes[0]
     assert [c.get_offsets()[:, 0].tolist() for c in axes.collections] == [[2.0, 3.0]]
     assert axes.get_xlim()[1] >= 3
-
-
-def test_panels_of_different_networks_count_their_layers():
-    named = {
-        name: trace_of(modules=[f"{name}.a_long_name{i}" for i in range(6)], output_grad_rms=np.ones(6))
-        for name in "ab"
-    }
-    figure = heatmaps(named, Quantity.OUTPUT_GRAD)
-    figure.canvas.draw()
-    for axes in figure.axes[:2]:
-        assert {label.get_text() for label in axes.get_yticklabels()} >= {"1", "3", "5"}

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 from builders import trace_of
-from examples import network, with_times
+from examples import network, recurrent, with_times
 
 from gradscope.records import Quantity, Site
-from gradscope.reports.profile import depth_profile, place, time_profile
+from gradscope.reports.profile import SYMBOL, depth_profile, place, time_profile
 
 
 def test_a_place_has_the_median_over_the_steps():
@@ -71,3 +71,46 @@ def test_a_module_that_ran_a_few_times_a_step_is_no_sequence():
 )
 def test_names_on_an_axis(module, quantity, name, shown):
     assert place(Site(module=module, module_type="X", quantity=quantity, name=name)) == shown
+
+
+def test_the_exact_gradient_of_a_state_comes_first():
+    trace = recurrent(0.5, layers=["l0", "l1", "l1_reverse"])
+    profile = time_profile([trace])
+    assert profile.quantity is Quantity.STATE_GRAD
+    assert profile.where == "rnn l1"  # the last layer's forward direction
+    assert profile.symbol == "∂L/∂h"
+    np.testing.assert_allclose(profile.rms, 0.01 * 0.5 ** np.arange(40)[::-1], rtol=1e-5)
+    assert profile.lag == 39
+    assert profile.memory == pytest.approx(10, abs=1)
+
+
+def test_in_reverse_the_way_back_leads_to_the_last_position():
+    profile = time_profile([recurrent(0.5, layers=["l0_reverse"])])
+    assert profile.reverse
+    assert profile.first_to_last == pytest.approx(0.5**39)
+
+
+def test_runs_of_one_recurrent_model_are_taken_together():
+    runs = [recurrent(gain, length=length, steps=1) for gain, length in ((0.5, 20), (0.6, 20), (0.9, 30))]
+    profile = time_profile(runs)
+    assert len(profile) == 20
+    assert profile.rms[0] == pytest.approx(0.01 * 0.6**19)
+
+
+def test_a_part_of_a_run():
+    trace = recurrent([0.5] * 2 + [0.9] * 18, steps=20)
+    assert time_profile([trace], "first").rms[0] == pytest.approx(0.01 * 0.5**39)
+    assert time_profile([trace], "last").rms[0] == pytest.approx(0.01 * 0.9**39)
+    assert time_profile([trace], "first").memory < time_profile([trace], "last").memory
+
+
+def test_nan_in_one_step_is_not_hidden_in_time():
+    gain = np.full(10, 0.9)
+    gain[4] = np.inf
+    profile = time_profile([recurrent(gain)])
+    assert profile.nonfinite[:-1].all()
+    assert profile.rms[0] == pytest.approx(0.01 * 0.9**39)
+
+
+def test_every_quantity_has_a_symbol():
+    assert set(SYMBOL) == set(Quantity)

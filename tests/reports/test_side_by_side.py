@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from examples import HEALTHY, SICK, comparison, diagnosis, finding, network, printed, variant, with_times
+from examples import HEALTHY, SICK, comparison, diagnosis, finding, network, printed, recurrent, variant, with_times
 
 from gradscope.findings import Severity
 from gradscope.reports.comparison import ComparedRun, ComparedVariant
@@ -59,7 +59,18 @@ def test_a_number_that_does_not_exist_is_a_dash():
     assert "nan" not in line
 
 
-def test_recurrent_models_are_compared_by_time():
+def test_recurrent_models_side_by_side(golden):
+    def run(trace):
+        return (ComparedRun(seed=0, trace=trace, diagnosis=HEALTHY, loss_first=1.0, loss_last=0.1, metrics={}),)
+
+    variants = (
+        ComparedVariant(name="rnn", runs=run(recurrent(0.5))),
+        ComparedVariant(name="lstm", runs=run(recurrent(0.99, mode="LSTM"))),
+    )
+    golden("comparison-by-time-80.txt", printed(ComparisonReport(comparison(variants=variants))))
+
+
+def test_inputs_are_compared_by_time_where_no_state_was_observed():
     def run(gain):
         trace = with_times(network(0.9, layers=3, steps=2), np.array([gain ** np.arange(50)[::-1]] * 2))
         return (ComparedRun(seed=0, trace=trace, diagnosis=HEALTHY, loss_first=1.0, loss_last=0.1, metrics={}),)

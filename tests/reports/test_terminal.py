@@ -3,7 +3,7 @@ from io import StringIO
 import numpy as np
 import pytest
 from builders import trace_of
-from examples import HEALTHY, META, SICK, diagnosis, finding, network, printed, with_times
+from examples import HEALTHY, META, SICK, diagnosis, finding, network, printed, recurrent, with_times
 from rich.console import Console
 
 from gradscope.findings import Severity
@@ -22,6 +22,17 @@ from gradscope.trace import Trace
 )
 def test_report_of_a_trace(golden, name, trace, said, width):
     golden(f"report-{name}.txt", printed(TraceReport(trace, said), width=width))
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_report_of_a_recurrent_network(golden, width):
+    trace = recurrent([0.5] * 5 + [0.8] * 5, mode="LSTM", layers=["l0", "l0_reverse", "l1", "l1_reverse"])
+    golden(f"report-recurrent-{width}.txt", printed(TraceReport(trace, HEALTHY), width=width))
+
+
+def test_report_of_truncated_windows(golden):
+    text = printed(TraceReport(recurrent(0.9, window=10), HEALTHY), ascii_only=True)
+    golden("report-windows-ascii-80.txt", text)
 
 
 def test_report_of_a_deep_net_with_nan(golden):

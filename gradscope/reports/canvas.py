@@ -1,0 +1,169 @@
+"""What all figures share: style, colours, axes, legend.
+
+Matplotlib's `Figure` is used without pyplot: no global state, no window, safe in a thread. The colours are those of
+Okabe and Ito (2008), which people with any colour vision tell apart; each line has its own marker beside its colour.
+"""
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+from typing import TypeAlias, TypedDict
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
+from numpy.typing import NDArray
+
+from gradscope.reports.profile import without_shared_prefix
+from gradscope.trace import Doubles, Floats, Ints, Trace
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
+MARKERS = "osD^vPX<"
+DASHES = ("-", "--", ":", "-.")  # a ninth line repeats the first colour, dashed
+STYLE = {
+    "font.size": 15,
+    "axes.titlesize": 17,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 14,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+    "legend.fontsize": 13,
+    "lines.linewidth": 2.4,
+    "lines.markersize": 8,
+    "lines.markeredgecolor": "white",
+    "lines.markeredgewidth": 0.8,
+    "svg.hashsalt": "gradscope",  # the same figure is the same file
+}
+styled = rc_context(STYLE)  # type: ignore[arg-type]  # the stubs want the keys as literals
+SIZE = (11.0, 6.2)  # inches, the 16:9 of a slide
+DPI = 140
+MOST_TICKS = 16
+MOST_DECADES_ABOVE = 8.0  # of the median of everything drawn
+LEAST_DECADES = 4.0  # a log axis spans at least this, so that a healthy profile looks flat
+PALE = 0.3
+MOST_MARKERS = 10
+NONFINITE_LABEL = "NaN or Inf"
+
+Traces: TypeAlias = Mapping[str, Sequence[Trace]]
+
+
+def titled_figure(title: str, what: str) -> tuple[Figure, Axes]:
+    """One pair of axes under "title: what"."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(f"{title}: {what}" if title else what[:1].upper() + what[1:])
+    return figure, axes
+
+
+def panel_figure(count: int, heading: str) -> tuple[Figure, int, int]:
+    """An empty figure for `count` panels under one heading, and the rows and columns they stand in."""
+    columns = next(c for c, most in ((1, 1), (2, 2), (3, 3), (2, 4), (3, 6), (4, count)) if count <= most)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(SIZE[0], max(SIZE[1], 3.1 * rows)), layout="constrained")
+    figure.suptitle(heading, fontsize=17, fontweight="bold", x=0.01, ha="left")
+    return figure, rows, columns
+
+
+def log_axis(axes: Axes, values: Sequence[Doubles], usual: Sequence[Doubles] = ()) -> None:
+    """A logarithmic axis for `values`; what explodes leaves it at the top, so that the rest can still be told apart.
+
+    It explodes if it is `MOST_DECADES_ABOVE` above the median of `usual`, or of all values.
+    """
+    everything = np.concatenate([np.zeros(0), *(v.ravel() for v in values)])
+    positive = everything[np.isfinite(everything) & (everything > 0)]
+    low, high = decades(positive)
+    normal = np.concatenate([np.zeros(0), *usual]) if usual else positive
+    normal = normal[np.isfinite(normal) & (normal > 0)]
+    if len(normal):
+        high = min(high, max(float(np.log10(np.median(normal))) + MOST_DECADES_ABOVE, low + LEAST_DECADES))
+    axes.set_yscale("log")
+    axes.set_ylim(10 ** (low - 0.2), 10 ** (high + 0.2))
+    axes.yaxis.set_major_locator(LogLocator(numticks=9))
+
+
+def decades(positive: Doubles | Floats) -> tuple[float, float]:
+    """log₁₀ of the smallest and the largest, at least `LEAST_DECADES` apart."""
+    if not positive.size:
+        return -LEAST_DECADES, 0.0
+    low, high = float(np.log10(positive.min())), float(np.log10(positive.max()))
+    missing = max(LEAST_DECADES - (high - low), 0.0)
+    return low - missing / 2, high + missing / 2
+
+
+def name_ticks(axes: Axes, names: Sequence[str], axis: str = "x", most: int = MOST_TICKS) -> None:
+    """Layer names without what all have in front, every n-th where there are many."""
+    names = without_shared_prefix(names)
+    where = np.arange(0, len(names), -(-len(names) // most))
+    labels = [n if len(n) <= 20 else "…" + n[-19:] for n in (names[i] for i in where)]
+    if axis == "y":
+        axes.set_yticks(where, labels, fontsize=12)
+    else:
+        slanted = sum(map(len, labels)) > 70
+        axes.set_xticks(where, labels, rotation=40 if slanted else 0, ha="right" if slanted else "center", fontsize=12)
+
+
+class Look(TypedDict):
+    """What tells one line from the others."""
+
+    color: str
+    marker: str
+    linestyle: str | tuple[int, tuple[float, float]]
+    markevery: tuple[int, int]
+
+
+def look_of(index: int, points: int) -> Look:
+    """The look of a figure's line number `index`, with a few markers over its `points`."""
+    every = max(1, points // MOST_MARKERS)
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
+        "markevery": (index * every // len(MARKERS) % every, every),  # staggered: lines that coincide stay apart
+    }
+
+
+def drawable(values: Doubles) -> Doubles:
+    """Zero, NaN and Inf become gaps in a line on a logarithmic axis."""
+    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
+
+
+def mark_nonfinite(axes: Axes, where: Ints, broken: NDArray[np.bool_], index: int) -> None:
+    """A cross in the variant's colour at the top of the axes for every NaN or Inf, a line of them for each variant."""
+    if not broken.any():
+        return
+    corners = np.column_stack([where[broken], np.zeros(int(broken.sum()))])
+    axes.update_datalim(corners, updatey=False)  # the crosses are placed by the axes' height, which counts for no limit
+    axes.autoscale_view(scaley=False)
+    axes.scatter(
+        where[broken],
+        np.full(int(broken.sum()), 0.985 - 0.03 * len(axes.collections)),
+        transform=axes.get_xaxis_transform(),
+        marker="x",
+        s=45,
+        linewidths=2.5,
+        color=COLOURS[index % len(COLOURS)],
+        label=NONFINITE_LABEL,
+        zorder=5,
+    )
+
+
+def wrapped(name: str) -> str:
+    """A name for a legend beside the axes."""
+    return fill(name, 18)
+
+
+def legend_beside(axes: Axes, explained: Sequence[Line2D] = ()) -> None:
+    """Beside the axes: the variants in their order, NaN, `explained`; none for one line's name alone."""
+    by_label = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if by_label.pop(NONFINITE_LABEL, None):
+        by_label[NONFINITE_LABEL] = Line2D([], [], color="black", marker="x", linestyle="", markeredgecolor="black")
+    by_label.update({str(line.get_label()): line for line in explained})
+    if len(by_label) > 1:
+        size = STYLE["legend.fontsize"] if len(by_label) <= 10 else 11
+        axes.legend(by_label.values(), by_label, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=size)
