@@ -127,11 +127,16 @@ def chart_heading(title: str, width: int) -> Text:
 
 
 def sparkline(values: ArrayLike, width: int, glyphs: Glyphs = BLOCKS) -> Text:
-    """A series in one line, on a logarithmic scale if it is positive and spans over two decades; NaN is marked."""
+    """A series in one line, logarithmic if what is not zero is positive and spans over two decades; NaN is marked.
+
+    On a logarithmic scale a zero is marked too.
+    """
     series = np.asarray(values, dtype=np.float64)
     columns = np.array_split(series, min(width, len(series))) if len(series) else []
     finite = series[np.isfinite(series)]
-    log = bool(len(finite)) and finite.min() > 0 and finite.max() / finite.min() > 100
+    sizes = finite[finite != 0]
+    log = bool(len(sizes)) and sizes.min() > 0 and sizes.max() / sizes.min() > 100
+    finite = sizes if log else finite
     scaled: Callable[[float], float] = math.log10 if log else float
     low, high = (scaled(finite.min()), scaled(finite.max())) if len(finite) else (0.0, 1.0)
     least = 0.1 * max(abs(low), abs(high)) if not log else 1.0  # noise on a plateau is no mountain
@@ -141,6 +146,9 @@ def sparkline(values: ArrayLike, width: int, glyphs: Glyphs = BLOCKS) -> Text:
     for column in columns:
         if not np.isfinite(column).all():
             line.append(glyphs.marks[NAN], STYLE[NAN])
+            continue
+        if log and not np.median(column):
+            line.append(glyphs.marks[ZERO], STYLE[ZERO])
             continue
         share = (scaled(float(np.median(column))) - low) / (high - low) if high > low else 0.5
         line.append(glyphs.levels[1 + round(share * (len(glyphs.levels) - 2))], _colour(share))

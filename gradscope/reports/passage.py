@@ -72,8 +72,9 @@ class Passage:
 
     @property
     def lag(self) -> float:
-        """How many positions the gradient could travel; the median of the segments."""
-        return median(self.recurrence.lag.astype(np.float64))
+        """How many positions the gradient could travel; the median of the segments in which it did."""
+        known = ~np.isnan(self.recurrence.gain_per_step)
+        return median(self.recurrence.lag[known].astype(np.float64))
 
     @property
     def forget(self) -> float:

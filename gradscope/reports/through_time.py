@@ -88,8 +88,8 @@ def _names(shown: Sequence[Passage], longest: int) -> list[str]:
 
 
 def _medians(passage: Passage) -> Doubles:
-    """Zero, as NaN and what was not observed, has no place on a logarithmic line."""
-    return np.where(passage.nonfinite.any(axis=0), np.nan, column_medians(passage.rms))
+    """Of what was finite: of a gradient that broke during the run the line shows how it was, and a note the rest."""
+    return column_medians(passage.rms)[passage.seen.any(axis=0)]
 
 
 def _notes(trace: Trace, shown: Sequence[Passage]) -> Iterator[str]:
@@ -102,6 +102,10 @@ def _notes(trace: Trace, shown: Sequence[Passage]) -> Iterator[str]:
             changes.setdefault(f"memory {memory} over the run, gain {gain}", []).append(passage.name)
     for change, names in changes.items():
         yield f"{', '.join(names)}: {change}"
+    for passage in shown:
+        broken = int(passage.nonfinite.any(axis=1).sum())
+        if broken:
+            yield f"{passage.name}: NaN or Inf in {broken} of {len(passage.steps)} steps"
     for passage in shown:
         if passage.recurrence.cut.any():
             window = np.median(passage.recurrence.window[passage.recurrence.cut])

@@ -49,6 +49,11 @@ def test_the_axis_spans_every_panel_and_the_smallest_value_still_shows():
     assert bars(lines)[-1][0] != " "
 
 
+def test_a_sparkline_of_a_gradient_that_ends_in_zeros_stays_logarithmic():
+    assert sparkline([0.0, 0.0, 1e-8, 1e-4, 1.0], 5).plain == "00▁▅█"
+    assert sparkline([0.0, 0.5, 1.0], 3).plain == "▁▅█"
+
+
 @pytest.mark.parametrize("where", [0, 137, 499])
 def test_one_broken_layer_among_500_stays_visible(where):
     rms = np.ones(500)

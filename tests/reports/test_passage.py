@@ -41,6 +41,14 @@ def test_numbers_are_the_median_of_the_steps():
     assert passage.memory(0.5, "first") == pytest.approx(1)
 
 
+def test_steps_without_a_finite_gradient_do_not_shorten_the_way():
+    (passage,) = passages(recurrent([0.9, np.inf, np.inf], steps=3))
+    assert passage.lag == 39
+    assert passage.memory() > 39
+    assert passage.nonfinite[1:, :-1].all()
+    assert not passage.nonfinite[0].any()
+
+
 def test_cuts_are_where_a_state_comes_from_before_and_no_gradient_goes_back():
     assert [p.cuts for p in passages(recurrent(window=10))] == [(10, 20, 30)]
     assert [p.cuts for p in passages(recurrent())] == [()]

@@ -50,6 +50,16 @@ def test_what_training_changed_is_said():
     assert "over the run" not in " ".join(shown(recurrent(0.5)))
 
 
+def test_steps_that_broke_are_counted_and_the_others_drawn():
+    trace = recurrent([0.5, 0.5, float("inf")], steps=3)
+    assert "✗" not in line_of("rnn", trace)[1]
+    assert "rnn: NaN or Inf in 1 of 3 steps" in " ".join(shown(trace))
+
+
+def test_a_gradient_that_ends_in_zeros_shows_them():
+    assert line_of("rnn", recurrent(1e-9, length=20))[1].startswith("0")
+
+
 def test_an_approximation_is_said():
     event = Event(step=0, kind="approximate", module="rnn", message="the mask cannot be had")
     assert "the mask cannot be had" in " ".join(shown(recurrent(events=[event])))
