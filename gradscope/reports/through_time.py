@@ -109,7 +109,7 @@ def _notes(trace: Trace, shown: Sequence[Passage]) -> Iterator[str]:
     for passage in shown:
         if passage.recurrence.cut.any():
             window = np.median(passage.recurrence.window[passage.recurrence.cut])
-            yield f"{passage.name}: truncated to windows of {window:.0f} positions; the gradient stops at their start"
+            yield f"{passage.name}: truncated to windows of {window:.0f} positions, where the gradient stops"
     if len(shown) <= MOST_CONDITIONS:
         for passage in shown:
             bounds = passage.recurrence.conditions().partition("; measured")[0]  # the table has the gain

@@ -25,7 +25,7 @@ from gradscope.reports.passage import PARTS, Part, Passage, column_medians, join
 from gradscope.reports.profile import FEWEST_TIMES, Profile, passage_profile, time_profile
 from gradscope.trace import Doubles, Ints, Trace
 
-FEWEST_STEPS_FOR_TENTHS = 20
+FEWEST_STEPS_FOR_TENTHS = 5
 CHANGED_DECADES = 1.0  # a profile whose shape changed by more during the run is drawn as it was at first and at last
 MOST_POSITIONS = 0.5
 EARLY_STYLE = (0, (1.0, 1.2))
