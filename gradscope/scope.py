@@ -395,7 +395,9 @@ def _matching(model: nn.Module, pattern: str, written: str) -> dict[str, nn.Modu
     named = dict(model.named_modules())
     found = {name: module for name, module in named.items() if isinstance(pattern, str) and fnmatchcase(name, pattern)}
     if not found:
-        raise UsageError(f"`{written}` matches no module of {type(model).__name__}{nearest(str(pattern), filter(None, named))}")
+        raise UsageError(
+            f"`{written}` matches no module of {type(model).__name__}{nearest(str(pattern), filter(None, named))}"
+        )
     return found
 
 
