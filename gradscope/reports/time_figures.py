@@ -99,7 +99,7 @@ def gradient_split(trace: Trace, title: str = "") -> Figure:
         else:
             axes.set_ylabel(f"rms of {joined_symbols(p.symbol for p in shown)}" if rows == 1 else "rms")
     for axes in drawn:
-        log_axis(axes, sizes, [size[[0, -1]] for size in sizes])
+        log_axis(axes, sizes, [np.fmax(size[:1], size[-1:]) for size in sizes])  # the end that the loss reaches first
     figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
