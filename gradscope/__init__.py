@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from gradscope.records import Quantity as Quantity
     from gradscope.records import Site as Site
     from gradscope.records import Statistic as Statistic
+    from gradscope.recurrence import Recurrence as Recurrence
+    from gradscope.recurrence import recurrences as recurrences
     from gradscope.rules.base import Rule as Rule
     from gradscope.rules.engine import diagnose as diagnose
     from gradscope.scope import Scope as Scope
@@ -42,6 +44,8 @@ _HOME = {
     "Quantity": "records",
     "Site": "records",
     "Statistic": "records",
+    "Recurrence": "recurrence",
+    "recurrences": "recurrence",
     "Rule": "rules.base",
     "diagnose": "rules.engine",
     "Scope": "scope",

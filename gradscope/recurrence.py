@@ -257,7 +257,7 @@ class _Table:
         values[step[inside], time[inside]] = times.values[rows[inside], COLUMN[stat]]
         return values
 
-    def _once(self, column: int, step: Ints) -> Ints:
+    def _once(self, column: int, step: NDArray[np.integer]) -> Ints:
         """Steps in which the site was observed without rows per time."""
         seen = self._trace.observed(column)
         seen[step] = False
@@ -450,9 +450,8 @@ def _spectrum(trace: Trace, group: _Group, stat: Statistic) -> Doubles:
     """Of the recurrent matrix, or the largest of the gates', as last recorded. Shape (step,)."""
     columns = [c for (quantity, _), c in group.sites.items() if quantity in (Quantity.STATE, Quantity.GATE)]
     values = trace.statistics[stat][:, columns].astype(np.float64)
-    known = ~np.isnan(values).all(axis=1)
-    largest = np.where(known, np.nanmax(np.where(np.isnan(values), -np.inf, values), axis=1, initial=-np.inf), np.nan)
-    last = np.maximum.accumulate(np.where(known, np.arange(len(known)), -1))
+    largest = np.max(np.where(np.isnan(values), -np.inf, values), axis=1, initial=-np.inf)
+    last = np.maximum.accumulate(np.where(largest > -np.inf, np.arange(len(largest)), -1))
     return np.where(last >= 0, largest[last], np.nan)
 
 

@@ -4,6 +4,7 @@ from gradscope.rules.base import Rule
 from gradscope.rules.clipping_dominates import ClippingDominates
 from gradscope.rules.dead_units import DeadUnits
 from gradscope.rules.exploding_gradient import ExplodingGradient
+from gradscope.rules.exploding_through_time import ExplodingThroughTime
 from gradscope.rules.forward_variance_collapse import ForwardVarianceCollapse
 from gradscope.rules.forward_variance_explosion import ForwardVarianceExplosion
 from gradscope.rules.no_gradient import NoGradient
@@ -13,11 +14,14 @@ from gradscope.rules.symmetric_init import SymmetricInit
 from gradscope.rules.update_too_large import UpdateTooLarge
 from gradscope.rules.update_too_small import UpdateTooSmall
 from gradscope.rules.vanishing_gradient import VanishingGradient
+from gradscope.rules.vanishing_through_time import VanishingThroughTime
 
 RULES: tuple[type[Rule], ...] = (
     VanishingGradient,
     ExplodingGradient,
     NoGradient,
+    VanishingThroughTime,
+    ExplodingThroughTime,
     DeadUnits,
     Saturation,
     ForwardVarianceCollapse,

@@ -55,22 +55,27 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
     "GS101": (
         ("GS504", _anywhere),
         ("GS304", _overlapping),
+        ("GS201", _upstream),
         ("GS301", _upstream),
         ("GS302", _upstream),
         ("GS502", _earlier),
     ),
-    "GS102": (("GS504", _anywhere), ("GS305", _overlapping), ("GS502", _anywhere)),
+    "GS102": (("GS504", _anywhere), ("GS202", _upstream), ("GS305", _overlapping), ("GS502", _anywhere)),
     "GS103": (
         ("GS504", _anywhere),
         ("GS401", _earlier),
         ("GS301", _upstream),
         ("GS302", _upstream),
         ("GS304", _upstream),
+        ("GS201", _upstream),
         ("GS101", _upstream),
         ("GS502", _anywhere),
     ),
+    "GS201": (("GS504", _anywhere), ("GS502", _earlier), ("GS202", _earlier)),
+    "GS202": (("GS504", _anywhere), ("GS502", _earlier)),
     "GS301": (
         ("GS504", _anywhere),
+        ("GS202", _anywhere),
         ("GS305", _anywhere),
         ("GS304", _anywhere),
         ("GS102", _anywhere),
@@ -78,13 +83,14 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS101", _overlapping),
         ("GS401", _anywhere),
     ),
-    "GS302": (("GS504", _anywhere), ("GS305", _anywhere), ("GS502", _anywhere)),
-    "GS304": (("GS504", _anywhere), ("GS301", _anywhere), ("GS502", _earlier)),
-    "GS305": (("GS504", _anywhere), ("GS502", _earlier)),
-    "GS401": (("GS305", _anywhere), ("GS102", _anywhere), ("GS502", _anywhere)),
+    "GS302": (("GS504", _anywhere), ("GS202", _anywhere), ("GS305", _anywhere), ("GS502", _anywhere)),
+    "GS304": (("GS504", _anywhere), ("GS201", _overlapping), ("GS301", _anywhere), ("GS502", _earlier)),
+    "GS305": (("GS504", _anywhere), ("GS202", _overlapping), ("GS502", _earlier)),
+    "GS401": (("GS202", _anywhere), ("GS305", _anywhere), ("GS102", _anywhere), ("GS502", _anywhere)),
     "GS501": (
         ("GS504", _anywhere),
         ("GS304", _anywhere),
+        ("GS201", _upstream),
         ("GS101", _anywhere),
         ("GS301", _upstream),
         ("GS302", _upstream),
@@ -92,14 +98,15 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS502", _anywhere),
         ("GS401", _anywhere),
     ),
-    "GS502": (("GS305", _anywhere), ("GS102", _anywhere)),
-    "GS503": (("GS305", _anywhere), ("GS102", _anywhere), ("GS502", _anywhere)),
+    "GS502": (("GS202", _anywhere), ("GS305", _anywhere), ("GS102", _anywhere)),
+    "GS503": (("GS202", _anywhere), ("GS305", _anywhere), ("GS102", _anywhere), ("GS502", _anywhere)),
 }
 
 # Of two that begin in the same step, the one that can be the cause: how the model was built before what it does,
 # forward before backward, backward before update.
 ORDER = (
-    "GS504", "GS305", "GS304", "GS102", "GS502", "GS301", "GS302", "GS101", "GS103", "GS401", "GS503", "GS501",
+    "GS504", "GS202", "GS305", "GS201", "GS304", "GS102", "GS502", "GS301", "GS302", "GS101", "GS103", "GS401",
+    "GS503", "GS501",
 )  # fmt: skip
 
 
