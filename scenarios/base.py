@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from gradscope.exhibits import Exhibit
 from gradscope.findings import Diagnosis, Json
 from gradscope.trace import Trace
 
@@ -98,6 +99,7 @@ class VariantRun:
         loss_last: Mean loss of the last tenth.
         metrics: The scenario's own numbers, e.g. "gain_per_layer", "accuracy".
         trace: Where the trace lies.
+        exhibits: The scenario's own tables of exact numbers.
     """
 
     variant: str
@@ -107,6 +109,7 @@ class VariantRun:
     loss_last: float
     metrics: Mapping[str, float]
     trace: Path
+    exhibits: tuple[Exhibit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +130,8 @@ class Scenario:
         measure: The scenario's own numbers of a trained variant, in the order of the table's columns. A number that
             does not exist is NaN.
         units: For a metric's column, how it is shown: a format such as ".2f", ".0%", ".1e".
+        every: Every n-th step is recorded: long trainings need not record all of theirs.
+        exhibits: Tables of exact numbers of a trained variant, to be checked by hand; None for none.
     """
 
     name: str
@@ -141,6 +146,8 @@ class Scenario:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
+    every: int = 1
+    exhibits: Callable[[Trained], Sequence[Exhibit]] | None = None
 
     def variant(self, name: str) -> Variant:
         """The variant called `name`."""
@@ -181,6 +188,7 @@ class ScenarioResult:
                 "loss": {"first": run.loss_first, "last": run.loss_last},
                 "metrics": dict(run.metrics),
                 "trace": str(run.trace),
+                **({"exhibits": [exhibit.to_dict() for exhibit in run.exhibits]} if run.exhibits else {}),
             }
 
         several = len(self.seeds) > 1

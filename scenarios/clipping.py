@@ -27,7 +27,7 @@ def _recurrent(settings: Settings) -> "nn.Module":
     """An RNN that begins by adding up its 64 inputs: its gradients are thousandfold from the first step on."""
     from gradscope.scenarios import models
 
-    return models.recurrent("irnn", inputs=1, hidden=int(settings["hidden"]), outputs=10)
+    return models.recurrent("irnn", inputs=1, hidden=int(settings["hidden"]), outputs=10, projected=True)
 
 
 def _deep(settings: Settings) -> "nn.Module":

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.records import Quantity, Site, Statistic
+from gradscope.recurrence import Recurrence, recurrences
 from gradscope.trace import Doubles, Trace
 
 Chosen: TypeAlias = Callable[[Site], bool]
@@ -63,18 +64,42 @@ def worst_share(trace: Trace, stat: Statistic) -> float:
     return max((share for share in shares if not math.isnan(share)), default=math.nan)
 
 
-def over_time(trace: Trace, module: str) -> Doubles:
-    """∂L/∂x for the input x of a recurrent layer: its rms relative to that of the last position. Shape (step, time)."""
-    rms = trace.by_time(module, Quantity.INPUT_GRAD, Statistic.RMS).astype(np.float64)
+def through_time(trace: Trace, module: str) -> dict[str, float]:
+    """What the first layer of a recurrent module does to the gradient on its way back through time.
+
+    "horizon": steps back until the carried gradient has fallen to a thousandth; where the sequence is too short to see
+    it, continued by its gain per step. "gain": its factor per time step. "decades": what ∂L/∂h_t loses from the last
+    step to the first. Each at the first step and, as the median of the last tenth, at the end; so are the gates.
+    """
+    layer, served = recurrence(trace, module)
+    horizon, gain = layer.memory(1e-3)[served], layer.gain_per_step[served]
+    arriving = layer.arriving[served]
     with np.errstate(all="ignore"):
-        return rms / rms[:, -1:]
+        decades = -np.log10(arriving[:, 0] / arriving[:, -1])
+    return {
+        "horizon_at_start": float(horizon[0]),
+        "memory_horizon": at_end(horizon),
+        "gain_at_start": float(gain[0]),
+        "gain_per_time_step": at_end(gain),
+        "decades_at_start": float(decades[0]),
+        "gradient_decades": at_end(decades),
+        "forget_gate": at_end(np.nanmean(layer.forget[served], axis=1)) if layer.forget is not None else math.nan,
+        "time_constant": at_end(layer.time_constant[served]) if layer.time_constant is not None else math.nan,
+    }
 
 
-def reach(relative: Doubles, fraction: float = 1e-3) -> Doubles:
-    """How many positions back from the end a gradient `over_time` stays above `fraction`, for each step."""
-    backwards = relative[:, ::-1] >= fraction
-    steps = np.cumprod(backwards, axis=1).sum(axis=1).astype(np.float64)
-    return np.where(np.isnan(relative).all(axis=1), np.nan, steps)
+def recurrence(trace: Trace, module: str) -> tuple[Recurrence, NDArray[np.bool_]]:
+    """The first layer of a recurrent module, and which of its segments get a gradient at all.
+
+    Of windows that no gradient reaches nothing is known.
+    """
+    (layer, *_) = (one for one in recurrences(trace) if one.module == module)
+    return layer, np.isfinite(layer.arriving).any(axis=1)
+
+
+def at_end(values: Doubles) -> float:
+    """Median of the last tenth of the steps."""
+    return median(values[-max(1, len(values) // 10) :])
 
 
 def median(values: NDArray[np.floating]) -> float:

@@ -1,6 +1,8 @@
 """The networks of the scenarios, as plain as they can be written."""
 
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import torch
@@ -15,6 +17,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 Cell: TypeAlias = Literal["rnn", "irnn", "lstm", "gru"]
+Matrix: TypeAlias = Sequence[Sequence[float]]
 
 
 def initialise(model: nn.Module, init: str, *, scale: float = 1.0) -> None:
@@ -125,45 +128,98 @@ def block_conv(*, blocks: int, channels: int, skip: bool, norm: bool) -> nn.Sequ
 class Recurrent(nn.Module):
     """A sequence (batch, time, feature) → an answer read from the last step.
 
-    The projection in front makes the recurrent layer's input require a gradient, so that its gradient at each step of
-    the sequence can be observed.
+    With a `window`, no gradient goes back from one window to the one before: truncated backpropagation through time.
     """
 
-    def __init__(self, core: nn.RNNBase, *, inputs: int, outputs: int) -> None:
+    def __init__(
+        self, core: nn.RNNBase, *, outputs: int, project: nn.Linear | None = None, window: int | None = None
+    ) -> None:
         super().__init__()
-        self.project = nn.Linear(inputs, core.input_size)
+        self.project = project
         self.recurrent = core
         self.head = nn.Linear(core.hidden_size, outputs)
+        self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
         """The answer, (batch, outputs)."""
-        states, _ = self.recurrent(self.project(x))
-        answer: Tensor = self.head(states[:, -1])
+        *_, last = windows_of(self.recurrent, x if self.project is None else self.project(x), self.window)
+        answer: Tensor = self.head(last[:, -1])
         return answer
 
 
-def recurrent(cell: Cell, *, inputs: int, hidden: int, outputs: int, forget_bias: float = 0.0) -> Recurrent:
-    """A recurrent net of one layer.
+def windows_of(core: nn.RNNBase, x: Tensor, window: int | None) -> Iterator[Tensor]:
+    """The states of `core` over `x`, (batch, time, hidden): of one `window` of steps after another, or of all at once.
 
-    "irnn" is an RNN with ReLU that starts by adding up its inputs: identity as recurrent matrix, no bias (Le et al.
-    2015). An LSTM's forget gates start with `forget_bias` (Gers et al. 2000; Jozefowicz et al. 2015).
+    The state goes on from window to window, detached. Where they do not divide the sequence it is the first one that is
+    shorter, so the last, which a loss may read alone, is whole.
     """
+    state = None
+    length = x.shape[1]
+    edges = [0, *range(length % window or window, length, window), length] if window else [0, length]
+    for start, stop in pairwise(edges):
+        states, state = core(x[:, start:stop], state)
+        state = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
+        yield states
+
+
+def recurrent(
+    cell: Cell,
+    *,
+    inputs: int,
+    hidden: int,
+    outputs: int,
+    projected: bool = False,
+    forget_bias: float | None = None,
+    window: int | None = None,
+) -> Recurrent:
+    """A recurrent net of one layer, behind a linear one of its width if `projected`.
+
+    "irnn" is an RNN with ReLU that starts by adding up its inputs: identity as recurrent matrix, no bias, input
+    weights of deviation 0.1 (Le et al. 2015, where it is 0.001 and the training a thousand times as long). An LSTM's
+    forget gates start with `forget_bias`, if given (Gers et al. 2000; Jozefowicz et al. 2015).
+    """
+    width = hidden if projected else inputs
     core: nn.RNNBase
     match cell:
         case "rnn":
-            core = nn.RNN(hidden, hidden, batch_first=True)
+            core = nn.RNN(width, hidden, batch_first=True)
         case "irnn":
-            core = nn.RNN(hidden, hidden, nonlinearity="relu", batch_first=True)
+            core = nn.RNN(width, hidden, nonlinearity="relu", batch_first=True)
         case "lstm":
-            core = nn.LSTM(hidden, hidden, batch_first=True)
+            core = nn.LSTM(width, hidden, batch_first=True)
         case "gru":
-            core = nn.GRU(hidden, hidden, batch_first=True)
+            core = nn.GRU(width, hidden, batch_first=True)
     with torch.no_grad():
         if cell == "irnn":
+            nn.init.normal_(core.get_parameter("weight_ih_l0"), std=0.1)
             nn.init.eye_(core.get_parameter("weight_hh_l0"))
             core.get_parameter("bias_ih_l0").zero_()
             core.get_parameter("bias_hh_l0").zero_()
-        elif cell == "lstm" and forget_bias:  # gates lie as input, forget, cell, output; two biases add up
+        elif cell == "lstm" and forget_bias is not None:  # gates lie as input, forget, cell, output; two biases add up
             core.get_parameter("bias_ih_l0")[hidden : 2 * hidden] = forget_bias
             core.get_parameter("bias_hh_l0")[hidden : 2 * hidden] = 0
-    return Recurrent(core, inputs=inputs, outputs=outputs)
+    project = nn.Linear(inputs, hidden) if projected else None
+    return Recurrent(core, outputs=outputs, project=project, window=window)
+
+
+class Speller(nn.Module):
+    """One-hot characters (batch, time, character) → scores of the next one at every step, in the same shape.
+
+    Starts with the given matrices, (hidden, character), (hidden, hidden) and (character, hidden); no biases.
+    """
+
+    def __init__(self, w_xh: Matrix, w_hh: Matrix, w_hy: Matrix, *, window: int | None = None) -> None:
+        super().__init__()
+        hidden, characters = len(w_xh), len(w_hy)
+        self.rnn = nn.RNN(characters, hidden, bias=False, batch_first=True)
+        self.head = nn.Linear(hidden, characters, bias=False)
+        self.window = window
+        with torch.no_grad():
+            self.rnn.get_parameter("weight_ih_l0").copy_(torch.tensor(w_xh))
+            self.rnn.get_parameter("weight_hh_l0").copy_(torch.tensor(w_hh))
+            self.head.weight.copy_(torch.tensor(w_hy))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A softmax of them is the probability of each character."""
+        scores: Tensor = self.head(torch.cat(list(windows_of(self.rnn, x, self.window)), dim=1))
+        return scores

@@ -168,7 +168,7 @@ def _train(plan: _Plan, variant: Variant, seed: int, on_step: OnStep | None) -> 
         model = variant.build(settings)
         optimizer = variant.optimizer(model, settings)
         losses, cosines = [], []
-        with attach(model, optimizer=optimizer, trace=plan.folder / name, meta=about) as scope:
+        with attach(model, optimizer=optimizer, trace=plan.folder / name, every=scenario.every, meta=about) as scope:
             for loss, cosine in _learn(
                 task, variant, model, optimizer, settings, scope, islice(task.batches(seed), plan.steps)
             ):
@@ -191,6 +191,7 @@ def _train(plan: _Plan, variant: Variant, seed: int, on_step: OnStep | None) -> 
             score=score,
         )
         metrics = {key: float(value) for key, value in scenario.measure(trained).items()}
+        exhibits = tuple(scenario.exhibits(trained)) if scenario.exhibits else ()
     tenth = max(1, len(losses) // 10)
     return VariantRun(
         variant=variant.name,
@@ -200,6 +201,7 @@ def _train(plan: _Plan, variant: Variant, seed: int, on_step: OnStep | None) -> 
         loss_last=sum(losses[-tenth:]) / tenth,
         metrics=metrics,
         trace=plan.directory / name,
+        exhibits=exhibits,
     )
 
 

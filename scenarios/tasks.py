@@ -1,9 +1,9 @@
-"""What the scenarios learn: real digits, and the adding problem. Deterministic for a seed.
+"""What the scenarios learn: real digits, the adding problem, a word. Deterministic for a seed.
 
 The held-out data are the same for every seed and never among the batches.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Literal, TypeAlias
 
@@ -71,35 +71,85 @@ def _digit_score(layout: Layout, model: nn.Module) -> Mapping[str, float]:
     return {"accuracy": float((predicted == targets).double().mean())}
 
 
-def adding(length: int, *, batch: int = 64) -> Task:
-    """The sum of the two numbers of a sequence that are marked, one in each half; the loss reads the last step.
+def adding(lags: Sequence[int], *, near: int, spread: int, batch: int = 64) -> Task:
+    """The sum of the two numbers of a sequence that are marked; the loss reads the last step.
 
-    Always answering 1 has a mean squared error of 1/6. Scored by the share of held-out sequences answered within 0.04.
+    One of the two lies `near` steps back from the end, the other as many as one of `lags`, drawn for each sequence;
+    both up to `spread` − 1 steps less. A sequence has as many steps as the longest lag. Always answering 1 has a mean
+    squared error of 1/6.
 
-    Source: Hochreiter & Schmidhuber 1997, §5.4 (Task 4), in the form of Le et al. 2015, §4.1.
+    Scored by "accuracy", the share of held-out sequences answered within 0.1, and "explained", 1 − mse / variance:
+    1 if all are right, 0 for always answering the mean. "explained at 50" is of the sequences with that lag.
+
+    Source: Hochreiter & Schmidhuber 1997, §5.4 (Task 4); there and in Le et al. 2015, §4.1, one lies in each half.
     """
+    if min(lags) - spread < near:
+        raise ValueError(f"a lag of {min(lags)} with a spread of {spread} must be beyond `near={near}`")
     return Task(
-        batches=partial(_sum_batches, length, batch),
+        batches=partial(_sum_batches, lags, near, spread, batch),
         loss=lambda outputs, targets: F.mse_loss(outputs.squeeze(1), targets),
-        score=partial(_sum_score, length),
+        score=partial(_sum_score, lags, near, spread),
     )
 
 
-def _sum_batches(length: int, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _sum_batches(lags: Sequence[int], near: int, spread: int, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
-    half = length // 2
-    every = torch.arange(batch)
     while True:
-        values = torch.rand(batch, length, generator=generator)
-        first = torch.randint(half, (batch,), generator=generator)
-        second = torch.randint(half, length, (batch,), generator=generator)
-        marks = torch.zeros(batch, length)
-        marks[every, first] = marks[every, second] = 1
-        yield torch.stack([values, marks], dim=2), (values * marks).sum(1)
+        chosen = torch.randint(len(lags), (batch,), generator=generator)
+        yield _sums(torch.tensor(lags)[chosen], max(lags), near, spread, generator)
 
 
-def _sum_score(length: int, model: nn.Module) -> Mapping[str, float]:
-    inputs, targets = next(_sum_batches(length, 1000, HELD_OUT))
+def _sums(lags: Tensor, length: int, near: int, spread: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A sequence for each lag."""
+    batch = len(lags)
+    every = torch.arange(batch)
+    values = torch.rand(batch, length, generator=generator)
+    far, close = torch.randint(spread, (2, batch), generator=generator)
+    marks = torch.zeros(batch, length)
+    marks[every, length - lags + far] = marks[every, length - near + close] = 1
+    return torch.stack([values, marks], dim=2), (values * marks).sum(1)
+
+
+def _sum_score(lags: Sequence[int], near: int, spread: int, model: nn.Module) -> Mapping[str, float]:
+    generator = torch.Generator().manual_seed(HELD_OUT)
+    of_lag = torch.tensor(lags).repeat_interleave(1000)
+    inputs, targets = _sums(of_lag, max(lags), near, spread, generator)
     with torch.no_grad():
-        error = (model(inputs).squeeze(1) - targets).abs()
-    return {"accuracy": float((error < 0.04).double().mean()), "mse": float(error.square().mean())}
+        error = (model(inputs).squeeze(1) - targets).double()
+
+    def explained(chosen: Tensor) -> float:
+        return 1 - float(error[chosen].square().mean() / targets[chosen].double().var(correction=0))
+
+    return {
+        "accuracy": float((error.abs() < 0.1).double().mean()),
+        "explained": explained(of_lag > 0),
+        **{f"explained at {lag}": explained(of_lag == lag) for lag in lags},
+    }
+
+
+def spelling(word: str, dictionary: str) -> Task:
+    """Each next character of `word`; the loss is the sum over the steps, not the mean. The same batch of one, always.
+
+    Scored by the share of characters that are right.
+    """
+    inputs = torch.eye(len(dictionary))[[dictionary.index(character) for character in word[:-1]]].unsqueeze(0)
+    targets = torch.tensor([[dictionary.index(character) for character in word[1:]]])
+    return Task(
+        batches=partial(_always, inputs, targets),
+        loss=_summed_cross_entropy,
+        score=partial(_spelling_score, inputs, targets),
+    )
+
+
+def _always(inputs: Tensor, targets: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        yield inputs, targets
+
+
+def _summed_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="sum")
+
+
+def _spelling_score(inputs: Tensor, targets: Tensor, model: nn.Module) -> Mapping[str, float]:
+    with torch.no_grad():
+        return {"accuracy": float((model(inputs).argmax(2) == targets).double().mean())}

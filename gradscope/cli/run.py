@@ -187,6 +187,7 @@ def compare(result: "ScenarioResult") -> "Comparison":
                         loss_first=one.loss_first,
                         loss_last=one.loss_last,
                         metrics=one.metrics,
+                        exhibits=one.exhibits,
                     )
                     for one in result.of(variant)
                 ),

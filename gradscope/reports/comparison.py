@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gradscope.exhibits import Exhibit
 from gradscope.findings import Diagnosis
 from gradscope.trace import Trace
 
@@ -15,6 +16,7 @@ class ComparedRun:
         loss_first: Loss at the beginning.
         loss_last: Loss at the end.
         metrics: Numbers that were measured of this run, for the columns of the table.
+        exhibits: Tables of exact numbers, shown after that.
     """
 
     seed: int
@@ -23,6 +25,7 @@ class ComparedRun:
     loss_first: float
     loss_last: float
     metrics: Mapping[str, float]
+    exhibits: tuple[Exhibit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -11,10 +11,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from gradscope.exhibits import Cell
 from gradscope.findings import Finding
-from gradscope.reports.bars import Panel, draw_panels
+from gradscope.reports.bars import Panel, chart_heading, draw_panels
 from gradscope.reports.comparison import ComparedVariant, Comparison
-from gradscope.reports.profile import SYMBOL, Profile, depth_story, time_profile
+from gradscope.reports.passage import joined_symbols
+from gradscope.reports.profile import Profile, depth_story, time_profile
 from gradscope.reports.terminal import HEALTHY_STYLE, SEVERITY_STYLE, ends_note, glyphs_for, heading
 
 WRONG_STYLE = "bold red"
@@ -42,9 +44,10 @@ class ComparisonReport:
             yield Text()
             yield table
         yield from _notes_on_table(comparison)
+        yield from _exhibits(comparison, options)
         for title, panels in _charts(comparison):
             yield Text()
-            yield Text.assemble((title, "bold"), ("   median rms over the recorded steps, logarithmic", "dim"))
+            yield chart_heading(title, options.max_width)
             yield from draw_panels(panels, options.max_width, glyphs)
         yield from _findings(comparison)
         yield from _not_judged(comparison)
@@ -182,12 +185,48 @@ def _notes_on_table(comparison: Comparison) -> Iterator[Text]:
         yield from (Text(sentence, WRONG_STYLE) for sentence in variant.complaints)
 
 
+def _exhibits(comparison: Comparison, options: ConsoleOptions) -> Iterator[RenderableType]:
+    """The tables of exact numbers of the first seed; columns that do not fit go on below, with the rows' names."""
+    for variant in comparison.variants:
+        for exhibit in variant.runs[0].exhibits:
+            yield Text()
+            yield Text.assemble((exhibit.title, "bold"), (f"   {variant.name}", "dim"))
+            names, *others = (
+                _Column(head, [_cell(row[index], exhibit.decimals, options.ascii_only) for row in exhibit.rows])
+                for index, head in enumerate(exhibit.heads)
+            )
+            columns = [names]
+            for column in others:
+                if len(columns) > 1 and _width([*columns, column]) > options.max_width:
+                    yield _table(columns, options.ascii_only)
+                    columns = [names]
+                columns.append(column)
+            yield _table(columns, options.ascii_only)
+            if exhibit.note:
+                yield Text(exhibit.note, "dim")
+
+
+def _cell(cell: Cell, decimals: int, ascii_only: bool) -> Text:
+    """A number with its decimals, a vector's under each other in their columns; a zero has no sign."""
+    if isinstance(cell, str):
+        return Text(cell)
+    if isinstance(cell, tuple):
+        return Text(" ").join(Text(_fixed(value, decimals, ascii_only).rjust(decimals + 3)) for value in cell)
+    return Text(_fixed(cell, decimals, ascii_only))
+
+
+def _fixed(value: float, decimals: int, ascii_only: bool) -> str:
+    if np.isnan(value):
+        return "-" if ascii_only else "–"
+    text = format(value if round(value, decimals) else 0.0, f".{decimals}f")
+    return text if ascii_only else text.replace("-", "−")
+
+
 def _charts(comparison: Comparison) -> Iterator[tuple[str, list[Panel]]]:
     """Time first where there is one: a recurrent model has few layers and a long sequence."""
     times = [time_profile([run.trace for run in v.runs]) for v in comparison.variants]
     if any(times):
-        quantity = next(p.quantity for p in times if p)
-        yield f"Gradient {SYMBOL[quantity]} by time", _panels(comparison, times)
+        yield f"Gradient {joined_symbols(p.symbol for p in times if p)} by time", _panels(comparison, times)
     depths = [depth_story([run.trace for run in v.runs]) for v in comparison.variants]
     if any(depths):
         yield "Gradient ∂L/∂y by depth", _panels(comparison, depths)

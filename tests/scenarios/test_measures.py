@@ -60,23 +60,37 @@ def test_median_and_mean_pass_over_what_is_not_known():
     assert math.isnan(measures.mean(np.array([np.inf])))
 
 
-def test_the_reach_ends_where_the_gradient_first_falls_below():
-    relative = np.array([[1.0, 1e-4, 1e-2, 1.0], [1e-2, 1e-2, 1e-1, 1.0], [np.nan] * 4])
-    reach = measures.reach(relative)
-    assert reach[:2].tolist() == [2, 4]
-    assert np.isnan(reach[2])
-
-
-def test_over_time_is_what_autograd_says():
+def test_through_time_is_what_a_loop_says():
     torch.manual_seed(0)
-    model = models.recurrent("gru", inputs=2, hidden=6, outputs=1)
+    model = models.recurrent("rnn", inputs=2, hidden=6, outputs=1)
     x = torch.randn(4, 9, 2)
     with attach(model) as scope:
         model(x).square().sum().backward()
-    relative = measures.over_time(scope.trace, "recurrent")
-    projected = model.project(x).detach().requires_grad_()
-    answer = model.head(model.recurrent(projected)[0][:, -1])
-    (gradient,) = torch.autograd.grad(answer.square().sum(), projected)
-    rms = gradient.square().mean((0, 2)).sqrt()
-    assert relative.shape == (1, 9)
-    assert relative[0] == pytest.approx((rms / rms[-1]).numpy(), rel=1e-5)
+    found = measures.through_time(scope.trace, "recurrent")
+    w_ih, w_hh, b_ih, b_hh = (p for _, p in model.recurrent.named_parameters())
+    h, states = torch.zeros(4, 6), []
+    for t in range(9):
+        h = torch.tanh(x[:, t] @ w_ih.T + b_ih + h @ w_hh.T + b_hh)
+        states.append(h)
+    gradients = torch.autograd.grad(model.head(h).square().sum(), states)
+    lost = float(gradients[0].norm() / gradients[-1].norm())
+    assert found["gain_at_start"] == found["gain_per_time_step"] == pytest.approx(lost ** (1 / 8), rel=1e-4)
+    assert found["gradient_decades"] == pytest.approx(-math.log10(lost), rel=1e-4)
+    assert found["memory_horizon"] > 0
+    assert math.isnan(found["forget_gate"])
+    assert math.isnan(found["time_constant"])
+
+
+@pytest.mark.parametrize(("window", "reached"), {None: 9, 4: 4}.items())
+def test_windows_that_get_no_gradient_do_not_count(window, reached):
+    model = models.recurrent("gru", inputs=2, hidden=6, outputs=1, window=window)
+    with attach(model) as scope:
+        model(torch.randn(4, 9, 2)).sum().backward()
+    layer, served = measures.recurrence(scope.trace, "recurrent")
+    assert layer.window[served].tolist() == [reached]
+    assert layer.cut[served].tolist() == [window is not None]
+
+
+def test_the_end_is_the_last_tenth():
+    assert measures.at_end(np.array([9.0] * 18 + [1.0, 3.0])) == 2
+    assert measures.at_end(np.array([9.0, np.nan, 1.0])) == 1

@@ -95,18 +95,52 @@ def test_skip_is_the_only_difference(kind):
 
 
 @pytest.mark.parametrize("cell", ["rnn", "irnn", "lstm", "gru"])
-def test_a_recurrent_net_reads_its_last_state_and_its_input_requires_a_gradient(cell):
+def test_a_recurrent_net_reads_its_last_state(cell):
     model = models.recurrent(cell, inputs=2, hidden=5, outputs=3)
-    seen = []
-    model.recurrent.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     x = torch.randn(4, 7, 2)
     assert model(x).shape == (4, 3)
-    assert seen[0].requires_grad
+    assert torch.equal(model(x), model.head(model.recurrent(x)[0][:, -1]))
+
+
+def test_a_projection_widens_the_inputs():
+    model = models.recurrent("gru", inputs=2, hidden=5, outputs=3, projected=True)
+    x = torch.randn(4, 7, 2)
+    assert model.recurrent.input_size == 5
     assert torch.equal(model(x), model.head(model.recurrent(model.project(x))[0][:, -1]))
 
 
+LENGTHS = {(7, 3): [1, 3, 3], (6, 3): [3, 3], (6, 6): [6], (6, 9): [6], (3, 1): [1, 1, 1]}
+
+
+@pytest.mark.parametrize(("given", "lengths"), LENGTHS.items())
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_windows_follow_each_other_and_the_last_one_is_whole(cell, given, lengths):
+    length, window = given
+    core = models.recurrent(cell, inputs=2, hidden=4, outputs=1).recurrent
+    x = torch.randn(2, length, 2)
+    parts = list(models.windows_of(core, x, window))
+    assert [part.shape[1] for part in parts] == lengths
+    assert torch.allclose(torch.cat(parts, 1), core(x)[0], atol=1e-6)
+
+
+def test_no_gradient_goes_from_a_window_to_the_one_before():
+    core = models.recurrent("lstm", inputs=2, hidden=4, outputs=1).recurrent
+    x = torch.randn(2, 6, 2, requires_grad=True)
+    *_, last = models.windows_of(core, x, 2)
+    last.sum().backward()
+    assert (x.grad != 0).any(2).any(0).tolist() == [False] * 4 + [True] * 2
+
+
+def test_a_speller_answers_every_character():
+    model = models.Speller([[1.0, 0.0]], [[0.5]], [[1.0], [-1.0]])
+    x = torch.eye(2)[[0, 1]].unsqueeze(0)
+    first = torch.tanh(torch.tensor(1.0))
+    second = torch.tanh(0.5 * first)
+    assert torch.allclose(model(x), torch.stack([first, -first, second, -second]).view(1, 2, 2))
+
+
 def test_an_irnn_starts_by_adding_up_its_inputs():
-    core = models.recurrent("irnn", inputs=1, hidden=4, outputs=1).recurrent
+    core = models.recurrent("irnn", inputs=4, hidden=4, outputs=1).recurrent
     with torch.no_grad():
         core.weight_ih_l0.copy_(torch.eye(4))
     x = torch.rand(2, 6, 4)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from gradscope.errors import UsageError
+from gradscope.exhibits import Exhibit
 from gradscope.scenarios import clipping, rnn_vs_lstm, sigmoid_vs_relu
 from gradscope.scenarios.runner import _clip, read_settings, run, trace_name
 from gradscope.storage import read_trace
@@ -60,6 +61,28 @@ def test_several_jobs_give_the_same_numbers(tmp_path):
         a, b = read_trace(one.trace), read_trace(other.trace)
         assert a.sites == b.sites
         assert all(np.array_equal(a.statistics[s], b.statistics[s], equal_nan=True) for s in a.statistics)
+
+
+def test_every_nth_step_is_recorded_and_all_are_trained(tmp_path):
+    sparse = replace(TWO, every=3, variants=TWO.variants[:1])
+    (one,) = run_small(tmp_path, sparse, steps=7).runs
+    (all_of_them,) = run_small(tmp_path / "all", replace(sparse, every=1), steps=7).runs
+    assert read_trace(one.trace).steps.tolist() == [0, 3, 6]
+    assert (one.loss_first, one.loss_last) == (all_of_them.loss_first, all_of_them.loss_last)
+
+
+def _exhibits(trained):
+    yield Exhibit(title=trained.variant, heads=("step", "loss"), rows=(("0", trained.losses[0]), ("1", math.nan)))
+
+
+def test_exhibits_travel_with_the_result_and_into_the_document(tmp_path):
+    result = run_small(tmp_path, replace(TWO, exhibits=_exhibits))
+    assert [run.exhibits[0].title for run in result.runs] == ["sigmoid", "gelu"]
+    (first, _) = result.to_dict()["variants"]
+    ((exhibit,), rows) = (first["exhibits"], first["exhibits"][0]["rows"])
+    assert exhibit["heads"] == ["step", "loss"]
+    assert rows[1] == ["1", "nan"]
+    assert "exhibits" not in run_small(tmp_path).to_dict()["variants"][0]
 
 
 def test_progress_is_told_step_by_step(tmp_path):
@@ -123,16 +146,16 @@ def test_the_expectations_decide(tmp_path):
 
 
 def test_settings_take_the_type_of_the_default():
-    settings = read_settings(rnn_vs_lstm.SCENARIO, {"lag": "60", "lr": "1", "task": "pixels"})
-    assert settings == {**rnn_vs_lstm.SCENARIO.settings, "lag": 60, "lr": 1.0, "task": "pixels"}
+    settings = read_settings(rnn_vs_lstm.SCENARIO, {"lag": "60", "lr": "1", "task": "digits"})
+    assert settings == {**rnn_vs_lstm.SCENARIO.settings, "lag": 60, "lr": 1.0, "task": "digits"}
     assert isinstance(settings["lr"], float)
 
 
 BAD = {
     "unknown": ({"lagg": "3"}, "`--set lagg=3`: rnn-vs-lstm has no setting 'lagg'; did you mean 'lag'?"),
-    "no number": ({"lag": "long"}, "`--set lag=long` must be a whole number from 2 to 2000; the default is 40."),
-    "no whole number": ({"lag": "4.5"}, "`--set lag=4.5` must be a whole number from 2 to 2000; the default is 40."),
-    "too small": ({"lag": "1"}, "`--set lag=1` must be a whole number from 2 to 2000; the default is 40."),
+    "no number": ({"lag": "long"}, "`--set lag=long` must be a whole number from 20 to 2000; the default is 100."),
+    "no whole number": ({"lag": "4.5"}, "`--set lag=4.5` must be a whole number from 20 to 2000; the default is 100."),
+    "too small": ({"lag": "1"}, "`--set lag=1` must be a whole number from 20 to 2000; the default is 100."),
     "nan": ({"lr": "nan"}, "`--set lr=nan` must be a number from 1e-08 to 10; the default is 0.01."),
     "infinite": ({"lr": "inf"}, "`--set lr=inf` must be a number from 1e-08 to 10; the default is 0.01."),
     "no choice": ({"task": "ading"}, "`--set task=ading`: 'ading' is no task of rnn-vs-lstm; did you mean 'adding'?"),

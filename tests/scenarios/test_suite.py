@@ -24,9 +24,10 @@ def test_listing_the_scenarios_imports_neither_torch_nor_sklearn():
     assert told.strip() == f"{len(SCENARIOS)} []"
 
 
-def test_the_five_are_there():
+def test_the_seven_are_there():
     assert [scenario.name for scenario in SCENARIOS] == [
-        "sigmoid-vs-relu", "plain-vs-residual", "rnn-vs-lstm", "initialisation", "clipping"
+        "sigmoid-vs-relu", "plain-vs-residual", "hello-rnn", "rnn-vs-lstm", "truncated-bptt", "initialisation",
+        "clipping",
     ]  # fmt: skip
 
 

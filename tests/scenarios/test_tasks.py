@@ -1,3 +1,4 @@
+import math
 from itertools import islice
 
 import pytest
@@ -51,7 +52,9 @@ def test_held_out_digits_have_the_same_classes():
     assert torch.allclose(*shares, atol=0.01)
 
 
-@pytest.mark.parametrize("task", [tasks.digits("flat"), tasks.adding(20)], ids=["digits", "adding"])
+@pytest.mark.parametrize(
+    "task", [tasks.digits("flat"), tasks.adding([10, 20], near=4, spread=2)], ids=["digits", "adding"]
+)
 def test_batches_follow_from_the_seed(task):
     one, same, other = first_batches(task, 1), first_batches(task, 1), first_batches(task, 2)
     assert all(torch.equal(a, b) for pair in zip(one, same, strict=True) for a, b in zip(*pair, strict=True))
@@ -61,7 +64,7 @@ def test_batches_follow_from_the_seed(task):
 def test_batches_leave_the_global_generator_alone():
     before = torch.get_rng_state()
     first_batches(tasks.digits(), 0)
-    first_batches(tasks.adding(10), 0)
+    first_batches(tasks.adding([10], near=3, spread=2), 0)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -72,14 +75,20 @@ def test_an_epoch_shows_each_digit_at_most_once():
     assert len(torch.unique(epoch, dim=0)) > 0.99 * len(epoch)  # a few digits of the set are equal
 
 
-def test_the_sum_is_of_the_two_marked_numbers_one_in_each_half():
-    inputs, targets = next(tasks.adding(12, batch=50).batches(0))
+def test_the_sum_is_of_a_near_number_and_one_at_a_lag():
+    inputs, targets = next(tasks.adding([6, 12], near=3, spread=2, batch=100).batches(0))
     values, marks = inputs.unbind(2)
-    assert inputs.shape == (50, 12, 2)
-    assert torch.equal(marks[:, :6].sum(1), torch.ones(50))
-    assert torch.equal(marks[:, 6:].sum(1), torch.ones(50))
+    assert inputs.shape == (100, 12, 2)
+    where = [tuple(mark.nonzero().flatten().tolist()) for mark in marks]
+    assert {far for far, _ in where} == {0, 1, 6, 7}  # 12, 11, 6 and 5 steps back from the end
+    assert {near for _, near in where} == {9, 10}
     for sequence, mark, target in zip(values, marks, targets, strict=True):
         assert float(target) == pytest.approx(float(sequence[mark.bool()].sum()))
+
+
+def test_a_lag_within_reach_of_the_near_number_is_refused():
+    with pytest.raises(ValueError, match="a lag of 5 with a spread of 2 must be beyond `near=4`"):
+        tasks.adding([5, 20], near=4, spread=2)
 
 
 class Answers(nn.Module):
@@ -93,18 +102,38 @@ class Answers(nn.Module):
         return self.answer(x)
 
 
-def test_always_answering_one_has_an_error_of_a_sixth():
-    score = tasks.adding(40).score(Answers(lambda x: torch.ones(len(x), 1)))
-    assert score["mse"] == pytest.approx(1 / 6, rel=0.1)
-    assert score["accuracy"] < 0.15
+def test_always_answering_one_explains_nothing():
+    score = tasks.adding([20, 40], near=4, spread=4).score(Answers(lambda x: torch.ones(len(x), 1)))
+    assert score["explained"] == pytest.approx(0, abs=0.02)
+    assert score["accuracy"] == pytest.approx(1 - 0.9**2, abs=0.04)  # of |s − 1| < 0.1, s the sum of two uniform ones
 
 
-def test_the_right_sums_score_one():
+def test_the_right_sums_explain_everything():
     right = Answers(lambda x: x.prod(2).sum(1, keepdim=True))
-    task = tasks.adding(40)
-    assert task.score(right)["accuracy"] == 1
+    task = tasks.adding([20, 40], near=4, spread=4)
+    score = task.score(right)
+    assert list(score) == ["accuracy", "explained", "explained at 20", "explained at 40"]
+    assert list(score.values()) == pytest.approx([1] * 4)
     inputs, targets = next(task.batches(0))
     assert float(task.loss(right(inputs), targets)) < 1e-10
+
+
+def test_a_lag_is_scored_by_itself():
+    forgets = Answers(lambda x: x[:, 10:].prod(2).sum(1, keepdim=True) + 0.5 * (x[:, :10, 1].sum(1, keepdim=True)))
+    score = tasks.adding([20, 40], near=4, spread=4).score(forgets)
+    assert score["explained at 20"] == pytest.approx(1)
+    assert score["explained at 40"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_word_is_spelled_character_by_character():
+    task = tasks.spelling("hello", "helo")
+    (inputs, targets), (again, _) = first_batches(task, 0, 2)
+    assert inputs[0].argmax(1).tolist() == [0, 1, 2, 2]
+    assert targets.tolist() == [[1, 2, 2, 3]]
+    assert again is inputs
+    scores = torch.zeros(1, 4, 4)
+    assert float(task.loss(scores, targets)) == pytest.approx(4 * math.log(4))
+    assert task.score(Answers(lambda x: x)) == {"accuracy": 0.25}  # only the l after an l
 
 
 def test_the_score_of_digits_is_the_share_of_right_answers():
