@@ -73,6 +73,85 @@ def trace_of(
     return builder.finish(sites, meta or {})
 
 
+def recurrent_trace(
+    values: Mapping[str, ArrayLike],
+    *,
+    mode: str = "RNN_TANH",
+    module: str = "rnn",
+    steps: int = 10,
+    every: int = 1,
+    numel: ArrayLike = 64.0,
+    nonfinite: ArrayLike = 0.0,
+    spectrum: tuple[float, float] = (np.nan, np.nan),
+    loss: ArrayLike = np.nan,
+) -> Trace:
+    """A trace of one recurrent module, from arrays of shape (time,) or (step, time) called "<quantity> <name>".
+
+    They are the rms, and for a gate the mean; where they are NaN nothing was observed. `numel` and `nonfinite` are of
+    the gradients, of a shape that broadcasts to theirs. `spectrum` is the radius and norm of the recurrent matrix, in
+    the first step only. As in a recording, what was observed once in a step, at time 0, has no row of its time.
+    """
+    arrays = {key: np.atleast_2d(np.asarray(array, dtype=np.float64)) for key, array in values.items()}
+    steps = (
+        max([steps, *map(len, arrays.values())])
+        if all(len(a) == 1 for a in arrays.values())
+        else max(map(len, arrays.values()))
+    )
+    sites = []
+    table = np.full((steps, len(arrays), len(STATISTICS)), np.nan, dtype=np.float32)
+    index: list[list[tuple[int, int]]] = [[] for _ in range(steps)]
+    rows: list[list[np.ndarray]] = [[] for _ in range(steps)]
+    for column, (key, array) in enumerate(arrays.items()):
+        quantity, _, name = key.partition(" ")
+        kind = {"RNN_TANH": "RNN", "RNN_RELU": "RNN"}.get(mode, mode) or "Cell"
+        sites.append(Site(module=module, module_type=kind, quantity=Quantity(quantity), name=name, depth=1))
+        array = np.broadcast_to(array, (steps, array.shape[1]))
+        graded = quantity == "state_grad"
+        size = np.broadcast_to(np.asarray(numel if graded else 64.0, dtype=np.float64), array.shape)
+        broken = np.broadcast_to(np.asarray(nonfinite if graded else 0.0, dtype=np.float64), array.shape)
+        for step in range(steps):
+            times = np.flatnonzero(~np.isnan(array[step]))
+            made = np.full((len(times), len(STATISTICS)), np.nan, dtype=np.float32)
+            made[:, COLUMN["numel"]] = size[step, times]
+            made[:, COLUMN["nonfinite_count"]] = broken[step, times]
+            made[:, COLUMN["mean" if quantity == "gate" else "rms"]] = array[step, times]
+            made[:, COLUMN["l2_norm"]] = array[step, times] * np.sqrt(size[step, times])
+            made[:, COLUMN["zero_fraction"]] = array[step, times] == 0
+            if len(times):
+                table[step, column] = made.mean(axis=0)
+            if len(times) > 1 or times.any():
+                index[step] += [(column, int(time)) for time in times]
+                rows[step] += list(made)
+    has_matrix = [i for i, site in enumerate(sites) if site.quantity in (Quantity.STATE, Quantity.GATE)]
+    table[0, has_matrix, COLUMN["spectral_radius"]], table[0, has_matrix, COLUMN["spectral_norm"]] = spectrum
+    losses = np.broadcast_to(np.asarray(loss, dtype=np.float64), (steps,))
+    builder = TraceBuilder()
+    for step in range(steps):
+        builder.append(
+            StepRecord(
+                step=step * every,
+                per_step={"loss": float(losses[step])},
+                values=table[step],
+                time_index=np.array(index[step], dtype=np.int32).reshape(-1, 2),
+                time_values=np.array(rows[step], dtype=np.float32).reshape(-1, len(STATISTICS)),
+            ),
+            sites,
+            {},
+        )
+    return builder.finish(sites, {"recurrent": {module: mode}} if mode else {})
+
+
+def read_at_the_end(gain: ArrayLike, length: int = 60, suffix: str = "l0") -> dict[str, ArrayLike]:
+    """What a loss on the last step makes, for `recurrent_trace`: the gradient keeps `gain` on each step back.
+
+    `gain` may differ by step, then of shape (step, 1). A suffix "l0_reverse" reads at position 0.
+    """
+    total = np.asarray(gain, dtype=np.float64) ** np.arange(length)[::-1]
+    carried = np.where(np.arange(length) == length - 1, 0.0, total)
+    way = slice(None, None, -1 if suffix.endswith("_reverse") else 1)
+    return {f"state_grad h_{suffix}": total[..., way], f"state_grad h_{suffix}.carried": carried[..., way]}
+
+
 def _split(key: str) -> tuple[str, str]:
     for quantity in sorted((q.value for q in Quantity), key=len, reverse=True):
         if key.startswith(quantity + "_") and key[len(quantity) + 1 :] in {s.value for s in Statistic}:
