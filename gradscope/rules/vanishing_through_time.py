@@ -123,6 +123,7 @@ class VanishingThroughTime(Rule):
         return max(round(float(np.median(np.where(starving.all(axis=1), starving.shape[1], _leading(starving))))), 1)
 
 
+_RANGE = 45.0  # decades from 1 down to the smallest float32: below, it is zero whatever was lost
 _NEEDLESS = " The loss has fallen to a third or less without it: the task hardly needs the early part, or not yet."
 
 
@@ -168,7 +169,7 @@ def _steady(recurrence: Recurrence, missing: Doubles) -> Bools:
     typical = np.where(known.any(axis=1), np.take_along_axis(filled, np.maximum(at, 0)[:, None], axis=1)[:, 0], 1.0)
     with np.errstate(divide="ignore"):
         lost = -np.log10(typical) * recurrence.lag
-    return np.asarray((lost >= STEADY * np.minimum(missing, 1e3)) | (typical == 0))
+    return np.asarray((lost >= STEADY * np.minimum(missing, _RANGE)) | (typical == 0))
 
 
 def _leading(flags: Bools) -> Ints:
