@@ -1,6 +1,6 @@
 """What a scenario is: data. A question, a task, and variants that must and must not show a pathology."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -147,7 +147,7 @@ class Scenario:
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     every: int = 1
-    exhibits: Callable[[Trained], Sequence[Exhibit]] | None = None
+    exhibits: Callable[[Trained], Iterable[Exhibit]] | None = None
 
     def variant(self, name: str) -> Variant:
         """The variant called `name`."""

@@ -102,8 +102,8 @@ def _sgd(model: "nn.Module", settings: Settings) -> "torch.optim.Optimizer":
 def _recorded(trace: Trace, part: str = "") -> Doubles:
     """‖∂L/∂h_t‖ or that of a part, as the probe recorded it in the first step."""
     name = f"h_l0.{part}" if part else "h_l0"
-    norms = trace.by_time("rnn", Quantity.STATE_GRAD, Statistic.L2_NORM, name=name)[0]
-    return norms.astype(np.float64)
+    norms: Doubles = trace.by_time("rnn", Quantity.STATE_GRAD, Statistic.L2_NORM, name=name)[0].astype(np.float64)
+    return norms
 
 
 def _measure(trained: Trained) -> Mapping[str, float]:

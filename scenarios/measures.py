@@ -94,7 +94,7 @@ def recurrence(trace: Trace, module: str) -> tuple[Recurrence, NDArray[np.bool_]
     Of windows that no gradient reaches nothing is known.
     """
     (layer, *_) = (one for one in recurrences(trace) if one.module == module)
-    return layer, np.isfinite(layer.arriving).any(axis=1)
+    return layer, np.asarray(np.isfinite(layer.arriving).any(axis=1))
 
 
 def at_end(values: Doubles) -> float:

@@ -169,14 +169,16 @@ def recurrent(
     hidden: int,
     outputs: int,
     projected: bool = False,
+    scale: float = 1.0,
     forget_bias: float | None = None,
     window: int | None = None,
 ) -> Recurrent:
     """A recurrent net of one layer, behind a linear one of its width if `projected`.
 
     "irnn" is an RNN with ReLU that starts by adding up its inputs: identity as recurrent matrix, no bias, input
-    weights of deviation 0.1 (Le et al. 2015, where it is 0.001 and the training a thousand times as long). An LSTM's
-    forget gates start with `forget_bias`, if given (Gers et al. 2000; Jozefowicz et al. 2015).
+    weights of deviation 0.1 (Le et al. 2015, where it is 0.001 and the training a thousand times as long); the identity
+    times `scale`, if given. An LSTM's forget gates start with `forget_bias`, if given (Gers et al. 2000; Jozefowicz et
+    al. 2015).
     """
     width = hidden if projected else inputs
     core: nn.RNNBase
@@ -192,7 +194,7 @@ def recurrent(
     with torch.no_grad():
         if cell == "irnn":
             nn.init.normal_(core.get_parameter("weight_ih_l0"), std=0.1)
-            nn.init.eye_(core.get_parameter("weight_hh_l0"))
+            nn.init.eye_(core.get_parameter("weight_hh_l0")).mul_(scale)
             core.get_parameter("bias_ih_l0").zero_()
             core.get_parameter("bias_hh_l0").zero_()
         elif cell == "lstm" and forget_bias is not None:  # gates lie as input, forget, cell, output; two biases add up

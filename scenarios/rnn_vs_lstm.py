@@ -9,7 +9,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from gradscope.scenarios import measures
-from gradscope.scenarios.base import EVERY_CODE, EXPLOSION, MISTAKES, Scenario, Settings, Task, Trained, Variant
+from gradscope.scenarios.base import (
+    EVERY_CODE,
+    EXPLOSION,
+    MISTAKES,
+    STARVATION,
+    Scenario,
+    Settings,
+    Task,
+    Trained,
+    Variant,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -32,12 +42,18 @@ def _task(settings: Settings) -> Task:
     return tasks.adding(_lags(settings), near=tenth, spread=tenth)
 
 
-def _build(settings: Settings, *, cell: "Cell", forget_bias: bool = False) -> "nn.Module":
+def _build(settings: Settings, *, cell: "Cell", forget_bias: bool = False, grows: bool = False) -> "nn.Module":
     from gradscope.scenarios import models
 
     inputs, outputs = (1, 10) if settings["task"] == "digits" else (2, 1)
-    bias = float(settings["forget_bias"]) if forget_bias else None
-    return models.recurrent(cell, inputs=inputs, hidden=int(settings["hidden"]), outputs=outputs, forget_bias=bias)
+    return models.recurrent(
+        cell,
+        inputs=inputs,
+        hidden=int(settings["hidden"]),
+        outputs=outputs,
+        scale=float(settings["growth"]) if grows else 1.0,
+        forget_bias=float(settings["forget_bias"]) if forget_bias else None,
+    )
 
 
 def _adam(model: "nn.Module", settings: Settings, *, lr: str) -> "torch.optim.Optimizer":
@@ -66,42 +82,50 @@ def _measure(trained: Trained) -> Mapping[str, float]:
     }
 
 
-def _variant(name: str, cell: "Cell", lr: str, *, forget_bias: bool = False, **codes: frozenset[str]) -> Variant:
-    return Variant(
-        name=name,
-        build=partial(_build, cell=cell, forget_bias=forget_bias),
-        optimizer=partial(_adam, lr=lr),
-        clip=_clip,
-        **codes,
-    )
+def _variant(name: str, build: "partial[nn.Module]", *, lr: str = "lr", **codes: frozenset[str]) -> Variant:
+    return Variant(name=name, build=build, optimizer=partial(_adam, lr=lr), clip=_clip, **codes)
 
 
 SCENARIO = Scenario(
     name="rnn-vs-lstm",
     question="How far back does the gradient reach, in an RNN and in gated networks?",
     lesson=(
-        "The horizon is how many steps back the carried gradient is down to a thousandth. With the usual inits it is a "
-        "tenth of the lag, so at first no cell learns from the far number. Gates can learn to stay open and a forget "
-        "bias of 1 more than doubles the reach to start with; few open units are enough, so the mean forget gate and "
-        "its time constant stay small. An identity as recurrent matrix keeps the gradient whole from the start, and "
-        "stands a step from exploding. The tanh RNN learns nothing, at no lag: it never gets past its horizon."
+        "The horizon is how many steps back the carried gradient is down to a thousandth. With the usual inits that is "
+        "a tenth of the lag, so at first the far number teaches nothing. A forget bias of 1 more than doubles it. "
+        "Gates learn to stay open, and few open units are enough: the mean forget gate stays small. An identity as "
+        "recurrent matrix passes the gradient whole from the start; with a fifth more it explodes. The tanh RNN never "
+        "gets past its horizon, and next to nothing is learned at any lag."
     ),
     source="Hochreiter & Schmidhuber 1997, §5.4; Gers et al. 2000; Jozefowicz et al. 2015; Le et al. 2015, §4.1",
     task=_task,
     variants=(
-        _variant("rnn, tanh", "rnn", "lr_plain", forbid=EXPLOSION | MISTAKES),
-        _variant("rnn, relu, identity", "irnn", "lr_plain", forbid=MISTAKES),
-        _variant("lstm", "lstm", "lr", forbid=EVERY_CODE - {"GS201"}),
-        _variant("lstm, forget bias 1", "lstm", "lr", forget_bias=True, forbid=EVERY_CODE),
-        _variant("gru", "gru", "lr", forbid=EVERY_CODE),
+        _variant(
+            "rnn, tanh",
+            partial(_build, cell="rnn"),
+            lr="lr_plain",
+            expect=frozenset({"GS201"}),
+            forbid=EXPLOSION | MISTAKES,
+        ),
+        _variant("rnn, relu, identity", partial(_build, cell="irnn"), lr="lr_plain", forbid=EVERY_CODE - EXPLOSION),
+        _variant(
+            "rnn, relu, 1.2 × identity",
+            partial(_build, cell="irnn", grows=True),
+            lr="lr_plain",
+            expect=frozenset({"GS202"}),
+            forbid=STARVATION | MISTAKES,
+        ),
+        _variant("lstm", partial(_build, cell="lstm"), forbid=EVERY_CODE),
+        _variant("lstm, forget bias 1", partial(_build, cell="lstm", forget_bias=True), forbid=EVERY_CODE),
+        _variant("gru", partial(_build, cell="gru"), forbid=EVERY_CODE),
     ),
-    steps=550,
+    steps=500,
     every=10,
     measure=_measure,
     settings={
         "task": "adding",
         "lag": 100,
         "hidden": 32,
+        "growth": 1.2,
         "forget_bias": 1.0,
         "lr": 0.01,
         "lr_plain": 0.0015,
@@ -110,6 +134,7 @@ SCENARIO = Scenario(
     ranges={
         "lag": (20, 2000),
         "hidden": (1, 1024),
+        "growth": (0.1, 10.0),
         "forget_bias": (-20.0, 20.0),
         "lr": (1e-8, 10.0),
         "lr_plain": (1e-8, 10.0),

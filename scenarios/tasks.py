@@ -79,7 +79,7 @@ def adding(lags: Sequence[int], *, near: int, spread: int, batch: int = 64) -> T
     squared error of 1/6.
 
     Scored by "accuracy", the share of held-out sequences answered within 0.1, and "explained", 1 − mse / variance:
-    1 if all are right, 0 for always answering the mean. "explained at 50" is of the sequences with that lag.
+    1 if all are right, 0 for always answering the mean or worse. "explained at 50" is of the sequences with that lag.
 
     Source: Hochreiter & Schmidhuber 1997, §5.4 (Task 4); there and in Le et al. 2015, §4.1, one lies in each half.
     """
@@ -118,7 +118,7 @@ def _sum_score(lags: Sequence[int], near: int, spread: int, model: nn.Module) ->
         error = (model(inputs).squeeze(1) - targets).double()
 
     def explained(chosen: Tensor) -> float:
-        return 1 - float(error[chosen].square().mean() / targets[chosen].double().var(correction=0))
+        return max(1 - float(error[chosen].square().mean() / targets[chosen].double().var(correction=0)), 0.0)
 
     return {
         "accuracy": float((error.abs() < 0.1).double().mean()),

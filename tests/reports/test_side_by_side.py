@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from examples import HEALTHY, SICK, comparison, diagnosis, finding, network, printed, recurrent, variant, with_times
 
+from gradscope.exhibits import Exhibit
 from gradscope.findings import Severity
 from gradscope.reports.comparison import ComparedRun, ComparedVariant
 from gradscope.reports.side_by_side import ComparisonReport
@@ -80,3 +83,38 @@ def test_inputs_are_compared_by_time_where_no_state_was_observed():
     assert "by time" in text
     assert "by depth" not in text
     assert "last to first ×1.8e-15" in text
+
+
+EXHIBIT = Exhibit(
+    title="Back",
+    heads=("t", "local", "carried", "norm"),
+    rows=(("0", (0.25, -1 / 3), (0.0, -1e-9), 0.41667), ("1", (1.0, 12.5), "", float("nan"))),
+    note="local is of t alone",
+)
+
+
+def with_exhibit(seeds=1):
+    one = variant("rnn", 0.9, HEALTHY, seeds=seeds)
+    runs = tuple(replace(run, exhibits=(EXHIBIT,)) for run in one.runs)
+    return ComparisonReport(comparison(seeds=seeds, variants=(replace(one, runs=runs),)))
+
+
+def test_exact_numbers_are_shown_once_after_the_table():
+    text = printed(with_exhibit(seeds=2))
+    lines = text[text.index("Back   rnn") :].splitlines()
+    assert lines[1].split() == ["t", "local", "carried", "norm"]
+    assert lines[3].split() == ["0", "0.2500", "−0.3333", "0.0000", "0.0000", "0.4167"]
+    assert lines[4].split() == ["1", "1.0000", "12.5000", "–"]
+    assert lines[5] == "local is of t alone"
+    assert text.count("Back   rnn") == 1
+
+
+def test_exact_numbers_that_do_not_fit_go_on_below_with_the_names_of_their_rows():
+    lines = printed(with_exhibit(), width=30).splitlines()
+    heads = [line.split() for line in lines if line.startswith("t ")]
+    assert heads == [["t", "local"], ["t", "carried", "norm"]]
+
+
+def test_exact_numbers_in_ascii():
+    text = printed(with_exhibit(), ascii_only=True)
+    assert "0.2500 -0.3333" in text

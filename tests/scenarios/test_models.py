@@ -145,6 +145,8 @@ def test_an_irnn_starts_by_adding_up_its_inputs():
         core.weight_ih_l0.copy_(torch.eye(4))
     x = torch.rand(2, 6, 4)
     assert torch.allclose(core(x)[0], x.cumsum(1))
+    scaled = models.recurrent("irnn", inputs=4, hidden=4, outputs=1, scale=1.2).recurrent
+    assert torch.equal(scaled.weight_hh_l0.detach(), 1.2 * torch.eye(4))
 
 
 def test_the_forget_bias_is_the_forget_gates_alone():

@@ -105,6 +105,7 @@ class Answers(nn.Module):
 def test_always_answering_one_explains_nothing():
     score = tasks.adding([20, 40], near=4, spread=4).score(Answers(lambda x: torch.ones(len(x), 1)))
     assert score["explained"] == pytest.approx(0, abs=0.02)
+    assert tasks.adding([20], near=4, spread=4).score(Answers(lambda x: 9 * torch.ones(len(x), 1)))["explained"] == 0
     assert score["accuracy"] == pytest.approx(1 - 0.9**2, abs=0.04)  # of |s − 1| < 0.1, s the sum of two uniform ones
 
 
