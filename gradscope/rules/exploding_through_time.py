@@ -23,6 +23,7 @@ from gradscope.rules.through_time import (
     judged_recurrences,
     matrix,
     middle,
+    recurrent_weight,
     sites_of,
     slope_clause,
     with_others,
@@ -149,12 +150,12 @@ def _cause(lasting: Lasting) -> str:
 def _remedy(trace: Trace, lasting: Lasting) -> str:
     recurrence = lasting.recurrence
     radius, _ = matrix(lasting)
-    weight = f"{recurrence.module}.weight_hh_{recurrence.suffix}".lstrip(".") if recurrence.suffix else "weight_hh"
+    weight = recurrent_weight(recurrence)
     parts = []
     if is_plain(recurrence) and radius > 1:
         parts.append(f"divide {weight} by {number(radius)}, or draw it orthogonal")
-    elif not is_plain(recurrence):
-        parts.append("draw the recurrent weights orthogonal, and smaller")
+    else:
+        parts.append(f"draw {weight} orthogonal, or smaller")
     threshold = _clip_at(trace, lasting)
     if math.isfinite(threshold):
         parts.append(f"clip the gradient's norm at {number(threshold)}, what it is when nothing explodes")

@@ -44,6 +44,11 @@ def _overlapping(cause: Finding, effect: Finding) -> bool:
     return _shallowest(effect) <= _deepest(cause) + 2 and _deepest(effect) >= _shallowest(cause) - 2
 
 
+def _across(cause: Finding, effect: Finding) -> bool:
+    """The effect stretches over the cause's place."""
+    return _shallowest(effect) <= _deepest(cause) and _deepest(effect) >= _shallowest(cause)
+
+
 def _earlier(cause: Finding, effect: Finding) -> bool:
     """The cause began in an earlier step."""
     return cause.first_step < effect.first_step
@@ -55,7 +60,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
     "GS101": (
         ("GS504", _anywhere),
         ("GS304", _overlapping),
-        ("GS201", _upstream),
+        ("GS201", _across),
         ("GS301", _upstream),
         ("GS302", _upstream),
         ("GS502", _earlier),
@@ -67,7 +72,6 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS301", _upstream),
         ("GS302", _upstream),
         ("GS304", _upstream),
-        ("GS201", _upstream),
         ("GS101", _upstream),
         ("GS502", _anywhere),
     ),

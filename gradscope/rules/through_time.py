@@ -53,7 +53,10 @@ def judged_recurrences(trace: Trace) -> tuple[Recurrence, ...]:
         raise NotJudged("needs a recurrent layer with a gradient, the trace has none")
     longest = max(int(r.lag.max(initial=0)) for r in found)
     if longest < LEAST_LAG:
-        raise NotJudged(f"needs a gradient that can travel {LEAST_LAG} time steps, the longest here travels {longest}")
+        cut = ", as its windows are cut" if any(r.cut.any() for r in found) else ""
+        raise NotJudged(
+            f"needs a gradient that can travel {LEAST_LAG} time steps, the longest here travels {longest}{cut}"
+        )
     return tuple(r for r in found if r.lag.max(initial=0) >= LEAST_LAG)
 
 
@@ -112,6 +115,15 @@ def is_plain(recurrence: Recurrence) -> bool:
 def is_saturated(lasting: Lasting) -> bool:
     """Whether the states of a tanh lie near its bounds."""
     return lasting.recurrence.mode == "RNN_TANH" and middle(lasting.recurrence.slope, lasting.late) < _AT_BOUNDS
+
+
+def recurrent_weight(recurrence: Recurrence) -> str:
+    """What the recurrent matrix is called in the model."""
+    if not recurrence.mode:
+        return "the recurrent matrix"
+    return ".".join(
+        part for part in (recurrence.module, "_".join(["weight_hh", recurrence.suffix]).rstrip("_")) if part
+    )
 
 
 def slope_clause(lasting: Lasting) -> str:

@@ -24,6 +24,7 @@ from gradscope.rules.through_time import (
     judged_recurrences,
     matrix,
     middle,
+    recurrent_weight,
     sites_of,
     slope_clause,
     with_others,
@@ -76,9 +77,11 @@ class VanishingThroughTime(Rule):
             missing = missing_decades(recurrence)
             known = ~np.isnan(missing) & (recurrence.lag >= LEAST_LAG)
             sick = known & (missing >= self.min_decades) & _steady(recurrence, missing)
-            lasting = persistence(*by_step(trace, recurrence, sick, known))
+            bad, judged = by_step(trace, recurrence, sick, known)
+            bad = _unhealed(bad, judged)
+            lasting = persistence(bad, judged)
             if lasting is not None and lasting.standing:
-                rows = np.flatnonzero(sick)
+                rows = np.flatnonzero(sick & (recurrence.step >= lasting.first))
                 found.append(Lasting(recurrence=recurrence, persistence=lasting, rows=rows, decades=missing))
         for worst, group in worst_of_each_module(found):
             yield self._finding(trace, worst, group)
@@ -139,6 +142,19 @@ def _fallen(trace: Trace, *, since: int = 0, least: int = 0) -> float:
     tenth = max(len(loss) // 10, 1)
     begun, ended = float(np.median(loss[: since or tenth])), float(np.median(loss[-tenth:]))
     return ended / begun if begun > 0 else float("nan")
+
+
+def _unhealed(sick: Bools, known: Bools) -> Bools:
+    """`sick` without what lies before the last tenth of the run, or as much in a row, that was well. Shape (step,)."""
+    judged = np.flatnonzero(known)
+    length = max(len(judged) // 10, BEGINNING)
+    if len(judged) < length:
+        return sick
+    well = np.convolve(~sick[judged], np.ones(length), mode="valid")
+    healed = well == length
+    healed[-1] = well[-1] > length / 2  # at the end most of it will do
+    ends = judged[np.flatnonzero(healed) + length - 1]
+    return sick & (np.arange(len(sick)) > (ends[-1] if len(ends) else -1))
 
 
 def relative(recurrence: Recurrence) -> Doubles:
@@ -205,7 +221,7 @@ def _cause(lasting: Lasting, lag: int) -> str:
 
 def _remedy(lasting: Lasting, lag: int) -> str:
     recurrence = lasting.recurrence
-    weight = f"{recurrence.module}.weight_hh_{recurrence.suffix}".lstrip(".") if recurrence.suffix else "weight_hh"
+    weight = recurrent_weight(recurrence)
     pool = "or let the loss see more than the end: pool or attend over the outputs"
     if recurrence.mode in ("LSTM", "GRU"):
         # e^(−1/lag) = σ(b)

@@ -46,6 +46,8 @@ ROOT = (Role.ROOT, None)
         ("GS502", ("GS301", "GS302", "GS401")),
         ("GS301", ("GS103",)),
         ("GS101", ("GS501",)),
+        ("GS201", ("GS101", "GS304", "GS501")),
+        ("GS202", ("GS102", "GS305", "GS502", "GS401", "GS503", "GS301")),
     ],
 )
 def test_typical_stories_have_one_root(root, symptoms):
@@ -73,6 +75,18 @@ def test_a_gradient_is_lost_upstream_of_its_cause_only():
     dead = finding("GS301", depths=(4, 5))
     assert roles(dead, finding("GS103", depths=(1, 3)))["GS103"] == (Role.SYMPTOM, "GS301")
     assert roles(dead, finding("GS103", depths=(6, 9)))["GS103"] == ROOT
+
+
+def test_a_fading_through_time_explains_a_slope_over_depth_only_across_the_recurrence():
+    recurrence = finding("GS201", depths=(6, 7))
+    assert roles(recurrence, finding("GS101", depths=(4, 9)))["GS101"] == (Role.SYMPTOM, "GS201")
+    assert roles(recurrence, finding("GS101", depths=(1, 6)))["GS101"] == ROOT
+    assert roles(recurrence, finding("GS103", depths=(1, 3)))["GS103"] == ROOT
+
+
+def test_a_step_that_was_too_large_explains_what_fades_after_it():
+    found = roles(finding("GS502", first=2), finding("GS201", first=3), finding("GS202", first=3))
+    assert found["GS201"] == found["GS202"] == (Role.SYMPTOM, "GS502")
 
 
 def test_roots_come_first_and_the_worst_of_them_first():
