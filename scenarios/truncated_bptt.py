@@ -66,12 +66,13 @@ SCENARIO = Scenario(
     name="truncated-bptt",
     question="How long must the window of truncated backpropagation through time be?",
     lesson=(
-        "The nearest number lies 20 steps back, so a window of 10 never sees a cause and learns nothing. One of 50 "
-        "does: what it learns to keep, it also keeps over a lag that is longer than the window. One of 100 is almost "
-        "as good as the full sequence, for which half as many states again are kept and gone back through. A window "
-        "has to reach the nearer causes, not the furthest. A cut is no vanishing: `gain_per_time_step` is 1 within it."
+        "The nearest number lies 13 to 20 steps back, so a window of 10 never sees a cause and learns nothing. One of "
+        "50 does: what it learns to keep it also keeps, if less surely, over lags that are longer than the window. One "
+        "of 100 is about as good as the full sequence, for which half as many states again are kept and gone back "
+        "through. A window has to reach the nearer causes, not the furthest. A cut is no vanishing: "
+        "`gain_per_time_step` is about 1 within it."
     ),
-    source="Williams & Peng 1990, §4; Williams & Zipser 1995, §3.5",
+    source="Williams & Peng 1990; Williams & Zipser 1995",
     task=_task,
     variants=(
         _variant("window 10", 10, forbid=EVERY_CODE - {"GS602"}),

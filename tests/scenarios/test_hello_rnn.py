@@ -130,7 +130,7 @@ def test_a_window_cuts_what_is_carried_and_nothing_else(result, name):
 
 def test_the_shorter_the_window_the_later_the_word(result):
     metrics = [one(result, name).metrics for name in WINDOWS]
-    assert metrics[0]["steps_until_likely"] <= metrics[1]["steps_until_likely"] < metrics[2]["steps_until_likely"]
+    assert metrics[0]["spelled_after"] < metrics[1]["spelled_after"] < metrics[2]["spelled_after"]
     assert metrics[0]["carried_share"] > metrics[1]["carried_share"] > metrics[2]["carried_share"] == 0
 
 
@@ -150,3 +150,8 @@ def test_a_window_that_does_not_divide_the_word_cuts_where_the_model_does():
     assert lengths == [1, 3]
     assert [bool(m.carried.any()) for m in by_hand(3)] == [False, True, True, False]
     assert hello_rnn.one_hot("l").tolist() == [0, 0, 1, 0]
+
+
+def test_a_word_not_yet_spelled_has_no_number(tmp_path):
+    few = run(SCENARIO, seeds=[0], steps=3, settings={}, directory=tmp_path)
+    assert all(np.isnan(r.metrics["spelled_after"]) and r.metrics["accuracy"] < 1 for r in few.runs)
