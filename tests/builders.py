@@ -92,11 +92,8 @@ def recurrent_trace(
     the first step only. As in a recording, what was observed once in a step, at time 0, has no row of its time.
     """
     arrays = {key: np.atleast_2d(np.asarray(array, dtype=np.float64)) for key, array in values.items()}
-    steps = (
-        max([steps, *map(len, arrays.values())])
-        if all(len(a) == 1 for a in arrays.values())
-        else max(map(len, arrays.values()))
-    )
+    given = max(map(len, arrays.values()))
+    steps = given if given > 1 else steps
     sites = []
     table = np.full((steps, len(arrays), len(STATISTICS)), np.nan, dtype=np.float32)
     index: list[list[tuple[int, int]]] = [[] for _ in range(steps)]
@@ -104,10 +101,13 @@ def recurrent_trace(
     for column, (key, array) in enumerate(arrays.items()):
         quantity, _, name = key.partition(" ")
         kind = {"RNN_TANH": "RNN", "RNN_RELU": "RNN"}.get(mode, mode) or "Cell"
-        sites.append(Site(module=module, module_type=kind, quantity=Quantity(quantity), name=name, depth=1))
+        whole = quantity == "total_norm"  # one number, of the model
+        at, of = ("", "Model") if whole else (module, kind)
+        depth = -1 if whole else 1
+        sites.append(Site(module=at, module_type=of, quantity=Quantity(quantity), name=name, depth=depth))
         array = np.broadcast_to(array, (steps, array.shape[1]))
         graded = quantity == "state_grad"
-        size = np.broadcast_to(np.asarray(numel if graded else 64.0, dtype=np.float64), array.shape)
+        size = np.broadcast_to(np.asarray(numel if graded else 1.0 if whole else 64.0, dtype=np.float64), array.shape)
         broken = np.broadcast_to(np.asarray(nonfinite if graded else 0.0, dtype=np.float64), array.shape)
         for step in range(steps):
             times = np.flatnonzero(~np.isnan(array[step]))

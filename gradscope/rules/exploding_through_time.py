@@ -44,7 +44,8 @@ class ExplodingThroughTime(Rule):
         adds nothing to it. The median gain must account for half of the growth. A factor on the loss cancels.
     Why the threshold: training makes gains of a little over 1, which add up to a factor of ten or less on 8 to 64 steps
         (RNN, LSTM and GRU), 25 at the most for an orthogonal RNN of 1.2. So two decades count if the run begins with
-        them, and three if training has made them. It is an error from four decades on.
+        them, and three if training has made them. It is an error from four decades on, and from there on it counts
+        even if it heals.
     What to try: an orthogonal recurrent matrix or one divided by its spectral radius; clipping by the norm, which keeps
         the direction; a lower learning rate.
     Where it stays silent: growth by a factor of ten over the whole sequence; lags under 10; a few odd steps.
@@ -70,8 +71,8 @@ class ExplodingThroughTime(Rule):
             bar = self.min_decades if begun[judged[:BEGINNING]].any() else self.learned_decades
             sick = known & steady & (growth >= bar)
             lasting = persistence(*by_step(trace, recurrence, sick, known))
-            if lasting is not None:
-                rows = np.flatnonzero(sick)
+            rows = np.flatnonzero(sick)
+            if lasting is not None and (lasting.standing or middle(growth, rows) >= self.error_decades):
                 found.append(Lasting(recurrence=recurrence, persistence=lasting, rows=rows, decades=growth))
         for worst, group in worst_of_each_module(found):
             yield self._finding(trace, worst, group)
@@ -156,25 +157,22 @@ def _remedy(trace: Trace, lasting: Lasting) -> str:
         parts.append(f"divide {weight} by {number(radius)}, or draw it orthogonal")
     else:
         parts.append(f"draw {weight} orthogonal, or smaller")
-    threshold = _clip_at(trace, lasting)
-    if math.isfinite(threshold):
-        parts.append(f"clip the gradient's norm at {number(threshold)}, what it is when nothing explodes")
-    else:
-        parts.append("clip the gradient's norm")
+    parts.append(_clip(trace, lasting))
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _clip_at(trace: Trace, lasting: Lasting) -> float:
-    """The usual norm of the gradient in the steps that do not explode; else the usual one without the growth."""
+def _clip(trace: Trace, lasting: Lasting) -> str:
+    """Where to clip: at the usual norm of the steps that do not explode, if there are any."""
     columns = trace.columns(Quantity.TOTAL_NORM, "", "raw")
-    total = norms(trace, columns[0] if columns else None)
-    broken = trace.statistics[Statistic.NONFINITE_COUNT][:, columns[0]] > 0 if columns else np.ones(len(total), bool)
-    known = np.isfinite(total) & ~broken & (total > 0)
+    if not columns:
+        return "clip the gradient's norm"
+    total = norms(trace, columns[0])
+    total[~((trace.statistics[Statistic.NONFINITE_COUNT][:, columns[0]] == 0) & (total > 0))] = np.nan
     sick = np.zeros(len(total), dtype=bool)
     sick[lasting.recurrence.step[lasting.rows]] = True
-    if (known & ~sick).any():
-        return float(np.median(total[known & ~sick]))
-    if not known.any():
-        return float("nan")
-    return float(np.median(total[known])) / 10 ** middle(lasting.decades, lasting.rows)
+    usual, exploded = middle(total, np.flatnonzero(~sick)), middle(total, np.flatnonzero(sick))
+    if math.isfinite(usual):
+        return f"clip the gradient's norm at {number(usual)}, its median in the steps that do not explode"
+    now = f" (its median is now {number(exploded)})" if math.isfinite(exploded) else ""
+    return f"clip the gradient's norm, at 1 to begin with{now}"

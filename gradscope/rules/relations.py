@@ -49,6 +49,10 @@ def _across(cause: Finding, effect: Finding) -> bool:
     return _shallowest(effect) <= _deepest(cause) and _deepest(effect) >= _shallowest(cause)
 
 
+def _same_module(cause: Finding, effect: Finding) -> bool:
+    return cause.module == effect.module
+
+
 def _earlier(cause: Finding, effect: Finding) -> bool:
     """The cause began in an earlier step."""
     return cause.first_step < effect.first_step
@@ -68,6 +72,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
     "GS102": (("GS504", _anywhere), ("GS202", _upstream), ("GS305", _overlapping), ("GS502", _anywhere)),
     "GS103": (
         ("GS504", _anywhere),
+        ("GS201", _same_module),
         ("GS401", _earlier),
         ("GS301", _upstream),
         ("GS302", _upstream),

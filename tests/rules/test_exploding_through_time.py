@@ -48,6 +48,7 @@ CLEAN = {
     "kept": read_at_the_end(1.0),
     "a factor of ten": read_at_the_end(10 ** (1 / T)),
     "made by training, two and a half decades": read_at_the_end(np.where(steps < 40, 1.0, 1.1)),
+    "two decades that heal after a third": read_at_the_end(np.where(steps < 33, 1.1, 1.0)),
     "three odd steps": read_at_the_end(np.where(steps % 40 == 30, 1.3, 1.0)),
     "fades": read_at_the_end(0.5),
     "a loss at every step, kept": both(everywhere(1.0, 100)),
@@ -101,13 +102,22 @@ def test_one_finding_for_a_module_names_its_worst_layer():
 
 
 def test_the_matrix_is_named_and_how_to_shrink_it():
-    values = read_at_the_end(1.2) | {"state h_l0": np.ones(T), "total_norm raw": [[5e4]]}
-    values["total_norm raw"] = np.full((100, 1), 5e4)
+    values = read_at_the_end(1.2) | {"state h_l0": np.ones(T), "total_norm raw": [5e4]}
     found = trace(values, mode="RNN_RELU", spectrum=(1.25, 1.3))
     (finding,) = ExplodingThroughTime().check(found)
     assert "a spectral radius of 1.2 and a largest singular value of 1.3 (above 1, which is necessary" in finding.cause
     assert "100% of the ReLU's units are active" in finding.cause
     assert finding.remedy.startswith("Divide rnn.weight_hh_l0 by 1.2, or draw it orthogonal; clip the gradient's norm")
+    assert "at 1 to begin with (its median is now 50000)" in finding.remedy
+
+
+def test_it_clips_at_the_usual_norm_of_the_other_steps():
+    sick = steps >= 40
+    values = read_at_the_end(np.where(sick, 1.3, 1.0)) | {"total_norm raw": np.where(sick, 5e4, 3.0)}
+    values["gate forget_l0"] = np.full(T, 0.9)
+    (finding,) = ExplodingThroughTime().check(trace(values, mode="LSTM", spectrum=(3.0, 4.0)))
+    assert "clip the gradient's norm at 3, its median in the steps that do not explode" in finding.remedy
+    assert "of the gates' recurrent matrices, one has a spectral radius of 3" in finding.cause.lower()
 
 
 def test_what_is_too_short_cannot_be_judged():
