@@ -158,7 +158,7 @@ def _exhibits(trained: Trained) -> Iterator[Exhibit]:
                 (str(t), f"{x} → {y}", tuple(m.h), tuple(m.p), -math.log(float(m.p @ one_hot(y))))
                 for t, (m, x, y) in enumerate(zip(moments, WORD[:-1], WORD[1:], strict=True))
             ),
-            note="h_t = tanh(W_xh x_t + W_hh h_{t−1}), p_t = softmax(W_hy h_t); the loss sums −ln p",
+            note="h_t = tanh(W_xh x_t + W_hh h_{t−1}), p_t = softmax(W_hy h_t), L = −Σ ln p",
         )
         yield Exhibit(
             title="Back, before the first step",
