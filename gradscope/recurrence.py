@@ -182,7 +182,7 @@ class _Group:
         """Columns of the states, by the state's name."""
         found = {}
         for (which, name), column in self.sites.items():
-            state, begins, of = _read(name)
+            state, begins, of = _read(name) if self.fused else (*_begins(name), "")
             if which is quantity and begins is start and of == part:
                 found[state] = column
         return found
@@ -193,12 +193,14 @@ class _Group:
 
 
 def _read(name: str) -> tuple[str, bool, str]:
-    """What "h0", "c.carried" or "h.1.0" say: the state, whether it is that before the first step, and the part."""
-    name, dot, part = name.rpartition(".")
-    if part not in ("local", "carried"):
-        name, dot, part = f"{name}{dot}{part}", "", ""
-    start = name[1:2] == "0"
-    return name[0] + name[2:] if start else name, start, part
+    """What "h0" or "c.carried" say: the state, whether it is that before the first step, and the part."""
+    state, _, part = name.partition(".")
+    return *_begins(state), part
+
+
+def _begins(name: str) -> tuple[str, bool]:
+    """What "h0" or "h0.1.0" say: the state, "h" or "h.1.0", and whether it is that before the first step."""
+    return (name[0] + name[2:], True) if name[1:2] == "0" else (name, False)
 
 
 def _groups(trace: Trace) -> Iterator[_Group]:
@@ -266,35 +268,52 @@ class _Table:
 
 @dataclass(frozen=True, slots=True)
 class _Segments:
-    """Where the sequences lie: step, first time and length of each. Shape (segment,)."""
+    """Where the sequences lie: step, first time and length of each, (segment,); and what stands there."""
 
+    trace: Trace
+    table: _Table
     step: Ints
     start: Ints
     window: Ints
 
-    def of(self, values: Doubles) -> Doubles:
-        """(step, time) as (segment, position)."""
-        k = np.arange(int(self.window.max(initial=0)))
+    @property
+    def length(self) -> int:
+        """Times of the longest step."""
+        return int((self.start + self.window).max())
+
+    def read(self, column: int | None, stat: Statistic) -> Doubles:
+        """A statistic of one site, (segment, position); NaN where not observed, and where a gradient is not finite."""
+        k = np.arange(int(self.window.max()))
+        if column is None:
+            return np.full((len(self.step), len(k)), np.nan)
+        values = self.table.fill(column, stat, self.length)
+        if self.trace.sites[column].quantity is Quantity.STATE_GRAD:
+            values[self.table.fill(column, Statistic.NONFINITE_COUNT, self.length) > 0] = np.nan
         inside = k < self.window[:, None]
         at = np.where(inside, self.start[:, None] + k, 0)
         return np.where(inside, values[self.step[:, None], at], np.nan)
 
+    def at_start(self, column: int, stat: Statistic) -> Doubles:
+        """A statistic of one site where each segment begins, (segment,)."""
+        return np.asarray(self.table.fill(column, stat, self.length)[self.step, self.start])
 
-def _segments(table: _Table, gradients: list[int], starts: list[int]) -> _Segments:
+
+def _segments(trace: Trace, table: _Table, group: _Group) -> _Segments:
     """One for each start of a sequence in a step in which a gradient was seen; at time 0 where no start was."""
-    step, time = (np.concatenate(parts) for parts in zip(*map(table.cells, gradients), strict=True))
-    ends = dict(zip(*_largest(step, time), strict=True))
-    begins: dict[int, set[int]] = {s: set() for s in ends}
-    for column in starts:
+    gradients, states = group.columns(Quantity.STATE_GRAD).values(), group.columns(Quantity.STATE).values()
+    graded = {step for column in gradients for step in np.flatnonzero(trace.observed(column)).tolist()}
+    step, time = (np.concatenate(parts) for parts in zip(*map(table.cells, [*gradients, *states]), strict=True))
+    begins: dict[int, set[int]] = {s: {0} for s in graded}
+    for column in group.columns(Quantity.STATE, start=True).values():
         for s, t in zip(*(part.tolist() for part in table.cells(column)), strict=True):
             if s in begins:
                 begins[s].add(t)
     rows = []
-    for s, last in ends.items():
-        first = sorted(t for t in begins[s] | {0} if t <= last)
-        rows += [(s, a, b - a) for a, b in zip(first, [*first[1:], last + 1], strict=True)]
-    found = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    return _Segments(found[:, 0], found[:, 1], found[:, 2])
+    for s, last in zip(*_largest(step, time), strict=True):
+        if s in graded:
+            first = sorted(t for t in begins[s] if t <= last)
+            rows += [(s, a, b - a) for a, b in zip(first, [*first[1:], last + 1], strict=True)]
+    return _Segments(trace, table, *np.array(rows, dtype=np.int64).T)
 
 
 def _largest(step: Ints, time: Ints) -> tuple[list[int], list[int]]:
@@ -306,82 +325,59 @@ def _largest(step: Ints, time: Ints) -> tuple[list[int], list[int]]:
 
 
 def _recurrence(trace: Trace, table: _Table, group: _Group) -> Recurrence | None:
-    totals = group.columns(Quantity.STATE_GRAD)
-    seen = [c for c in totals.values() if trace.observed(c).any()]
-    if not seen:
+    totals, parts = group.columns(Quantity.STATE_GRAD), group.columns(Quantity.STATE_GRAD, part="carried")
+    if not any(trace.observed(column).any() for column in totals.values()):
         return None
-    starts = group.columns(Quantity.STATE, start=True)
-    where = _segments(table, seen, list(starts.values()))
-    length = int((where.start + where.window).max())
-    broken: dict[int, NDArray[np.bool_]] = {}
-
-    def read(column: int | None, stat: Statistic) -> Doubles:
-        if column is None:
-            return np.full((len(where.step), int(where.window.max())), np.nan)
-        values = table.fill(column, stat, length)
-        if trace.sites[column].quantity is Quantity.STATE_GRAD:
-            if column not in broken:
-                broken[column] = table.fill(column, Statistic.NONFINITE_COUNT, length) > 0
-            values[broken[column]] = np.nan
-        return where.of(values)
-
-    carried_of = group.columns(Quantity.STATE_GRAD, part="carried")
-    local_of = group.columns(Quantity.STATE_GRAD, part="local")
-    carried: Doubles | None = None
-    cell_gain: Doubles | None = None
+    where = _segments(trace, table, group)
     reverse = group.suffix.endswith("_reverse")
-    sizes: dict[Statistic, Doubles] = {}
-    norms: dict[Statistic, Doubles] = {}
-    for stat in (Statistic.RMS, Statistic.L2_NORM):
-        if group.fused:
-            h, h_carried, c_carried = (
-                read(of.get(state), stat) for of, state in ((totals, "h"), (carried_of, "h"), (carried_of, "c"))
-            )
-            given = np.fmax(read(local_of.get("c"), stat) - h, 0.0) if "c" in local_of else np.zeros_like(h)
-            into_cell = np.nan_to_num(c_carried) if "c" in carried_of else 0.0
-            # more than comes through h can only be what the loss itself hands to the final cell
-            sizes[stat] = np.hypot(h, into_cell + given)
-            norms[stat] = np.hypot(h_carried, into_cell)
-        else:
-            sizes[stat] = _root_sum([read(c, stat) for c in totals.values()])
-            norms[stat] = sizes[stat]
-    arriving = sizes[Statistic.RMS]
-    if group.fused:
-        carried = norms[Statistic.RMS]
-    after = _after(sizes[Statistic.L2_NORM], reverse)
-    gain = _ratio(norms[Statistic.L2_NORM], after, _after(arriving, reverse))
-    if group.fused and "c" in carried_of:
-        cell = read(totals["c"], Statistic.L2_NORM)
-        whole = _after(read(totals["c"], Statistic.RMS), reverse)
-        cell_gain = _ratio(read(carried_of["c"], Statistic.L2_NORM), _after(cell, reverse), whole)
-
+    arriving, carried = _sizes(group, where, Statistic.RMS)
+    forget = _forget(trace, group, where)
     mode = _mode(trace, group.module)
-    forget_column = group.sites.get((Quantity.GATE, _FORGET.get(mode, "forget")))
-    forget = read(forget_column, Statistic.MEAN) if forget_column is not None else None
-    columns = group.columns(Quantity.STATE)
+    arrived_norm, carried_norm = _sizes(group, where, Statistic.L2_NORM)
+    gain = _ratio(carried_norm, arrived_norm, arriving, reverse)
+    cell_gain: Doubles | None = None
+    if "c" in parts:
+        lost, whole = where.read(parts["c"], Statistic.L2_NORM), where.read(totals["c"], Statistic.L2_NORM)
+        cell_gain = _ratio(lost, whole, where.read(totals["c"], Statistic.RMS), reverse)
     return Recurrence(
         module=group.module,
         module_type=group.module_type,
         suffix=group.suffix,
         mode=mode,
         reverse=reverse,
-        columns=tuple(totals.values()) + tuple(carried_of.values()),
+        columns=(*totals.values(), *parts.values()),
         step=where.step,
         start=where.start,
         window=where.window,
-        cut=_cuts(trace, table, where, starts, group.columns(Quantity.STATE_GRAD, start=True), length),
+        cut=_cuts(group, where),
         arriving=arriving,
-        carried=carried,
+        carried=carried if group.fused else None,
         gain=gain,
         cell_gain=cell_gain,
         gain_per_step=_geometric_mean(gain),
         lag=_lag(_as_run(arriving, where.window, reverse)),
         forget=forget,
-        time_constant=_time_constant(forget) if forget is not None else None,
-        slope=_slope(mode, [read(columns.get("h"), s) for s in (Statistic.RMS, Statistic.ZERO_FRACTION)]),
+        time_constant=_time_constant(_mean(forget)) if forget is not None else None,
+        slope=_mean(_slopes(mode, group.columns(Quantity.STATE).get("h"), where)),
         spectral_radius=_spectrum(trace, group, Statistic.SPECTRAL_RADIUS)[where.step],
         spectral_norm=_spectrum(trace, group, Statistic.SPECTRAL_NORM)[where.step],
     )
+
+
+def _sizes(group: _Group, where: _Segments, stat: Statistic) -> tuple[Doubles, Doubles]:
+    """What arrives at each position and what is carried there, as `stat`; of a loop twice the same."""
+    totals = group.columns(Quantity.STATE_GRAD)
+    if not group.fused:
+        whole = _root_sum([where.read(column, stat) for column in totals.values()])
+        return whole, whole
+    carried, local = (group.columns(Quantity.STATE_GRAD, part=part) for part in ("carried", "local"))
+    h, h_carried = where.read(totals.get("h"), stat), where.read(carried.get("h"), stat)
+    if "c" not in carried:
+        return h, h_carried
+    c_carried = np.nan_to_num(where.read(carried["c"], stat))
+    # h hands on no more to c than it has itself: what is beyond that, the loss hands to the final cell
+    given = np.nan_to_num(np.fmax(where.read(local.get("c"), stat) - h, 0.0))
+    return np.hypot(h, c_carried + given), np.hypot(h_carried, c_carried)
 
 
 def _root_sum(values: list[Doubles]) -> Doubles:
@@ -397,10 +393,11 @@ def _after(values: Doubles, reverse: bool) -> Doubles:
     return np.concatenate([nothing, values[:, :-1]] if reverse else [values[:, 1:], nothing], axis=1)
 
 
-def _ratio(carried: Doubles, after: Doubles, rms_after: Doubles) -> Doubles:
-    """Of two norms; NaN where the second has no digits left."""
+def _ratio(carried: Doubles, arriving: Doubles, rms: Doubles, reverse: bool) -> Doubles:
+    """Of what is carried to what has arrived behind the link; NaN where that, of size `rms`, has no digits left."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(rms_after > _NOTHING_LEFT, carried / after, np.nan)
+        gain = carried / _after(arriving, reverse)
+    return np.where(_after(rms, reverse) > _NOTHING_LEFT, gain, np.nan)
 
 
 def _geometric_mean(gain: Doubles) -> Doubles:
@@ -429,21 +426,29 @@ def _lag(run: Doubles) -> Ints:
     return np.where(served.any(axis=1), last - _first_seen(run), 0)
 
 
-def _time_constant(forget: Doubles) -> Doubles:
-    seen = ~np.isnan(forget)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.where(seen, forget, 0.0).sum(axis=1) / seen.sum(axis=1)
-        return np.asarray(-1 / np.log(mean))
-
-
-def _slope(mode: str, states: list[Doubles]) -> Doubles:
-    rms, zeros = states
-    slopes = 1 - rms**2 if mode == "RNN_TANH" else 1 - zeros if mode == "RNN_RELU" else np.full_like(rms, np.nan)
-    seen = ~np.isnan(slopes)
+def _mean(values: Doubles) -> Doubles:
+    """Of each row's known values; NaN where there is none."""
+    seen = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
-        return np.asarray(
-            np.where(seen, slopes, 0.0).sum(axis=1) / np.where(seen.any(axis=1), seen.sum(axis=1), np.nan)
-        )
+        return np.asarray(np.where(seen, values, 0.0).sum(axis=1) / seen.sum(axis=1))
+
+
+def _time_constant(forget: Doubles) -> Doubles:
+    with np.errstate(divide="ignore"):
+        constant = np.abs(1 / np.log(forget))  # of an open gate +inf, not −inf
+    return np.asarray(constant)
+
+
+def _forget(trace: Trace, group: _Group, where: _Segments) -> Doubles | None:
+    column = group.sites.get((Quantity.GATE, _FORGET.get(_mode(trace, group.module), "forget")))
+    return where.read(column, Statistic.MEAN) if column is not None else None
+
+
+def _slopes(mode: str, column: int | None, where: _Segments) -> Doubles:
+    """Mean φ′ at each position."""
+    if mode == "RNN_TANH":
+        return 1 - where.read(column, Statistic.RMS) ** 2
+    return 1 - where.read(column if mode == "RNN_RELU" else None, Statistic.ZERO_FRACTION)
 
 
 def _spectrum(trace: Trace, group: _Group, stat: Statistic) -> Doubles:
@@ -455,22 +460,14 @@ def _spectrum(trace: Trace, group: _Group, stat: Statistic) -> Doubles:
     return np.where(last >= 0, largest[last], np.nan)
 
 
-def _cuts(
-    trace: Trace,
-    table: _Table,
-    where: _Segments,
-    starts: Mapping[str, int],
-    gradients: Mapping[str, int],
-    length: int,
-) -> NDArray[np.bool_]:
+def _cuts(group: _Group, where: _Segments) -> NDArray[np.bool_]:
     """Whether each segment begins with a state from before, and none of its states with a gradient."""
-    given = np.zeros(len(where.step), dtype=bool)
-    handed_on = np.zeros(len(where.step), dtype=bool)
-    for column in starts.values():
-        given |= table.fill(column, Statistic.RMS, length)[where.step, where.start] > 0
-    for column in gradients.values():
-        handed_on |= ~np.isnan(table.fill(column, Statistic.NUMEL, length)[where.step, where.start])
-    return given & ~handed_on
+    given = handed_on = np.zeros(len(where.step), dtype=bool)
+    for column in group.columns(Quantity.STATE, start=True).values():
+        given = given | (where.at_start(column, Statistic.RMS) > 0)
+    for column in group.columns(Quantity.STATE_GRAD, start=True).values():
+        handed_on = handed_on | ~np.isnan(where.at_start(column, Statistic.NUMEL))
+    return np.asarray(given & ~handed_on)
 
 
 def _mode(trace: Trace, module: str) -> str:

@@ -309,6 +309,20 @@ def test_the_conditions_stand_beside_the_measured_gain(spectrum, said):
     assert recurrences(recurrent_trace(read_at_the_end(0.7, 10), mode="LSTM"))[0].conditions() == ""
 
 
+@pytest.mark.parametrize(("f", "constant"), [(1.0, math.inf), (0.0, 0.0), (math.exp(-1 / 30), 30.0)])
+def test_the_time_constant_of_a_gate(f, constant):
+    trace = recurrent_trace(read_at_the_end(0.9, 10) | {"gate forget_l0": np.full(10, f)}, mode="LSTM")
+    assert recurrences(trace)[0].time_constant == pytest.approx(constant, rel=1e-4)
+
+
+def test_a_window_goes_on_behind_the_last_gradient():
+    """In a loop that the loss reads in the middle."""
+    values = {"state_grad h": np.r_[np.full(5, 0.5), [NAN] * 3], "state h": np.ones(8)}
+    (found,) = recurrences(recurrent_trace(values, mode=""))
+    assert (found.window == 8).all()
+    assert (found.lag == 4).all()
+
+
 def test_a_trace_without_recurrence_has_none():
     with gradscope.attach(model := nn.Linear(3, 3)) as scope:
         model(torch.ones(2, 3)).sum().backward()
