@@ -24,14 +24,14 @@ def test_the_programs_run_and_find_what_is_shown(tmp_path: Path, monkeypatch: py
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
     console = Console(width=100, no_color=True)
-    with console.capture() as capture:
-        console.print(names["diagnosis"])
-    (shown,) = blocks("text")
-    heads = [line for line in shown.splitlines() if re.match(r"(error|warning|info) GS\d|  hence", line)]
-    assert heads
-    for line in heads:  # the wording and the place; the last digits are the machine's
-        code, module = re.search(r"(GS\d+ [a-z-]+)\s+(\S+)", line).groups()  # type: ignore[union-attr]
-        assert re.search(rf"{code}\s+{re.escape(module)}", capture.get())
+    for shown, name in zip(blocks("text"), ("diagnosis", "forgetful"), strict=True):
+        with console.capture() as capture:
+            console.print(names[name])
+        heads = [line for line in shown.splitlines() if re.match(r"(error|warning|info) GS\d|  hence", line)]
+        assert heads
+        for line in heads:  # the wording and the place; the last digits are the machine's
+            code, module = re.search(r"(GS\d+ [a-z-]+)\s+(\S+)", line).groups()  # type: ignore[union-attr]
+            assert re.search(rf"{code}\s+{re.escape(module)}", capture.get())
     assert (tmp_path / "run.h5").exists()
 
 
