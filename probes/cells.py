@@ -77,7 +77,7 @@ def _states_of(module: nn.Module) -> "list[_State]":
 def _can_be_cell(module: nn.Module) -> bool:
     """Whether a module was written by hand and takes a state beside its input."""
     forward = type(module).forward
-    if isinstance(module, nn.RNNBase) or getattr(forward, "__module__", "").partition(".")[0] == "torch":
+    if isinstance(module, nn.RNNBase) or str(getattr(forward, "__module__", "")).startswith("torch."):
         return False
     try:
         parameters = list(inspect.signature(forward).parameters.values())[1:]  # without self

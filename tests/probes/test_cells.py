@@ -696,3 +696,10 @@ def test_a_scaled_loss_has_the_gradients_of_the_loss():
     with gradscope.attach(loop, scaler=Scaler()) as scope:
         (1024 * loop(x, start("nn.GRUCell"))).backward()
     assert times(scope.trace, "state_grad", "h") == pytest.approx(grads[0], rel=1e-5)
+
+
+def test_a_module_from_a_program_without_a_name_can_be_attached():
+    names: dict[str, object] = {}  # as in a notebook's or a debugger's exec
+    exec("from torch import nn\nclass Own(nn.Linear):\n    def forward(self, x, h): return x + h", names)
+    scope = gradscope.attach(names["Own"](2, 2))  # type: ignore[operator]
+    scope.detach()
