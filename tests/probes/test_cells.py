@@ -701,5 +701,10 @@ def test_a_scaled_loss_has_the_gradients_of_the_loss():
 def test_a_module_from_a_program_without_a_name_can_be_attached():
     names: dict[str, object] = {}  # as in a notebook's or a debugger's exec
     exec("from torch import nn\nclass Own(nn.Linear):\n    def forward(self, x, h): return x + h", names)
-    scope = gradscope.attach(names["Own"](2, 2))  # type: ignore[operator]
-    scope.detach()
+    cell = names["Own"](2, 2)  # type: ignore[operator]
+    with gradscope.attach(cell) as scope:
+        h = torch.zeros(1, 2)
+        for x in torch.randn(3, 1, 2):
+            h = cell(x * cell.weight.sum(), h)
+        h.sum().backward()
+    assert scope.trace.by_time("", "state", "rms").shape == (1, 3)
