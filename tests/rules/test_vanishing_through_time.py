@@ -58,7 +58,7 @@ CLEAN = {
     "two decades over the sequence": read_at_the_end(10 ** (-2 / T)),
     "a loss at every step": everywhere(0.3),
     "a loss at every step of a loop": {"state_grad h": np.ones(T)},
-    "half at each of ten": read_at_the_end(0.5, 11),
+    "half at each of sixteen": read_at_the_end(0.5, 17),
     "a window of twelve, cut": read_at_the_end(0.5, 12) | {"state h0_l0": 0.5},
     "heals after forty of a hundred": read_at_the_end(np.where(steps < 40, 0.5, 1.0)),
     "three odd steps": read_at_the_end(np.where(steps % 40 == 3, 0.5, 1.0)),
@@ -98,7 +98,7 @@ def test_it_tells_how_far_the_gradient_gets():
     assert finding.time == 49  # 0.5¹⁰ is still more than a thousandth
     assert "keeps 0.5 per time step: positions 0 to 49 of 60 get less than 0.001" in finding.message
     assert (finding.first_step, finding.last_step) == (0, 99)
-    assert finding.measured == pytest.approx(45 * np.log10(2), rel=1e-3)  # of position 14, the last of the quarter
+    assert finding.measured == pytest.approx(30 * np.log10(2), rel=1e-3)  # of position 29, the last of the half
 
 
 def test_the_reverse_direction_is_told_in_its_own_sense():
@@ -108,7 +108,7 @@ def test_the_reverse_direction_is_told_in_its_own_sense():
 
 
 def test_one_finding_for_a_module_names_its_worst_layer():
-    layers = read_at_the_end(0.8, suffix="l0") | read_at_the_end(0.5, suffix="l1") | read_at_the_end(1.0, suffix="l2")
+    layers = read_at_the_end(0.75, suffix="l0") | read_at_the_end(0.5, suffix="l1") | read_at_the_end(1.0, suffix="l2")
     (finding,) = VanishingThroughTime().check(trace(layers))
     assert "rnn l1 keeps 0.5" in finding.message
     assert "likewise in 1 other layer or direction" in finding.message
@@ -119,17 +119,17 @@ def test_one_finding_for_a_module_names_its_worst_layer():
     ("values", "more", "severity"),
     [
         (read_at_the_end(0.5), {}, Severity.ERROR),
-        (read_at_the_end(0.84), {}, Severity.WARNING),
+        (read_at_the_end(0.78), {}, Severity.WARNING),
         (read_at_the_end(0.5), {"steps": 30}, Severity.WARNING),
         (read_at_the_end(0.5), {"loss": np.linspace(1, 0.9, 100)}, Severity.ERROR),
         (read_at_the_end(0.5), {"loss": np.where(np.arange(100) < 4, 1.0, 0.17)}, Severity.WARNING),
         (read_at_the_end(0.5), {"loss": np.geomspace(1, 0.05, 100)}, Severity.INFO),
         (read_at_the_end(0.5), {"loss": NAN}, Severity.ERROR),
     ],
-    ids=["six decades", "four", "too early to tell", "learns nothing", "learns the mean", "learns", "unknown"],
+    ids=["nine decades", "three", "too early to tell", "learns nothing", "learns the mean", "learns", "unknown"],
 )
 def test_severity_follows_what_is_learned(values, more, severity):
-    (finding,) = VanishingThroughTime().check(trace(values, **more))
+    (finding,) = VanishingThroughTime().check(trace(values, every=2, **more))
     assert finding.severity is severity
 
 
@@ -171,8 +171,8 @@ def test_what_is_too_short_cannot_be_judged(values):
         list(VanishingThroughTime().check(trace(values)))
 
 
-def trained(core, r=None, *, steps=60, length=60, read=lambda y: y[:, -1]):
-    """What the rule says of a small recurrent net after `steps` steps of Adam, as severity and measured decades."""
+def trained(core, r=None, *, steps=110, length=60, read=lambda y: y[:, -1]):
+    """What the rule says of a small recurrent net after `steps` steps of Adam; whether its weights get a gradient."""
     torch.manual_seed(0)
     model = nn.ModuleDict({"rnn": core, "head": nn.Linear(32, 4)})
     if r is not None:
