@@ -13,6 +13,7 @@ are there, at the end of the same backward and so before any optimizer moves the
 What is computed again must give what the layer has returned; where it does not, the trace says so.
 """
 
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -435,10 +436,10 @@ def _again(mode: str, weights: Weights, x: Tensor, starts: list[Tensor]) -> Tens
     parameters = [w for w in (weights.ih, weights.hh, weights.bias_ih, weights.bias_hh, weights.hr) if w is not None]
     first = [start.unsqueeze(0).contiguous() for start in starts]
     run: Callable[..., tuple[Tensor, ...]] = getattr(torch._VF, mode.lower())
-    has_bias = weights.bias_ih is not None
-    return run(
-        x.contiguous(), first if len(first) > 1 else first[0], parameters, has_bias, 1, 0.0, False, False, False
-    )[0]
+    state, has_bias = first if len(first) > 1 else first[0], weights.bias_ih is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # cuDNN would like the weights in one piece
+        return run(x.contiguous(), state, parameters, has_bias, 1, 0.0, False, False, False)[0]
 
 
 def _pair(states: object) -> tuple[Tensor, ...]:
