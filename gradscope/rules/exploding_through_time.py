@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Statistic
 from gradscope.recurrence import Recurrence
@@ -62,10 +63,11 @@ class ExplodingThroughTime(Rule):
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding for each recurrent module: its worst layer and direction."""
-        found = []
+        found, seen = [], False
         for recurrence in judged_recurrences(trace):
             growth, steady = grown_decades(recurrence)
             known = ~np.isnan(growth) & (recurrence.lag >= LEAST_LAG)
+            seen |= bool(known.any())
             begun, _ = by_step(trace, recurrence, known & steady & (growth >= self.min_decades), known)
             judged = np.unique(recurrence.step[known])
             bar = self.min_decades if begun[judged[:BEGINNING]].any() else self.learned_decades
@@ -74,6 +76,8 @@ class ExplodingThroughTime(Rule):
             rows = np.flatnonzero(sick)
             if lasting is not None and (lasting.standing or middle(growth, rows) >= self.error_decades):
                 found.append(Lasting(recurrence=recurrence, persistence=lasting, rows=rows, decades=growth))
+        if not seen:
+            raise NotJudged("needs a finite gradient at two positions in a row, no recorded step has one")
         for worst, group in worst_of_each_module(found):
             yield self._finding(trace, worst, group)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity
 from gradscope.recurrence import Recurrence
@@ -72,10 +73,11 @@ class VanishingThroughTime(Rule):
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding for each recurrent module: its worst layer and direction."""
-        found = []
+        found, seen = [], False
         for recurrence in judged_recurrences(trace):
             missing = missing_decades(recurrence)
             known = ~np.isnan(missing) & (recurrence.lag >= LEAST_LAG)
+            seen |= bool(known.any())
             sick = known & (missing >= self.min_decades) & _steady(recurrence, missing)
             bad, judged = by_step(trace, recurrence, sick, known)
             bad = _unhealed(bad, judged)
@@ -83,6 +85,8 @@ class VanishingThroughTime(Rule):
             if lasting is not None and lasting.standing:
                 rows = np.flatnonzero(sick & (recurrence.step >= lasting.first))
                 found.append(Lasting(recurrence=recurrence, persistence=lasting, rows=rows, decades=missing))
+        if not seen:
+            raise NotJudged("needs a finite gradient in the first half of a sequence, no recorded step has one")
         for worst, group in worst_of_each_module(found):
             yield self._finding(trace, worst, group)
 
@@ -97,7 +101,9 @@ class VanishingThroughTime(Rule):
         grave = decades >= self.error_decades and last - first >= self.error_steps
         grave = grave and not _fallen(trace, since=BEGINNING) <= self.halved
         share = "nothing at all" if math.isinf(decades) else f"at most 10^−{decades:.1f} of it"
-        where = f"positions {position} to {lag}" if recurrence.reverse else f"positions 0 to {position}"
+        where, half = f"positions 0 to {position}", "first"
+        if recurrence.reverse:
+            where, half = f"positions {position} to {lag}", "last"
         cut = " in a window of truncated backpropagation" if recurrence.cut[late].any() else ""
         return Finding(
             code=self.code,
@@ -113,7 +119,7 @@ class VanishingThroughTime(Rule):
             unit="decades",
             message=(
                 f"The gradient through time of {recurrence.label} keeps {number(gain)} per time step:"
-                f" {where} of {length}{cut} get less than {10**-self.min_decades:g} of the best-served one, the first"
+                f" {where} of {length}{cut} get less than {10**-self.min_decades:g} of the best-served one, the {half}"
                 f" half {share}, in steps {first} to {last}{with_others(group)}."
             ),
             cause=_cause(lasting, lag) + (_NEEDLESS if needless else ""),

@@ -105,6 +105,7 @@ def test_the_reverse_direction_is_told_in_its_own_sense():
     (finding,) = VanishingThroughTime().check(trace(read_at_the_end(0.5, suffix="l0_reverse")))
     assert finding.time == 10
     assert "l0_reverse keeps 0.5 per time step: positions 10 to 59 of 60" in finding.message
+    assert "the last half at most 10^−9.0 of it" in finding.message
 
 
 def test_one_finding_for_a_module_names_its_worst_layer():
@@ -169,6 +170,11 @@ def test_the_matrix_and_the_slope_of_a_plain_rnn_are_named(mode, state, cause, r
 def test_what_is_too_short_cannot_be_judged(values):
     with pytest.raises(NotJudged, match="needs a gradient that can travel 10 time steps"):
         list(VanishingThroughTime().check(trace(values)))
+
+
+def test_gradients_that_are_not_finite_cannot_be_judged():
+    with pytest.raises(NotJudged, match="needs a finite gradient in the first half"):
+        list(VanishingThroughTime().check(trace(read_at_the_end(0.5), nonfinite=np.arange(T) < 40)))
 
 
 def trained(core, r=None, *, steps=110, length=60, read=lambda y: y[:, -1]):

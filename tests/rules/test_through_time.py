@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from builders import read_at_the_end, recurrent_trace
+
+from gradscope.errors import NotJudged
+from gradscope.recurrence import recurrences
+from gradscope.rules.through_time import by_step, judged_recurrences, recurrent_weight
+
+
+def test_a_step_is_sick_if_half_of_its_known_sequences_are():
+    starts = np.full(40, np.nan)
+    starts[::10] = 0.0
+    trace = recurrent_trace({key: np.tile(v, 4) for key, v in read_at_the_end(0.5, 10).items()} | {
+        "state h0_l0": starts
+    }, steps=3)  # fmt: skip
+    (found,) = recurrences(trace)
+    assert found.step.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    sick = np.array([1, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0], dtype=bool)
+    known = np.array([1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0], dtype=bool)
+    bad, judged = by_step(trace, found, sick, known)
+    assert bad.tolist() == [True, False, False]
+    assert judged.tolist() == [True, True, False]
+
+
+def test_only_layers_in_which_a_gradient_travels_far_enough_are_judged():
+    trace = recurrent_trace(read_at_the_end(0.5, 11, "l0") | read_at_the_end(0.5, 10, "l1"))
+    assert [r.suffix for r in judged_recurrences(trace)] == ["l0"]
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (read_at_the_end(0.5, 10), "needs a gradient that can travel 10 time steps, the longest here travels 9$"),
+        (read_at_the_end(0.5, 10) | {"state h0_l0": 0.5}, "the longest here travels 9, as its windows are cut"),
+        ({"state h_l0": np.ones(20)}, "needs a recurrent layer with a gradient, the trace has none"),
+    ],
+)
+def test_what_is_missing_is_told(values, reason):
+    with pytest.raises(NotJudged, match=reason):
+        judged_recurrences(recurrent_trace(values))
+
+
+def test_the_recurrent_matrix_is_called_as_in_the_model():
+    layer, top = (
+        recurrences(recurrent_trace(read_at_the_end(0.5, 10), module=module))[0] for module in ("net.rnn", "")
+    )
+    assert recurrent_weight(layer) == "net.rnn.weight_hh_l0"
+    assert recurrent_weight(top) == "weight_hh_l0"
+    for mode, name in (("GRU", "cell.weight_hh"), ("", "the recurrent matrix")):
+        (cell,) = recurrences(recurrent_trace({"state_grad h": np.ones(9)}, module="cell", mode=mode))
+        assert recurrent_weight(cell) == name
