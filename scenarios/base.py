@@ -1,7 +1,7 @@
 """What a scenario is: data. A question, a task, and variants that must and must not show a pathology."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -54,6 +54,7 @@ class Variant:
         optimizer: (model, settings) → optimizer.
         clip: Called with the model between backward and step; None for no clipping.
         expect: Codes that must show, at severity warning or above.
+        expect_if: Whether they must with given settings; elsewhere they may. None for always.
         forbid: Codes that must not.
     """
 
@@ -62,7 +63,12 @@ class Variant:
     optimizer: "Callable[[nn.Module, Settings], torch.optim.Optimizer]"
     clip: "Callable[[nn.Module, Settings], None] | None" = None
     expect: frozenset[str] = frozenset()
+    expect_if: Callable[[Settings], bool] | None = None
     forbid: frozenset[str] = frozenset()
+
+    def under(self, settings: Settings) -> "Variant":
+        """The variant with what is expected of it where the settings are these."""
+        return self if self.expect_if is None or self.expect_if(settings) else replace(self, expect=frozenset())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

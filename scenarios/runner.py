@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,6 +58,7 @@ def run(
     length = scenario.steps if steps is None else _at_least_one("steps", steps)
     _at_least_one("jobs", jobs)
     chosen = read_settings(scenario, settings)
+    scenario = replace(scenario, variants=tuple(variant.under(chosen) for variant in scenario.variants))
     _check_seeds(seeds)
     pairs = [(variant, seed) for variant in scenario.variants for seed in seeds]
     directory.mkdir(parents=True, exist_ok=True)

@@ -145,6 +145,14 @@ def test_the_expectations_decide(tmp_path):
     assert [v["as_expected"] for v in result.to_dict()["variants"]] == [False, True]
 
 
+def test_what_is_expected_may_depend_on_the_settings(tmp_path):
+    sick, other = TWO.variants
+    deep = replace(sick, expect=frozenset({"GS999"}), expect_if=lambda settings: int(settings["depth"]) > 3)
+    scenario = replace(TWO, variants=(deep, replace(other, forbid=frozenset())))
+    assert run_small(tmp_path, scenario).as_expected
+    assert not run_small(tmp_path, scenario, settings={**SMALL, "depth": "4"}).as_expected
+
+
 def test_settings_take_the_type_of_the_default():
     settings = read_settings(rnn_vs_lstm.SCENARIO, {"lag": "60", "lr": "1", "task": "digits"})
     assert settings == {**rnn_vs_lstm.SCENARIO.settings, "lag": 60, "lr": 1.0, "task": "digits"}
