@@ -32,6 +32,10 @@ class Rule(ABC):
             NotJudged: There is too little data; the text says what is missing.
         """
 
+    def concerns(self, trace: Trace) -> bool:
+        """Whether the model has anything that the rule is about. Where it has not, there is nothing left unjudged."""
+        return True
+
     @classmethod
     def explanation(cls) -> str:
         """The docstring, dedented."""

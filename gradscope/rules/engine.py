@@ -43,6 +43,8 @@ def default_rules() -> tuple[Rule, ...]:
 def _check(rule: Rule, trace: Trace) -> list[Finding]:
     if not len(trace.steps):
         raise NotJudged("no step was recorded")
+    if not rule.concerns(trace):
+        return []
     held = {site.quantity for site in trace.sites}
     missing = sorted(q.value for q in rule.reads - held)
     if missing:

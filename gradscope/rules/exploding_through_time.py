@@ -20,6 +20,7 @@ from gradscope.rules.through_time import (
     Bools,
     Lasting,
     by_step,
+    has_recurrence,
     is_plain,
     judged_recurrences,
     matrix,
@@ -60,6 +61,10 @@ class ExplodingThroughTime(Rule):
     min_decades: float = 2.0
     learned_decades: float = 3.0
     error_decades: float = 4.0
+
+    def concerns(self, trace: Trace) -> bool:
+        """Models with a recurrence."""
+        return has_recurrence(trace)
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding for each recurrent module: its worst layer and direction."""

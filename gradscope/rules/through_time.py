@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.errors import NotJudged
-from gradscope.records import Site
+from gradscope.records import Quantity, Site
 from gradscope.recurrence import Recurrence, recurrences
 from gradscope.rules.persistence import Persistence
 from gradscope.rules.wording import number
@@ -40,6 +40,11 @@ class Lasting:
     def late(self) -> Ints:
         """The last quarter of the rows: how it has come to be."""
         return self.rows[-max(len(self.rows) // 4, 1) :]
+
+
+def has_recurrence(trace: Trace) -> bool:
+    """Whether the model has a recurrent layer or cell; also where the trace, of an earlier version, does not tell."""
+    return bool(trace.meta.get("recurrent", True)) or bool(trace.columns(Quantity.STATE_GRAD))
 
 
 def judged_recurrences(trace: Trace) -> tuple[Recurrence, ...]:

@@ -20,6 +20,7 @@ from gradscope.rules.through_time import (
     Lasting,
     by_step,
     gates,
+    has_recurrence,
     is_plain,
     is_saturated,
     judged_recurrences,
@@ -70,6 +71,10 @@ class VanishingThroughTime(Rule):
     error_steps: int = 100  # optimizer steps that it must have stood: default gates take up to as long to open
     halved: float = 0.5  # loss at the end over that of the first steps: something is being learned
     learned: float = 1 / 3  # over that of the run's first tenth: what the task needs is being learned
+
+    def concerns(self, trace: Trace) -> bool:
+        """Models with a recurrence."""
+        return has_recurrence(trace)
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding for each recurrent module: its worst layer and direction."""

@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
-from builders import read_at_the_end, recurrent_trace
+from builders import read_at_the_end, recurrent_trace, trace_of
 
 from gradscope.errors import NotJudged
 from gradscope.recurrence import recurrences
+from gradscope.rules.engine import diagnose
+from gradscope.rules.exploding_through_time import ExplodingThroughTime
 from gradscope.rules.through_time import by_step, judged_recurrences, recurrent_weight
+from gradscope.rules.vanishing_through_time import VanishingThroughTime
 
 
 def test_a_step_is_sick_if_half_of_its_known_sequences_are():
@@ -49,3 +52,11 @@ def test_the_recurrent_matrix_is_called_as_in_the_model():
     for mode, name in (("GRU", "cell.weight_hh"), ("", "the recurrent matrix")):
         (cell,) = recurrences(recurrent_trace({"state_grad h": np.ones(9)}, module="cell", mode=mode))
         assert recurrent_weight(cell) == name
+
+
+def test_a_model_without_recurrence_is_not_said_to_be_unjudged():
+    rules = (VanishingThroughTime(), ExplodingThroughTime())
+    plain = {"steps": 3, "output_grad_rms": np.ones(4)}
+    assert not diagnose(trace_of(**plain, meta={"recurrent": {}}), rules).not_judged
+    assert len(diagnose(trace_of(**plain, meta={"recurrent": {"rnn": "GRU"}}), rules).not_judged) == 2
+    assert len(diagnose(trace_of(**plain), rules).not_judged) == 2  # a trace that does not tell
