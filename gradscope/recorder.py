@@ -67,7 +67,7 @@ class StepRecorder:
         self._keys: list[tuple[str, Quantity, str]] = []
         self._index: dict[tuple[str, Quantity, str], int] = {}
         self._depths: dict[str, int] = {}
-        self._listeners: list[StepListener] = []
+        self._listeners: list[tuple[StepListener, str]] = []
         self._sites: tuple[Site, ...] = ()
         self._sites_depths = 0
         self._told_of_several = False
@@ -186,9 +186,9 @@ class StepRecorder:
         """Adds one number to what is known of `site` in this step."""
         self._derived.append((site, stat, value))
 
-    def on_step(self, listener: StepListener) -> None:
-        """`listener` is told when a recorded step begins and ends."""
-        self._listeners.append(listener)
+    def on_step(self, listener: StepListener, probe: str) -> None:
+        """`listener` is told when a recorded step begins and ends, unless its probe has failed."""
+        self._listeners.append((listener, probe))
 
     def tell(self, kind: str, module: str, message: str) -> None:
         """An event of the running step."""
@@ -236,19 +236,11 @@ class StepRecorder:
 
     def begin_step(self) -> None:
         """The first forward of a recorded step is about to run."""
-        for listener in self._listeners:
-            try:
-                listener.begin()
-            except Exception as error:
-                self.failed("parameters", error)
+        self._tell_listeners(lambda listener: listener.begin())
 
     def end_step(self, *, lr: float, loss_scale: float) -> StepRecord:
         """Closes the step: everything that was emitted, as statistics."""
-        for listener in self._listeners:
-            try:
-                listener.end()
-            except Exception as error:
-                self.failed("parameters", error)
+        self._tell_listeners(lambda listener: listener.end())
         if self._losses:
             self.site("", Quantity.LOSS)
         self._register_totals()
@@ -273,6 +265,14 @@ class StepRecorder:
         self.events = []
         self._clear()
         return record
+
+    def _tell_listeners(self, edge: Callable[[StepListener], None]) -> None:
+        for listener, probe in self._listeners:
+            if probe not in self.failed_probes:
+                try:
+                    edge(listener)
+                except Exception as error:
+                    self.failed(probe, error)
 
     def drop_step(self) -> None:
         """Forgets what the running step has emitted."""

@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
@@ -116,8 +117,8 @@ class Recorder(Protocol):
         """Adds one number, as a tensor 0-dim, that does not follow from a tensor's moments."""
         ...
 
-    def on_step(self, listener: StepListener) -> None:
-        """`listener` is told when a recorded step begins and ends."""
+    def on_step(self, listener: StepListener, probe: str) -> None:
+        """`listener`, of a probe, is told when a recorded step begins and ends."""
         ...
 
     def tell(self, kind: str, module: str, message: str) -> None:
@@ -211,6 +212,32 @@ class ParameterHook:
     def see(self, recorder: Recorder, parameter: Tensor) -> None:
         """A backward has added to the gradient of `parameter`."""
         raise NotImplementedError
+
+
+def gradient_receiver(
+    recorder: Recorder, site: int, time: int, axis: int | None = None, *, forward: int | None = None
+) -> Callable[[Tensor | None], None]:
+    """What a tensor hook calls: sends the gradient of what pass `forward` computed, by default this one, to `site`.
+
+    The graph holds it where Python's collector cannot see, and a model may keep a state with its graph: so the
+    reference to the recorder is weak, as in `ParameterHook`.
+    """
+    of = recorder.forward if forward is None else forward
+    return partial(_receive, weakref.ref(recorder), recorder.step, of, site, time, axis)
+
+
+def _receive(
+    recorder: "weakref.ref[Recorder]",
+    step: int,
+    forward: int,
+    site: int,
+    time: int,
+    axis: int | None,
+    grad: Tensor | None,
+) -> None:
+    running = recorder()
+    if running is not None:
+        running.emit_gradient(step, forward, site, time, axis, grad)
 
 
 class ForwardHook(Hook):

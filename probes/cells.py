@@ -11,12 +11,11 @@ import inspect
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
+from gradscope.probes.base import ForwardHook, Probe, Recorder, Target, gradient_receiver
 from gradscope.probes.lstm_cell import Receive, watch_memory
 from gradscope.probes.tensors import named_tensors
 from gradscope.records import Quantity
@@ -64,7 +63,7 @@ class Cells(Probe):
                     layer = _Fused(recorder)
                     cell.inner.append(layer)
                     handles.callback(inner.register_forward_pre_hook(layer, with_kwargs=True).remove)
-        recorder.on_step(_Edges(list(cells.values())))
+        recorder.on_step(_Edges(list(cells.values())), self.name)
         return handles
 
 
@@ -265,7 +264,7 @@ class _Cell:
         self._place(recorder.site(self._name, Quantity.STATE, state.start), tensor, time, forward)
         if tensor.requires_grad:
             site = recorder.site(self._name, Quantity.STATE_GRAD, state.start)
-            handle = tensor.register_hook(partial(_receive, weakref.ref(recorder), recorder.step, forward, site, time))
+            handle = tensor.register_hook(gradient_receiver(recorder, site, time, forward=forward))
             if tensor.is_leaf:
                 self._leaves.append(handle)  # it outlives the step; the others go with the graph
 
@@ -279,8 +278,9 @@ class _Cell:
 
     def _receiver(self, state: _State, time: int, forward: int) -> Receive:
         recorder = self._recorder
-        site = recorder.site(self._name, Quantity.STATE_GRAD, state.name)
-        return partial(recorder.emit_gradient, recorder.step, forward, site, time, None)
+        return gradient_receiver(
+            recorder, recorder.site(self._name, Quantity.STATE_GRAD, state.name), time, forward=forward
+        )
 
     def _watch(self, state: _State, returned: Mapping[str, Tensor], module: nn.Module, time: int) -> None:
         """Sends the gradient of `state`, which the running call has returned, to its site."""
@@ -302,12 +302,18 @@ class _Cell:
             recorder.emit_slices(site, tensor.detach().unsqueeze(0), 0, time, mark=forward)
 
 
-class _BeforeCall(ForwardHook):
+class _CellHook(ForwardHook):
+    """A hook before or after the forward of what is, or can turn out to be, a cell."""
+
     __slots__ = ("cell",)
 
     def __init__(self, recorder: Recorder, cell: _Cell) -> None:
         super().__init__(Cells.name, recorder)
         self.cell = cell
+
+
+class _BeforeCall(_CellHook):
+    __slots__ = ()
 
     def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
         if _in_backward():
@@ -316,12 +322,8 @@ class _BeforeCall(ForwardHook):
         return 1
 
 
-class _AfterCall(ForwardHook):
-    __slots__ = ("cell",)
-
-    def __init__(self, recorder: Recorder, cell: _Cell) -> None:
-        super().__init__(Cells.name, recorder)
-        self.cell = cell
+class _AfterCall(_CellHook):
+    __slots__ = ()
 
     def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
         if _in_backward():
@@ -416,12 +418,3 @@ def _follows(tensor: Tensor, ends: set[int]) -> bool:
             seen.add(number)
             queue += [before for before, _ in node.next_functions if before is not None]
     return False
-
-
-def _receive(
-    recorder: "weakref.ref[Recorder]", step: int, forward: int, site: int, time: int, grad: Tensor | None
-) -> None:
-    """Passes on the gradient of an initial state, which may be a parameter: see `ParameterHook` for the reference."""
-    running = recorder()
-    if running is not None:
-        running.emit_gradient(step, forward, site, time, None, grad)

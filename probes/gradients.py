@@ -2,13 +2,12 @@
 
 import weakref
 from contextlib import ExitStack
-from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
+from gradscope.probes.base import ForwardHook, Probe, Recorder, Target, gradient_receiver
 from gradscope.probes.tensors import given_tensors, named_tensors, time_axis
 from gradscope.records import Quantity
 
@@ -58,8 +57,7 @@ class _HookedTensors:
         if axis is None and known is not None and known[0]() is tensor and known[1] == tensor._version:
             recorder.same(site, time, known[2], known[3])
             return
-        receive = partial(recorder.emit_gradient, recorder.step, recorder.forward, site, time, axis)
-        handle = tensor.register_hook(receive)
+        handle = tensor.register_hook(gradient_receiver(recorder, site, time, axis))
         if tensor.is_leaf:
             self._leaves.append(handle)  # it outlives the step; the others go with the graph
         if axis is None:

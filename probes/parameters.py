@@ -43,7 +43,7 @@ class Parameters(Probe):
         rest = {name: p for name, p in target.parameters.items() if id(p) not in held}
         moving = {} if target.optimizers else {name: p for name, p in rest.items() if p.requires_grad}
         still = {name: p for name, p in rest.items() if name not in moving}
-        recorder.on_step(_ByHand(recorder, moving, still))
+        recorder.on_step(_ByHand(recorder, moving, still), self.name)
         return handles
 
 

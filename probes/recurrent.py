@@ -3,7 +3,7 @@
 A fused `nn.RNN`, `nn.LSTM` or `nn.GRU` is one call: what autograd hands to its output sequence is only the local part
 of ∂L/∂h_t, and of its lower layers and its cells nothing is seen at all. The training step stays as it is, to the last
 bit and kernel. The hooks keep what went in and what came out, without its graph, and once the gradients of the outputs
-are there, at the end of the same backward and so before any optimizer moves the weights, `bptt` goes the way again:
+are there, at the end of the same backward and so before an optimizer moves the weights, `bptt` goes the way again:
 
     forward pre-hook    keep the inputs, and the random state that dropout between the layers will start from
     forward hook        keep the outputs, a hook on the node of the graph that made each
@@ -32,6 +32,7 @@ from gradscope.records import Quantity, Statistic
 _LARGEST_MATRIX = 512  # rows; the eigenvalues of larger ones take seconds
 _DIFFERENT = 0.01  # rms of the difference to the layer's own output, relative; TF32 and rounding stay below a tenth
 _DIFFERENT_16_BIT = 0.05
+_WRONG = 0.5  # beyond, the layer does something else: what was computed says nothing of it
 _ROUNDING = 100  # machine epsilons; a part of a gradient that is smaller is what two ways of adding up differ by
 
 
@@ -44,10 +45,11 @@ class Recurrent(Probe):
     def attach(self, target: Target, recorder: Recorder) -> ExitStack:
         """Places a forward pre-hook and a forward hook on each recurrent layer."""
         handles = ExitStack()
-        for name, module in target.modules.items():
+        for name, module in target.model.named_modules():
             if isinstance(module, nn.RNNBase) and module.mode in GATES:
                 layer = _Layer(recorder, name)
-                recorder.on_step(layer)
+                recorder.on_step(layer, self.name)
+                handles.callback(layer.release)
                 handles.callback(module.register_forward_pre_hook(_Before(layer), with_kwargs=True).remove)
                 handles.callback(module.register_forward_hook(_After(layer)).remove)
         return handles
@@ -71,12 +73,12 @@ def recurrent_mode(module: nn.Module) -> str:
 class _Inputs:
     """What a call is given: the sequence, the states to start with (none by default), and the random state."""
 
-    x: object
+    x: Tensor | PackedSequence
     states: tuple[Tensor, ...]
     random: Tensor | None
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class _Layer:
     """What the calls of one recurrent module share; also told of the steps.
 
@@ -84,7 +86,8 @@ class _Layer:
         given: Inputs of the call that is running.
         last: The call before in this step, and the final states that it returned, with their versions.
         records: Recorded steps so far.
-        told: An event has said that the figures are approximate.
+        told: Kinds of the events that were told of it.
+        spectra: Layers and directions whose recurrent matrix was looked at in this step.
     """
 
     recorder: Recorder
@@ -92,16 +95,29 @@ class _Layer:
     given: "_Inputs | None" = None
     last: "tuple[weakref.ref[_Call], list[tuple[weakref.ref[Tensor], int]]] | None" = None
     records: int = 0
-    told: bool = False
+    told: set[str] = field(default_factory=set)
+    spectra: set[int] = field(default_factory=set)
     sites: dict[tuple[Quantity, str], int] = field(default_factory=dict)
 
     def begin(self) -> None:
         """The first forward of the step is about to run."""
-        self.last = None
+        self.release()
 
     def end(self) -> None:
         """The step is over."""
         self.records += 1
+        self.release()
+
+    def release(self) -> None:
+        """Lets go of what belongs to one step."""
+        self.given = self.last = None
+        self.spectra.clear()
+
+    def tell(self, kind: str, what: str) -> None:
+        """An event, once for each kind."""
+        if kind not in self.told:
+            self.told.add(kind)
+            self.recorder.tell(kind, self.name, f"{self.name or 'the model'}: {what}.")
 
     def register(self, module: nn.RNNBase) -> None:
         """Registers the states' sites from the first layer on: what the way back emits begins with the last."""
@@ -113,6 +129,8 @@ class _Layer:
                     self.site(Quantity.STATE, f"{name}_{suffix}")
                     for part in ("", ".local", ".carried"):
                         self.site(Quantity.STATE_GRAD, f"{name}_{suffix}{part}")
+                for gate in GATES[module.mode]:
+                    self.site(Quantity.GATE, f"{gate}_{suffix}")
 
     def goes_on_from(self, states: tuple[Tensor, ...]) -> "_Call | None":
         """The last call of this step, if what starts with `states` goes on where that one ended; only one can."""
@@ -132,8 +150,8 @@ class _Layer:
         return known
 
 
-class _Before(ForwardHook):
-    """Keeps what the layer is given."""
+class _LayerHook(ForwardHook):
+    """A hook before or after the forward of a recurrent layer."""
 
     __slots__ = ("layer",)
 
@@ -141,31 +159,41 @@ class _Before(ForwardHook):
         super().__init__(Recurrent.name, layer.recorder)
         self.layer = layer
 
+
+class _Before(_LayerHook):
+    """Keeps what the layer is given."""
+
+    __slots__ = ()
+
     def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
         assert isinstance(module, nn.RNNBase)
         assert isinstance(more, Mapping)
         x, states = (*args, *(more[key] for key in ("input", "hx") if key in more), None)[:2]
+        if not isinstance(x, Tensor | PackedSequence) or not _fit(module, states):
+            self.layer.tell(
+                "not-observed", "it takes something else than torch's layers, so its steps are not followed"
+            )
+            return 0
         drops = module.training and 0 < module.dropout < 1 and module.num_layers > 1
         random = torch.get_rng_state() if drops and next(module.parameters()).is_cpu else None
         self.layer.given = _Inputs(x=x, states=_pair(states), random=random)
         return 1
 
 
-class _After(ForwardHook):
+class _After(_LayerHook):
     """Keeps what the layer has returned, and waits for its gradients."""
 
-    __slots__ = ("layer",)
-
-    def __init__(self, layer: _Layer) -> None:
-        super().__init__(Recurrent.name, layer.recorder)
-        self.layer = layer
+    __slots__ = ()
 
     def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
         assert isinstance(module, nn.RNNBase)
         layer = self.layer
         given, layer.given = layer.given, None
-        if given is None or not isinstance(more, tuple):
-            return 0  # the pre-hook was not there yet, or a subclass returns something of its own
+        if given is None:  # told in the pre-hook
+            return 0
+        if not isinstance(more, tuple) or not _fit(module, more[1]):
+            layer.tell("not-observed", "it returns something else than torch's layers, so its steps are not followed")
+            return 0
         layer.recorder.completed(layer.name)
         layer.register(module)
         call = _Call(layer, module, given, (more[0], more[1]), self.time)
@@ -181,13 +209,18 @@ class _Call:
     def __init__(
         self, layer: _Layer, module: nn.RNNBase, given: "_Inputs", output: tuple[object, object], start: int
     ) -> None:
-        self.layer, self.module, self.start = layer, module, start
+        # weak: a model that keeps its state keeps the graph, and the graph this; Python's collector cannot see that
+        self._layer, self._module, self.start = weakref.ref(layer), weakref.ref(module), start
         self.step, self.forward = layer.recorder.step, layer.recorder.forward
+        names, used = module._flat_weights_names, module._flat_weights  # a parametrization must not run again
+        self._parameters = {
+            name: (weight.detach(), weight._version)
+            for name, weight in zip(names, used, strict=True)
+            if isinstance(weight, Tensor)
+        }
         self._next: list[Tensor] = []  # ∂L over the states that the call which goes on from here began with
         self._random = given.random
-        y, ends = output[0], _pair(output[1])
-        x = given.x
-        assert isinstance(x, Tensor | PackedSequence)
+        x, y, ends = given.x, output[0], _pair(output[1])
         self.sequence = Sequence.of(x, batch_first=module.batch_first)
         if isinstance(x, PackedSequence) and isinstance(y, PackedSequence):
             x, y = x.data, y.data
@@ -200,38 +233,56 @@ class _Call:
         self._before = layer.goes_on_from(given.states)
         self._mark: int | None = None
         self._grads: dict[str, Tensor] = {}
+        self._y_on_base = _made_as(y) is not y
         for name, tensor in zip(("y", "h", "c"), (y, *ends), strict=False):
-            if tensor.grad_fn is not None:  # not a hook on the tensor: of those the user's own may come later
-                tensor.grad_fn.register_prehook(partial(self._receive, name, tensor.output_nr))
+            made = _made_as(tensor)
+            if made.grad_fn is not None:  # not a hook on the tensor: of those the user's own may come later
+                made.grad_fn.register_prehook(partial(self._receive, name, made.output_nr, tensor.shape))
         layer.last = weakref.ref(self), [(weakref.ref(end), end._version) for end in ends]
 
     # ---------------------------------------------------------------- backward
 
-    def _receive(self, name: str, number: int, grads: tuple[Tensor | None, ...]) -> None:
+    @property
+    def layer(self) -> _Layer:
+        """The layer, which lives as long as its hooks."""
+        layer = self._layer()
+        assert layer is not None
+        return layer
+
+    @property
+    def module(self) -> nn.RNNBase:
+        """The module, which is alive while it is trained."""
+        module = self._module()
+        assert module is not None
+        return module
+
+    def _receive(self, name: str, number: int, shape: torch.Size, grads: tuple[Tensor | None, ...]) -> None:
         """A gradient of what the layer returned, as it goes into the layer; None for what was not used."""
-        recorder, grad = self.layer.recorder, grads[number]
-        if grad is None or not recorder.on or self.step != recorder.step:
+        layer, grad = self._layer(), grads[number]
+        if layer is None or grad is None or not layer.recorder.on or self.step != layer.recorder.step:
             return
+        recorder = layer.recorder
         try:
             mark = recorder.mark_backward(self.step, self.forward)
             if mark != self._mark:
                 self._mark = mark
                 self._grads.clear()
                 torch.autograd.Variable._execution_engine.queue_callback(self._finish)
-            self._grads[name] = grad.detach()
+            on_base = name == "y" and self._y_on_base and len(shape) == 3
+            self._grads[name] = grad.detach() if on_base else grad.detach().reshape(shape)
         except Exception as error:
             recorder.failed(Recurrent.name, error)
 
     def _finish(self) -> None:
         """The backward is over: the gradients are complete, and no optimizer has moved the weights yet."""
-        recorder = self.layer.recorder
-        if not recorder.on or self.step != recorder.step or self._mark is None:
+        layer = self._layer()
+        if layer is None or not layer.recorder.on or self.step != layer.recorder.step or self._mark is None:
             return
         try:
             with torch.no_grad(), torch.autocast(self._x.device.type, enabled=False):
                 self._go_back(self._mark)
         except Exception as error:
-            recorder.failed(Recurrent.name, error)
+            layer.recorder.failed(Recurrent.name, error)
         finally:
             self._grads.clear()
             self._next.clear()
@@ -239,12 +290,18 @@ class _Call:
     def _go_back(self, mark: int) -> None:
         layers, directions = self.module.num_layers, 2 if self.module.bidirectional else 1
         if self._x._version != self._versions[0]:
-            self._tell("not-observed", "what it was given was overwritten in place, so its steps cannot be followed")
+            what = "what it was given was overwritten in place, so its steps cannot be followed"
+            self.layer.tell("not-observed", what)
             return
+        if any(weight._version != version for weight, version in self._parameters.values()):
+            what = "its weights were moved before the backward was over, so its gradients through time are approximate"
+            self.layer.tell("approximate", what)
         sequence, dtype = self.sequence, torch.float64 if self._y.dtype is torch.float64 else torch.float32
         x, y = sequence.bring(self._x, dtype), sequence.bring(self._y, dtype)
         intact = self._y._version == self._versions[1]
-        local = sequence.bring(self._grads["y"], dtype) if "y" in self._grads else torch.zeros_like(y)
+        local = torch.zeros_like(y)
+        if "y" in self._grads:
+            local = sequence.bring(self._grads["y"], dtype, time_first=self._y_on_base)
         starts = [sequence.bring_state(start, dtype) for start in self._starts] or self._zeros(y)
         ends, following = self._ends_of(dtype)
         weights = [self._weights(i, dtype) for i in range(layers * directions)]
@@ -281,8 +338,8 @@ class _Call:
                     running=sequence.running,
                 )
                 inside = unroll(self.module.mode, weights[i], given)
-                if layer == layers - 1:
-                    self._verify(inside, i, h=outputs[i] if intact else None)
+                if layer == layers - 1 and not self._is_right(inside, i, h=outputs[i] if intact else None):
+                    return
                 self._emit(i, inside, [start[i] for start in starts], mark)
                 for handed_on, state in zip(firsts, inside.states.values(), strict=True):
                     handed_on[i] = state.first
@@ -307,10 +364,7 @@ class _Call:
         for name, part in following.items():
             rest = ends[name] - part
             rounding = _ROUNDING * torch.finfo(self._y.dtype).eps * torch.linalg.vector_norm(ends[name])
-            if torch.linalg.vector_norm(rest) > rounding:
-                ends[name] = rest
-            else:  # the next call alone had it
-                del ends[name]
+            ends[name] = rest * (torch.linalg.vector_norm(rest) > rounding)  # else the next call alone had it
         return ends, following
 
     # ---------------------------------------------------------------- what the layer is made of
@@ -325,7 +379,7 @@ class _Call:
     def _weights(self, index: int, dtype: torch.dtype) -> Weights:
         suffix = self._suffix(index)
         found = {
-            name: getattr(self.module, f"{prefix}_{suffix}", None)
+            name: self._parameters.get(f"{prefix}_{suffix}")
             for name, prefix in (
                 ("ih", "weight_ih"),
                 ("hh", "weight_hh"),
@@ -334,7 +388,7 @@ class _Call:
                 ("hr", "weight_hr"),
             )
         }
-        return Weights(**{name: w.detach().to(dtype) for name, w in found.items() if w is not None})
+        return Weights(**{name: known[0].to(dtype) for name, known in found.items() if known is not None})
 
     def _suffix(self, index: int) -> str:
         """Suffix "l0", "l0_reverse", "l1", … as in the names of the parameters."""
@@ -354,40 +408,34 @@ class _Call:
             return [torch.zeros_like(y)] * count
         if not count or self._random is None:
             return []
-        generator, keep = torch.Generator(), 1 - module.dropout
+        generator, keep = torch.Generator("cpu"), 1 - module.dropout
         generator.set_state(self._random)
         shape = *self._y.shape[:-1], y.shape[2]
         if module.batch_first and len(shape) == 3:  # inside, time comes first
             shape = shape[1], shape[0], shape[2]
         drawn = [
-            torch.empty(shape, dtype=self._y.dtype).bernoulli_(keep, generator=generator).div_(keep)
+            torch.empty(shape, dtype=self._y.dtype, device="cpu").bernoulli_(keep, generator=generator).div_(keep)
             for _ in range(count)
         ]
         return [self.sequence.bring(mask, y.dtype, time_first=True) for mask in drawn]
 
     # ---------------------------------------------------------------- what is told
 
-    def _verify(self, inside: Unrolled, index: int, h: Tensor | None) -> None:
-        """Says so, once, if what was computed again is not what the layer returned."""
+    def _is_right(self, inside: Unrolled, index: int, h: Tensor | None) -> bool:
+        """Whether what was computed again is, or comes near, what the layer returned; says so, once, if it is not."""
         again = self.sequence.masked(inside.again)
         if h is None:  # the output was overwritten in place: the final state has to do
             again, h = self.sequence.last(again), self.sequence.bring_state(self._ends[0], again.dtype)[index]
         size, off = torch.stack([torch.linalg.vector_norm(h), torch.linalg.vector_norm(again - h)]).tolist()
-        bound = _DIFFERENT if self._y.dtype.itemsize > 2 else _DIFFERENT_16_BIT
-        if off > bound * size:
-            why = ""
-            if self.module.training and self.module.dropout and self.module.num_layers > 1:
-                why = "; the mask of its dropout between the layers cannot be had here"
-            self._tell(
-                "approximate",
-                f"states and gradients through time are approximate: computed again, the output differs by"
-                f" {off / size if size else 1:.0%}{why}",
-            )
-
-    def _tell(self, kind: str, what: str) -> None:
-        if not self.layer.told:
-            self.layer.told = True
-            self.layer.recorder.tell(kind, self.layer.name, f"{self.layer.name or 'the model'}: {what}.")
+        differs = f"computed again, its output differs by {off / size if size else 1:.1%}"
+        if off > _WRONG * size:
+            self.layer.tell("not-observed", f"states and gradients through time cannot be had: {differs}")
+            return False
+        if off > (_DIFFERENT if self._y.dtype.itemsize > 2 else _DIFFERENT_16_BIT) * size:
+            dropped = self.module.training and self.module.dropout and self.module.num_layers > 1
+            why = ", as the mask of its dropout between the layers cannot be had here" if dropped else ""
+            self.layer.tell("approximate", f"states and gradients through time are approximate: {differs}{why}")
+        return True
 
     def _emit(self, index: int, inside: Unrolled, starts: list[Tensor], mark: int) -> None:
         """States, gates and gradients of one layer in one direction, at the positions of the sequence."""
@@ -416,19 +464,20 @@ class _Call:
 
     def _emit_spectrum(self, index: int, weights: Weights) -> None:
         """Spectral radius and norm of each recurrent matrix, seldom: they cost a lot and change slowly."""
-        suffix, gates = self._suffix(index), GATES[self.module.mode]
-        if self.start or not rarely(self.layer.records):
+        layer, suffix, gates = self.layer, self._suffix(index), GATES[self.module.mode]
+        if index in layer.spectra or not rarely(layer.records):
             return
+        layer.spectra.add(index)
         matrices = weights.hh.chunk(max(len(gates), 1))
         for i, matrix in enumerate(matrices):
             if weights.hr is not None:
                 matrix = weights.hr @ matrix
-            if len(matrix) > _LARGEST_MATRIX or not matrix.isfinite().all():
+            if len(matrix) > _LARGEST_MATRIX or not (matrix := matrix.cpu()).isfinite().all():
                 continue
             name = (Quantity.GATE, f"{gates[i]}_{suffix}") if gates else (Quantity.STATE, f"h_{suffix}")
-            site, matrix = self.layer.site(*name), matrix.cpu()
-            self.layer.recorder.derive(site, Statistic.SPECTRAL_RADIUS, torch.linalg.eigvals(matrix).abs().max())
-            self.layer.recorder.derive(site, Statistic.SPECTRAL_NORM, torch.linalg.svdvals(matrix).max())
+            site = layer.site(*name)
+            layer.recorder.derive(site, Statistic.SPECTRAL_RADIUS, torch.linalg.eigvals(matrix).abs().max())
+            layer.recorder.derive(site, Statistic.SPECTRAL_NORM, torch.linalg.svdvals(matrix).max())
 
 
 def _again(mode: str, weights: Weights, x: Tensor, starts: list[Tensor]) -> Tensor:
@@ -440,6 +489,30 @@ def _again(mode: str, weights: Weights, x: Tensor, starts: list[Tensor]) -> Tens
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # cuDNN would like the weights in one piece
         return run(x.contiguous(), state, parameters, has_bias, 1, 0.0, False, False, False)[0]
+
+
+def _made_as(tensor: Tensor) -> Tensor:
+    """The tensor that the layer's last operation has made, where `tensor` is a view of the whole of it.
+
+    Of a view that is changed in place autograd goes back by another node. A layer's batched output may be a transposed
+    view; all others have the order of their base.
+    """
+    base = tensor._base
+    whole = base is not None and base.grad_fn is not None and base.numel() == tensor.numel()
+    return base if whole and base is not None else tensor
+
+
+def _fit(module: nn.RNNBase, states: object) -> bool:
+    """Whether `states` are what a layer of torch takes, none included, or returns."""
+    count = module.num_layers * (2 if module.bidirectional else 1)
+    sizes = [module.proj_size or module.hidden_size] + [module.hidden_size] * (module.mode == "LSTM")
+    found = _pair(states)
+    if states is None:
+        return True
+    return len(found) == len(sizes) and all(
+        state.is_floating_point() and state.ndim in (2, 3) and (len(state), state.shape[-1]) == (count, size)
+        for state, size in zip(found, sizes, strict=True)
+    )
 
 
 def _pair(states: object) -> tuple[Tensor, ...]:

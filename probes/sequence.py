@@ -37,7 +37,7 @@ class Sequence:
         sizes = x.batch_sizes.tolist()
         length = len(sizes)
         edges = [t for t in range(1, length) if sizes[t] != sizes[t - 1]]
-        running = torch.arange(sizes[0]) < x.batch_sizes.unsqueeze(1)
+        running = torch.arange(sizes[0], device=x.batch_sizes.device) < x.batch_sizes.unsqueeze(1)
         order = None
         if x.sorted_indices is not None and x.unsorted_indices is not None:
             order = x.sorted_indices, x.unsorted_indices

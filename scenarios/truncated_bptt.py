@@ -58,8 +58,10 @@ def _measure(trained: Trained) -> Mapping[str, float]:
     }
 
 
-def _variant(name: str, window: int | None, **codes: frozenset[str]) -> Variant:
-    return Variant(name=name, build=partial(_build, window=window), optimizer=optimizers.adam, clip=_clip, **codes)
+def _variant(name: str, window: int | None, *, forbid: frozenset[str]) -> Variant:
+    return Variant(
+        name=name, build=partial(_build, window=window), optimizer=optimizers.adam, clip=_clip, forbid=forbid
+    )
 
 
 SCENARIO = Scenario(

@@ -1209,17 +1209,119 @@ def test_parametrized_weights_are_seen_as_they_are_used():
     assert_recorded(trace, unrolled.watched(squares(unrolled.output)), rel=EXACT)
 
 
-def test_a_subclass_that_does_more_is_told_to_be_approximate():
-    class Doubling(nn.LSTM):
+@pytest.mark.parametrize(("factor", "kind"), [(1.1, "approximate"), (20.0, "not-observed")])
+def test_a_subclass_that_does_more_is_told_and_what_is_wrong_is_left_out(factor, kind):
+    class Louder(nn.LSTM):
         def forward(self, x, hx=None):
-            return super().forward(2 * x, hx)
+            return super().forward(factor * x, hx)
 
-    model = Model(Doubling(3, 4))
+    torch.manual_seed(0)
+    model = Model(Louder(3, 4))
     optimizer = sgd(model)
     with gradscope.attach(model, optimizer=optimizer) as scope:
         for _ in range(3):
             step_of(squares(model(torch.randn(5, 2, 3))[0]), optimizer)
-    assert [(event.kind, event.module) for event in scope.trace.events] == [("approximate", "rnn")], "once"
+    assert [(event.kind, event.module) for event in scope.trace.events] == [(kind, "rnn")], "once"
+    seen = scope.trace.statistics["numel"][:, scope.trace.column("rnn", "state_grad", "h_l0")]
+    assert np.isnan(seen).all() == (kind == "not-observed")
+
+
+class Lengths(nn.LSTM):
+    def forward(self, x, lengths):
+        return super().forward(x)
+
+
+class Listed(nn.GRU):
+    def forward(self, xs):
+        return super().forward(xs[0])
+
+
+@pytest.mark.parametrize(
+    ("odd", "given"), [(Lengths, (torch.randn(5, 2, 3), torch.tensor([5, 4]))), (Listed, ([torch.randn(5, 2, 3)],))]
+)
+def test_a_subclass_with_a_signature_of_its_own_is_told_and_disturbs_no_other_layer(odd, given):
+    model = nn.ModuleDict({"odd": odd(3, 4), "usual": nn.GRU(4, 4)})
+    optimizer = sgd(model)
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        step_of(squares(model["usual"](model["odd"](*given)[0])[0]), optimizer)
+    assert [(event.kind, event.module) for event in scope.trace.events] == [("not-observed", "odd")]
+    assert scope.trace.by_time("usual", "state_grad", "rms").shape == (1, 5)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_a_parametrization_with_a_state_or_chance_of_its_own_is_not_run_again(kind):
+    class Drop(nn.Module):
+        def forward(self, weight):
+            return nn.functional.dropout(weight, 0.5, self.training)
+
+    def trained(watch):
+        torch.manual_seed(0)
+        rnn = parametrizations.spectral_norm(getattr(nn, kind)(3, 4), "weight_hh_l0")
+        nn.utils.parametrize.register_parametrization(rnn, "weight_ih_l0", Drop(), unsafe=True)
+        model = Model(rnn)
+        optimizer = sgd(model)
+        scope = gradscope.attach(model, optimizer=optimizer) if watch else None
+        for _ in range(4):
+            step_of(squares(model(torch.randn(5, 2, 3))[0]), optimizer)
+        assert scope is None or not scope.trace.events
+        return [*model.state_dict().values(), torch.get_rng_state()]
+
+    assert all(torch.equal(a, b) for a, b in zip(trained(True), trained(False), strict=True))
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("mode", ["LSTM", "GRU"])
+def test_an_output_that_is_a_view_may_be_changed_in_place(mode, batch_first, batched):
+    torch.manual_seed(0)
+    model = Model(getattr(nn, mode)(3, 4, batch_first=batch_first)).double()  # float32's LSTM refuses it
+    x = torch.randn(5, 2, 3).double() if batched else torch.randn(5, 3).double()
+    traces = []
+    for in_place in (True, False):
+        with gradscope.attach(model) as scope:
+            y, ends = model(x)
+            end = ends[0] if mode == "LSTM" else ends
+            y = y.mul_(2) if in_place else y * 2
+            (squares(y) + squares(end)).backward()
+            scope.step()
+        traces.append(scope.trace.by_time("rnn", "state_grad", "l2_norm"))
+    np.testing.assert_allclose(traces[0], traces[1], rtol=1e-5)
+    assert traces[0].shape == (1, 2 if batched and batch_first else 5)
+
+
+def test_an_optimizer_inside_of_the_backward_is_told():
+    torch.manual_seed(0)
+    model = Model(nn.GRU(3, 4))
+    for parameter in model.parameters():
+        own = torch.optim.SGD([parameter], lr=1e-4)
+        parameter.register_post_accumulate_grad_hook(lambda _, own=own: own.step())
+    with gradscope.attach(model) as scope:
+        squares(model(torch.randn(5, 2, 3))[0]).backward()
+        scope.step()
+    (event,) = scope.trace.events
+    assert event.kind == "approximate"
+    assert "moved before the backward was over" in event.message
+
+
+@pytest.mark.parametrize("make", [lambda: nn.LSTM(3, 4), lambda: nn.LSTMCell(3, 4)], ids=["fused", "cell"])
+def test_a_model_that_keeps_its_state_is_freed(make):
+    class Keeps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.kept = make(), None
+
+        def forward(self, x):
+            self.kept = self.inner(x)
+            return self.kept[0]
+
+    model = Keeps()
+    scope = gradscope.attach(model)
+    squares(model(torch.randn(2, 3) if isinstance(model.inner, nn.LSTMCell) else torch.randn(5, 2, 3))).backward()
+    scope.detach()
+    gone = weakref.ref(model)
+    del model, scope
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_subclass_that_only_has_another_name():
