@@ -97,6 +97,9 @@ class Recurrence:
     spectral_radius: Doubles
     spectral_norm: Doubles
 
+    def __repr__(self) -> str:
+        return f"<Recurrence {self.label}: {self.mode or self.module_type}, {len(self.step)} sequences>"
+
     @property
     def label(self) -> str:
         """Name of the module and, where it has several, of the layer and direction."""
@@ -375,9 +378,11 @@ def _sizes(group: _Group, where: _Segments, stat: Statistic) -> tuple[Doubles, D
     if "c" not in carried:
         return h, h_carried
     c_carried = np.nan_to_num(where.read(carried["c"], stat))
-    # h hands on no more to c than it has itself: what is beyond that, the loss hands to the final cell
+    # h hands on no more to c than it has itself: what is beyond that, the loss hands to the final cell. A projected h
+    # is smaller than c, and may hand on more.
+    projected = where.read(totals.get("h"), Statistic.NUMEL) != where.read(totals.get("c"), Statistic.NUMEL)
     given = np.nan_to_num(np.fmax(where.read(local.get("c"), stat) - h, 0.0))
-    return np.hypot(h, c_carried + given), np.hypot(h_carried, c_carried)
+    return np.hypot(h, c_carried + np.where(projected, 0.0, given)), np.hypot(h_carried, c_carried)
 
 
 def _root_sum(values: list[Doubles]) -> Doubles:

@@ -88,7 +88,9 @@ class TraceReport:
             yield over_steps
         if self.trace.events:
             yield Text()
-            yield from (Text(f"step {e.step}: {e.kind} {e.module} {e.message}", "yellow") for e in self.trace.events)
+            for event in self.trace.events:
+                place = "" if event.module in event.message else f"{event.module} "
+                yield Text(f"step {event.step}: {event.kind} {place}{event.message}", "yellow")
 
 
 def diagnosis_parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:

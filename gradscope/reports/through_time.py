@@ -109,7 +109,10 @@ def _notes(trace: Trace, shown: Sequence[Passage]) -> Iterator[str]:
     for passage in shown:
         if passage.recurrence.cut.any():
             window = np.median(passage.recurrence.window[passage.recurrence.cut])
-            yield f"{passage.name}: truncated to windows of {window:.0f} positions, where the gradient stops"
+            yield f"{passage.name}: windows of {window:.0f} begin with a given state, to which no gradient goes back"
+    loops = [p.name for p in shown if p.carried is None]
+    if loops:
+        yield f"{', '.join(loops)}: of a loop, gain and memory include what the loss adds at each step"
     if len(shown) <= MOST_CONDITIONS:
         for passage in shown:
             bounds = passage.recurrence.conditions().partition("; measured")[0]  # the table has the gain
@@ -119,4 +122,4 @@ def _notes(trace: Trace, shown: Sequence[Passage]) -> Iterator[str]:
     modules = {p.recurrence.module for p in shown}
     for event in trace.events:
         if event.kind == "approximate" and event.module in modules:
-            yield f"{event.module}: {event.message}"
+            yield event.message

@@ -34,6 +34,8 @@ from gradscope.rules.through_time import (
 from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Trace
 
+_CLIPPED = 0.5  # norm of the gradient as applied over what backward left
+
 
 @dataclass(frozen=True)
 class ExplodingThroughTime(Rule):
@@ -177,6 +179,13 @@ def _clip(trace: Trace, lasting: Lasting) -> str:
     if not columns:
         return "clip the gradient's norm"
     total = norms(trace, columns[0])
+    applied = trace.columns(Quantity.TOTAL_NORM, "", "applied")
+    if (
+        applied
+        and middle(norms(trace, applied[0]) / np.where(total > 0, total, np.nan), lasting.recurrence.step[lasting.rows])
+        < _CLIPPED
+    ):
+        return "the clip that is in place keeps the run alive, the direction is still that of the first time steps"
     total[~((trace.statistics[Statistic.NONFINITE_COUNT][:, columns[0]] == 0) & (total > 0))] = np.nan
     sick = np.zeros(len(total), dtype=bool)
     sick[lasting.recurrence.step[lasting.rows]] = True

@@ -100,6 +100,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS504", _anywhere),
         ("GS304", _anywhere),
         ("GS201", _upstream),
+        ("GS202", _anywhere),
         ("GS101", _anywhere),
         ("GS301", _upstream),
         ("GS302", _upstream),

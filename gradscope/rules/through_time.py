@@ -43,8 +43,29 @@ class Lasting:
 
 
 def has_recurrence(trace: Trace) -> bool:
-    """Whether the model has a recurrent layer or cell; also where the trace, of an earlier version, does not tell."""
-    return bool(trace.meta.get("recurrent", True)) or bool(trace.columns(Quantity.STATE_GRAD))
+    """Whether the model has a recurrent layer or cell; also where the trace, of an earlier version, does not tell.
+
+    Raises:
+        NotJudged: It may have one, in a loop whose state no module takes and returns.
+    """
+    if trace.meta.get("recurrent", True) or trace.columns(Quantity.STATE_GRAD):
+        return True
+    looped = _looped(trace)
+    if looped is None:
+        return False
+    raise NotJudged(
+        f"{looped.module or 'the model'} runs many times in a step, but no module is handed back what it returned; if"
+        " that is a recurrence, put one step of it into a module that takes the state and returns it"
+    )
+
+
+def _looped(trace: Trace) -> Site | None:
+    """A module that runs so often in a step that it may be part of a recurrence; None if there is none."""
+    for column in trace.columns(Quantity.OUTPUT_GRAD):
+        times = trace.times.time[trace.times.site == column]
+        if len(times) and times.max() >= LEAST_LAG:
+            return trace.sites[column]
+    return None
 
 
 def judged_recurrences(trace: Trace) -> tuple[Recurrence, ...]:

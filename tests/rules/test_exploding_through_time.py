@@ -145,3 +145,10 @@ def test_a_rectified_identity(scale, sick):
     if sick:
         assert found[0].severity is Severity.ERROR
         assert "spectral radius of 1.2" in found[0].cause
+
+
+def test_who_clips_already_is_not_told_to_clip():
+    values = read_at_the_end(1.3) | {"total_norm raw": 5e4, "total_norm applied": 1.0}
+    (finding,) = ExplodingThroughTime().check(trace(values, spectrum=(1.2, 1.3)))
+    assert finding.remedy.endswith("the clip that is in place keeps the run alive, the direction is still that of the"
+                                   " first time steps.")  # fmt: skip

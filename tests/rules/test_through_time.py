@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from builders import read_at_the_end, recurrent_trace, trace_of
+from torch import nn
 
+import gradscope
 from gradscope.errors import NotJudged
 from gradscope.recurrence import recurrences
 from gradscope.rules.engine import diagnose
@@ -60,3 +63,24 @@ def test_a_model_without_recurrence_is_not_said_to_be_unjudged():
     assert not diagnose(trace_of(**plain, meta={"recurrent": {}}), rules).not_judged
     assert len(diagnose(trace_of(**plain, meta={"recurrent": {"rnn": "GRU"}}), rules).not_judged) == 2
     assert len(diagnose(trace_of(**plain), rules).not_judged) == 2  # a trace that does not tell
+
+
+def test_a_loop_without_a_state_that_can_be_recognised_is_not_judged():
+    class Loop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.i, self.u, self.out = nn.Linear(2, 4), nn.Linear(4, 4, bias=False), nn.Linear(4, 1)
+
+        def forward(self, x):
+            h = torch.zeros(len(x), 4)
+            for x_t in x.unbind(1):
+                h = torch.tanh(self.i(x_t) + self.u(h))
+            return self.out(h)
+
+    model = Loop()
+    with gradscope.attach(model) as scope:
+        model(torch.randn(3, 20, 2)).sum().backward()
+    reasons = {item.rule: item.reason for item in scope.diagnose().not_judged}
+    assert reasons["vanishing-through-time"].startswith(
+        "needs to know a recurrence's state: i runs many times in a step"
+    )

@@ -125,9 +125,21 @@ def test_one_finding_for_a_module_names_its_worst_layer():
         (read_at_the_end(0.5), {"loss": np.linspace(1, 0.9, 100)}, Severity.ERROR),
         (read_at_the_end(0.5), {"loss": np.where(np.arange(100) < 4, 1.0, 0.17)}, Severity.WARNING),
         (read_at_the_end(0.5), {"loss": np.geomspace(1, 0.05, 100)}, Severity.INFO),
+        (read_at_the_end(0.3), {"loss": np.geomspace(1, 0.05, 100)}, Severity.WARNING),
+        (read_at_the_end(0.5), {"loss": np.linspace(1, 0.75, 100)}, Severity.WARNING),
         (read_at_the_end(0.5), {"loss": NAN}, Severity.ERROR),
     ],
-    ids=["nine decades", "three", "too early to tell", "learns nothing", "learns the mean", "learns", "unknown"],
+    ids=[
+        "nine decades",
+        "three",
+        "too early to tell",
+        "learns nothing",
+        "learns the mean",
+        "learns",
+        "learns what it can with a layer that cannot keep",
+        "is at its best from the start",
+        "unknown",
+    ],
 )
 def test_severity_follows_what_is_learned(values, more, severity):
     (finding,) = VanishingThroughTime().check(trace(values, every=2, **more))
