@@ -33,7 +33,11 @@ class Rule(ABC):
         """
 
     def concerns(self, trace: Trace) -> bool:
-        """Whether the model has anything that the rule is about. Where it has not, there is nothing left unjudged."""
+        """Whether the model has anything that the rule is about. Where it has not, there is nothing left unjudged.
+
+        Raises:
+            NotJudged: That cannot be told; the text says why.
+        """
         return True
 
     @classmethod
