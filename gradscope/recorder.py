@@ -16,10 +16,12 @@ from torch import Tensor
 from gradscope.probes.base import StepListener
 from gradscope.records import COLUMN, GRADIENT_QUANTITIES, STATISTICS, Event, Quantity, Site, Statistic
 from gradscope.statistics import (
+    ManyMoments,
     Moments,
     Rows,
     combine,
     fetch,
+    fetch_many,
     fraction_where,
     fractions_where,
     joinable,
@@ -82,7 +84,7 @@ class StepRecorder:
         self._small_where: list[tuple[int, int, int]] = []
         self._small: list[Tensor] = []
         self._aliases: list[tuple[int, int, int, int, int]] = []
-        self._batches: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []  # the same, many at a time
+        self._batches: list[tuple[NDArray[np.int64], ManyMoments]] = []  # the same, many at a time
         self._derived: list[tuple[int, Statistic, Tensor | float]] = []
         self._saturable: dict[Predicate, list[tuple[int, Tensor]]] = {}
         self._losses: list[Tensor | float] = []
@@ -283,7 +285,8 @@ class StepRecorder:
 
     def _reduced(self) -> tuple[NDArray[np.int64], Rows]:
         """Everything that was emitted: (entry, 3) with pass, site and time, and (entry, statistic)."""
-        moments = np.concatenate([fetch(self._moments), many_moments(self._small), *(m for _, m in self._batches)])
+        batches = fetch_many([moments for _, moments in self._batches])
+        moments = np.concatenate([fetch(self._moments), many_moments(self._small), *batches])
         single = np.array(self._where + self._small_where, dtype=np.int64).reshape(-1, 3)
         where = np.concatenate([single, *(w for w, _ in self._batches)])
         where, moments = self._of_training(where, moments)

@@ -37,6 +37,7 @@ from gradscope.records import COLUMN, STATISTICS, Statistic
 
 Rows: TypeAlias = NDArray[np.float32]  # (…, statistic)
 Moments: TypeAlias = list[float] | Tensor
+ManyMoments: TypeAlias = NDArray[np.float64] | Tensor  # (…, moment)
 _Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
 SMALL = 4096  # elements; up to here joining tensors is cheaper than measuring each
@@ -71,7 +72,7 @@ def moments_of(x: Tensor) -> Moments:
         return _cpu_moments(x.detach())
     values, implicit_zeros = plain(x)
     if not values.is_cpu:
-        return _device_moments(values, implicit_zeros)
+        return _row_moments(values.reshape(1, -1), implicit_zeros)[0]
     moments = _cpu_moments(values)
     return _with_zeros(moments, implicit_zeros) if implicit_zeros else moments
 
@@ -134,12 +135,31 @@ def fetch(moments: Sequence[Moments]) -> NDArray[np.float64]:
     return result
 
 
-def slice_moments(x: Tensor, axis: int) -> NDArray[np.float64]:
-    """The moments of x[…, t, …] for each t along `axis`, shape (t, moment)."""
+def fetch_many(batches: Sequence[ManyMoments]) -> list[NDArray[np.float64]]:
+    """Each of `batches` as an array, with one wait for each device that holds some of them."""
+    waiting: dict[torch.device, list[int]] = {}
+    result: list[NDArray[np.float64]] = [np.empty((0, _MOMENTS)) if isinstance(b, Tensor) else b for b in batches]
+    for index, batch in enumerate(batches):
+        if isinstance(batch, Tensor):
+            waiting.setdefault(batch.device, []).append(index)
+    for indices in waiting.values():
+        there = [batch for i in indices if isinstance(batch := batches[i], Tensor)]
+        together = torch.cat(there).cpu().numpy()
+        edges = np.cumsum([len(batch) for batch in there])[:-1]
+        for i, part in zip(indices, np.split(together, edges), strict=True):
+            result[i] = part
+    return result
+
+
+def slice_moments(x: Tensor, axis: int) -> ManyMoments:
+    """The moments of x[…, t, …] for each t along `axis`, (t, moment); on an accelerator left there for `fetch_many`."""
     values = plain(x)[0]
     matrix = values.movedim(axis, 0).reshape(values.shape[axis], -1)
-    if matrix.device.type != "cpu" or not matrix.numel():
+    if not matrix.numel():
         return fetch([moments_of(row) for row in matrix])
+    if matrix.device.type != "cpu":
+        return _row_moments(matrix)
+    dtype = matrix.dtype
     matrix = matrix.contiguous() if matrix.dtype in _NATIVE else matrix.float()
     array, n = matrix.numpy(), matrix.shape[1]
     moments = np.full((len(array), _MOMENTS), np.nan)
@@ -153,8 +173,12 @@ def slice_moments(x: Tensor, axis: int) -> NDArray[np.float64]:
         square = moments[:, _NORM] ** 2 / n
         variance = square - (moments[:, _SUM] / n) ** 2
         sound = np.isfinite(square) & (square > _TINY_SQUARE) & (variance * _CANCELLING > square)
-    for t in np.flatnonzero(~sound & (moments[:, _ZEROS] < n)):
-        moments[t] = _cpu_moments(matrix[t])
+    unsound = np.flatnonzero(~sound & (moments[:, _ZEROS] < n))  # gates that hardly move, gradients that have vanished
+    if len(unsound):
+        moments[unsound] = _row_moments(matrix[torch.from_numpy(unsound)]).numpy()
+    if dtype in _SIXTEEN_BIT:
+        magnitude = np.abs(array)
+        moments[:, _SUBNORMAL] = ((magnitude < torch.finfo(dtype).tiny) & (magnitude > 0)).sum(axis=1)
     return moments
 
 
@@ -314,31 +338,33 @@ def _count_subnormal(flat: Tensor) -> int:
     return count
 
 
-def _device_moments(x: Tensor, implicit_zeros: int) -> Tensor:
-    """Moments of a tensor on an accelerator, left there: float64, shape (moment,)."""
-    sixteen_bit = x.dtype in _SIXTEEN_BIT
-    tiny = torch.finfo(x.dtype).tiny
-    x = x.reshape(-1).double()  # a float32 neither over- nor underflows when squared in float64
+def _row_moments(x: Tensor, implicit_zeros: int = 0) -> Tensor:
+    """Moments of each row of x, (row, moment), in float64 and on its device; nothing over- or underflows or cancels.
+
+    To each row belong `implicit_zeros` more elements, that a sparse tensor does not store.
+    """
+    sixteen_bit, tiny = x.dtype in _SIXTEEN_BIT, torch.finfo(x.dtype).tiny
+    x = x.double()  # a float32 neither over- nor underflows when squared in float64
+    rows, n = x.shape[0], x.shape[1] + implicit_zeros
     if not x.numel():
-        return torch.tensor(_NOTHING, dtype=torch.float64, device=x.device)
-    n = x.numel() + implicit_zeros
+        return torch.tensor([_NOTHING] * rows, dtype=torch.float64, device=x.device)
     finite = torch.isfinite(x)
     kept = torch.where(finite, x, 0.0)
     bound = 0.0 if implicit_zeros else math.inf
-    low = torch.where(finite, x, math.inf).amin().clamp(max=bound)
-    high = torch.where(finite, x, -math.inf).amax().clamp(min=-bound)
-    nonfinite = (~finite).sum()
+    low = torch.where(finite, x, math.inf).amin(1).clamp(max=bound)
+    high = torch.where(finite, x, -math.inf).amax(1).clamp(min=-bound)
+    nonfinite = (~finite).sum(1)
     count = (n - nonfinite).clamp(min=1)
-    unit = kept.abs().amax()
+    unit = kept.abs().amax(1)
     unit = torch.where(unit > 0, unit, 1.0)
-    total = kept.sum()
+    total = kept.sum(1)
     mean = total / count
-    off = torch.where(finite, x - mean, 0.0).square().sum() + implicit_zeros * mean.square()
-    zeros = (x == 0).sum() + implicit_zeros
-    subnormal = ((kept != 0) & (kept.abs() < tiny)).sum() if sixteen_bit else torch.full_like(total, math.nan)
-    norm = (kept / unit).square().sum().sqrt() * unit
+    off = torch.where(finite, x - mean[:, None], 0.0).square().sum(1) + implicit_zeros * mean.square()
+    zeros = (x == 0).sum(1) + implicit_zeros
+    subnormal = ((kept != 0) & (kept.abs() < tiny)).sum(1) if sixteen_bit else torch.full_like(total, math.nan)
+    norm = (kept / unit[:, None]).square().sum(1).sqrt() * unit
     return torch.stack(
-        [torch.full_like(total, n), nonfinite, total, norm, low, high, zeros, (off / count).sqrt(), subnormal]
+        [torch.full_like(total, n), nonfinite, total, norm, low, high, zeros, (off / count).sqrt(), subnormal], dim=1
     )
 
 

@@ -174,19 +174,35 @@ def test_the_device_path_agrees_with_the_cpu_path():
     for shape in SHAPES.values():
         x = shape(torch.randn(5000))
         x = x.abs() if x.is_complex() else x
-        assert_measures(rows_of(statistics._device_moments(x, 0).numpy()), x)
+        assert_measures(rows_of(statistics._row_moments(x.reshape(1, -1)).numpy())[0], x)
     x = torch.randn(100)
     x[3], x[4] = math.nan, -math.inf
-    assert_measures(rows_of(statistics._device_moments(x, 0).numpy()), x)
+    assert_measures(rows_of(statistics._row_moments(x.reshape(1, -1)).numpy())[0], x)
     assert_measures(
-        rows_of(statistics._device_moments(torch.tensor([-2.0, -3.0]), 4).numpy()), torch.tensor([-2.0, -3, 0, 0, 0, 0])
+        rows_of(statistics._row_moments(torch.tensor([[-2.0, -3.0]]), 4).numpy())[0],
+        torch.tensor([-2.0, -3, 0, 0, 0, 0]),
     )
-    assert_measures(rows_of(statistics._device_moments(torch.zeros(0), 0).numpy()), torch.zeros(0))
+    assert_measures(rows_of(statistics._row_moments(torch.zeros(1, 0)).numpy())[0], torch.zeros(0))
+
+
+def test_slices_left_on_a_device_are_fetched_in_their_places():
+    here, there, more = (torch.randn(n, 5) for n in (2, 3, 4))
+    batches = [statistics._row_moments(there), statistics.many_moments(list(here)), statistics._row_moments(more)]
+    for part, x in zip(statistics.fetch_many(batches), (there, here, more), strict=True):
+        for row, tensor in zip(rows_of(part), x, strict=True):
+            assert_measures(row, tensor)
+
+
+def test_gates_that_hardly_move_and_gradients_that_have_vanished_keep_their_digits():
+    x = 0.5 + 1e-3 * torch.randn(6, 50)
+    x[3] = 1e-25 * torch.randn(50)
+    for row, tensor in zip(rows_of(slice_moments(x, 0)), x, strict=True):
+        assert_measures(row, tensor)
 
 
 def test_moments_left_on_a_device_are_fetched_in_their_places():
     first, second = torch.randn(10), torch.randn(20)
-    moments = [moments_of(first), statistics._device_moments(second, 0)]
+    moments = [moments_of(first), statistics._row_moments(second[None])[0]]
     rows = rows_of(statistics.fetch(moments))
     assert_measures(rows[0], first)
     assert_measures(rows[1], second)
