@@ -44,6 +44,8 @@ SMALL = 4096  # elements; up to here joining tensors is cheaper than measuring e
 _BLOCK = 1 << 17  # elements; stays in the cache between the passes, and float32 sums of it keep six digits
 _LARGEST = float(np.finfo(np.float32).max)
 _TINY_SQUARE = 1e-32  # mean squares below lose digits when float32's subnormals (1e-38) are flushed to zero
+_SMALLEST = 1e-30  # a largest element below that loses digits in float32
+_ALL_BUT_CONSTANT = 1e-5  # variance/mean square below which the mean's own rounding counts
 _CANCELLING = 100.0  # mean²/variance above which rms² − mean² keeps fewer than five digits of float32 sums
 
 _NATIVE = frozenset({torch.float32, torch.float64})  # what numpy and BLAS compute in; others go through float32
@@ -169,17 +171,43 @@ def slice_moments(x: Tensor, axis: int) -> ManyMoments:
     moments[:, _MIN], moments[:, _MAX] = array.min(axis=1), array.max(axis=1)
     zeros = array == 0
     moments[:, _ZEROS] = zeros.sum(axis=1) if zeros.any() else 0  # adding up bools costs more than all else together
-    with np.errstate(invalid="ignore", over="ignore"):
-        square = moments[:, _NORM] ** 2 / n
-        variance = square - (moments[:, _SUM] / n) ** 2
-        sound = np.isfinite(square) & (square > _TINY_SQUARE) & (variance * _CANCELLING > square)
-    unsound = np.flatnonzero(~sound & (moments[:, _ZEROS] < n))  # gates that hardly move, gradients that have vanished
-    if len(unsound):
-        moments[unsound] = _row_moments(matrix[torch.from_numpy(unsound)]).numpy()
+    _refine(moments, matrix)
     if dtype in _SIXTEEN_BIT:
         magnitude = np.abs(array)
         moments[:, _SUBNORMAL] = ((magnitude < torch.finfo(dtype).tiny) & (magnitude > 0)).sum(axis=1)
     return moments
+
+
+def _refine(moments: NDArray[np.float64], matrix: Tensor) -> None:
+    """Does again what float32 has not got right in some rows: sequences end in gradients that have vanished.
+
+    Squares out of range are taken of what is left after dividing by the largest; where a standard deviation would
+    cancel it takes a second pass; what is not finite, subnormal or all but constant goes through float64.
+    """
+    n = matrix.shape[1]
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        unit = np.maximum(np.abs(moments[:, _MIN]), np.abs(moments[:, _MAX]))
+        square = moments[:, _NORM] ** 2 / n
+        exact = ~np.isfinite(unit) | ((unit > 0) & (unit < _SMALLEST))
+        wild = ~exact & (unit > 0) & ~((square > _TINY_SQUARE) & np.isfinite(square))
+        if wild.any():
+            at = np.flatnonzero(wild)
+            ratio = matrix[torch.from_numpy(at)] / torch.from_numpy(unit[at]).to(matrix.dtype)[:, None]
+            moments[at, _NORM] = torch.linalg.vector_norm(ratio, dim=1).numpy() * unit[at]
+            moments[at, _SUM] = ratio.sum(1).numpy() * unit[at]
+        mean, rms = moments[:, _SUM] / n, moments[:, _NORM] / math.sqrt(n)
+        left = 1 - (mean / rms) ** 2
+        varied = ~exact & (moments[:, _MIN] < moments[:, _MAX])
+        exact |= varied & ~(left > _ALL_BUT_CONSTANT)
+        close = varied & ~exact & ~(left * _CANCELLING > 1)
+    if close.any():
+        at = np.flatnonzero(close)
+        scale = torch.from_numpy(np.stack([unit[at], mean[at] / unit[at]])).to(matrix.dtype)
+        off = (matrix[torch.from_numpy(at)] / scale[0][:, None]).sub_(scale[1][:, None])
+        moments[at, _STD] = torch.linalg.vector_norm(off, dim=1).numpy() * unit[at] / math.sqrt(n)
+    if exact.any():
+        at = np.flatnonzero(exact)
+        moments[at] = _row_moments(matrix[torch.from_numpy(at)]).numpy()
 
 
 def combine(rows: Rows, starts: Sequence[int] = (0,)) -> Rows:
