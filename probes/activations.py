@@ -97,6 +97,11 @@ class _OutputHook(ForwardHook):
         if site is None:
             recorder.completed(self.module)
             site = self.sites[name] = recorder.site(self.module, Quantity.OUTPUT, name)
+            if self.axis is not None and not -output.ndim <= self.axis < output.ndim:
+                what = (
+                    f"the output of {self.module or 'the model'} of shape {tuple(output.shape)} has no axis {self.axis}"
+                )
+                recorder.tell("not-observed", self.module, f"{what}, which `time_axes` names; it is recorded whole.")
         activation = self.activation
         times = 1
         axis = time_axis(module, name, output, self.axis)

@@ -221,3 +221,16 @@ def test_a_mistake_is_told_in_a_sentence(axes, message):
     with pytest.raises(gradscope.GradscopeError, match=message):
         gradscope.attach(model, time_axes=axes)
     gradscope.attach(model).detach()
+
+
+def test_an_axis_that_no_output_has_is_told_once():
+    model = nn.Sequential(nn.Linear(C, C), nn.Linear(C, 2))
+    with gradscope.attach(model, time_axes={"1": 3}) as scope:
+        for _ in range(3):
+            model(torch.randn(B, T, C)).sum().backward()
+            scope.step()
+    (event,) = scope.trace.events
+    assert event.module == "1"
+    assert event.message == (
+        "the output of 1 of shape (3, 6, 2) has no axis 3, which `time_axes` names; it is recorded whole."
+    )
