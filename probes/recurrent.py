@@ -307,20 +307,7 @@ class _Call:
         weights = [self._weights(i, dtype) for i in range(layers * directions)]
         masks = self._masks(y)
 
-        inputs, outputs = [x], []  # outputs in the order in which each direction runs
-        for layer in range(layers):
-            for direction in range(directions):
-                i = layer * directions + direction
-                if layer == layers - 1 and intact:
-                    h = sequence.turned(y.chunk(directions, 2)[direction], direction)
-                else:
-                    first = [start[i] for start in starts]
-                    h = _again(self.module.mode, weights[i], sequence.turned(inputs[layer], direction), first)
-                    h = sequence.masked(h)
-                outputs.append(h)
-            if layer < layers - 1:
-                above = torch.cat([sequence.turned(h, d) for d, h in enumerate(outputs[-directions:])], 2)
-                inputs.append(above * masks[layer] if masks else above)
+        inputs, outputs = self._go_forth(x, y if intact else None, starts, weights, masks)
 
         firsts = [torch.zeros_like(start) for start in starts]
         for layer in reversed(range(layers)):
@@ -347,10 +334,37 @@ class _Call:
                 if layer:
                     grad = sequence.turned(inside.input_grad(), direction)
                     below = grad if below is None else below + grad
+                del inside, given  # else two layers would be in memory at once
             if below is not None:
                 local = below * masks[layer - 1] if masks else below
         if self._before is not None:
             self._before.follow([sequence.restore_state(first) for first in firsts])
+
+    def _go_forth(
+        self, x: Tensor, y: Tensor | None, starts: list[Tensor], weights: list[Weights], masks: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The input of each layer, and the states of each layer and direction in the order in which it runs.
+
+        `y` is what the last layer returned, None if it was overwritten since.
+        """
+        layers, sequence = self.module.num_layers, self.sequence
+        directions = len(weights) // layers
+        inputs, outputs = [x], []
+        for i, weight in enumerate(weights):
+            layer, direction = divmod(i, directions)
+            if layer == layers - 1 and y is not None:
+                h = sequence.turned(y.chunk(directions, 2)[direction], direction)
+            else:
+                first = [start[i] for start in starts]
+                h = _again(self.module.mode, weight, sequence.turned(inputs[layer], direction), first)
+                h = sequence.masked(h)
+            outputs.append(h)
+            if layer < layers - 1 and direction == directions - 1:
+                above = h
+                if directions > 1:
+                    above = torch.cat([sequence.turned(h, d) for d, h in enumerate(outputs[-directions:])], 2)
+                inputs.append(above * masks[layer] if masks else above)
+        return inputs, outputs
 
     def follow(self, firsts: list[Tensor]) -> None:
         """The next call hands back ∂L over the states that it went on from, in the order of the batch."""
