@@ -53,8 +53,8 @@ class VanishingThroughTime(Rule):
         counts. It is an error from four decades on, some eight at the first step, if it has stood for 100 steps and the
         loss has not fallen by a fifth: a forecast that needs but the last value can fall as little and be at its best.
         It is only noted (info) if the loss has fallen to a third since the run's first tenth and the layer keeps at
-        least 0.4 per time step: who needs the last few values forgets like that, who keeps less was built so, and what
-        fell then may have been the mean alone.
+        least 0.4 per time step, with gates that are open by a tenth or more: who needs the last few values forgets like
+        that, who keeps less was built so, and what fell then may have been the mean alone.
     What to try: an LSTM or GRU whose gates begin open, an orthogonal or identity recurrent matrix, a loss or pooling
         over more of the positions.
     Where it stays silent: lags under 10, a loss at every step, pooling over time; the edge of a truncated window, which
@@ -73,6 +73,7 @@ class VanishingThroughTime(Rule):
     moved: float = 0.8  # loss at the end over that of the first steps: something is being learned
     learned: float = 1 / 3  # over that of the run's first tenth: what the task needs is being learned
     usual_gain: float = 0.4  # per time step; default initialisation begins with 0.55 to 0.65
+    usual_gate: float = 0.1  # mean of the forget or update gates; default initialisation begins with 0.5
 
     def concerns(self, trace: Trace) -> bool:
         """Models with a recurrence."""
@@ -104,7 +105,8 @@ class VanishingThroughTime(Rule):
         length = lag + 1
         position = length - starved if recurrence.reverse else starved - 1
         first, last = (int(trace.steps[at]) for at in (lasting.persistence.first, lasting.persistence.last))
-        needless = gain >= self.usual_gain and _fallen(trace, least=self.error_steps) <= self.learned
+        closed = gain < self.usual_gain or gates(lasting)[0] < self.usual_gate
+        needless = not closed and _fallen(trace, least=self.error_steps) <= self.learned
         grave = decades >= self.error_decades and last - first >= self.error_steps
         grave = grave and not _fallen(trace, since=BEGINNING) <= self.moved
         share = "nothing at all" if math.isinf(decades) else f"at most 10^−{decades:.1f} of it"

@@ -146,6 +146,14 @@ def test_severity_follows_what_is_learned(values, more, severity):
     assert finding.severity is severity
 
 
+def test_gates_that_are_closed_are_no_choice_of_the_training():
+    learned = {"loss": np.geomspace(1, 0.05, 100), "every": 2, "mode": "LSTM"}
+    for opened, severity in ((0.007, Severity.WARNING), (0.5, Severity.INFO)):
+        values = read_at_the_end(0.5) | {"gate forget_l0": np.full(T, opened)}
+        (finding,) = VanishingThroughTime().check(trace(values, **learned))
+        assert finding.severity is severity
+
+
 def test_closed_forget_gates_are_named_with_the_bias_that_opens_them():
     values = read_at_the_end(0.01) | {"gate forget_l0": np.full(T, 0.007)}
     (finding,) = VanishingThroughTime().check(trace(values, mode="LSTM"))
