@@ -124,7 +124,7 @@ def slow_memory(gains, typical, factor):
     return len(gains) + (math.log(factor / product) / math.log(typical) if typical else 0.0)
 
 
-def same(trace, suffix="l0", *, loop=False):
+def assert_same_as_loops(trace, suffix="l0", *, loop=False):
     """Asserts that both give the same; the recurrence."""
     (found,) = [r for r in recurrences(trace) if r.suffix == suffix]
     expected = slowly(trace, suffix, loop=loop)
@@ -178,13 +178,13 @@ def random_values(seed, suffix, *, states="hc", steps=5, length=12):
 @pytest.mark.parametrize("seed", range(12))
 def test_every_figure_is_that_of_the_plain_loops(seed, suffix):
     values, more = random_values(seed, suffix)
-    same(recurrent_trace(values, mode="LSTM", **more), suffix)
+    assert_same_as_loops(recurrent_trace(values, mode="LSTM", **more), suffix)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_every_figure_of_a_plain_rnn_is_that_of_the_plain_loops(seed):
     values, more = random_values(seed, "l0", states="h")
-    same(recurrent_trace(values, **more))
+    assert_same_as_loops(recurrent_trace(values, **more))
 
 
 @pytest.mark.parametrize("states", ["h", "hc"])
@@ -192,7 +192,7 @@ def test_every_figure_of_a_plain_rnn_is_that_of_the_plain_loops(seed):
 def test_every_figure_of_a_loop_is_that_of_the_plain_loops(seed, states):
     values, more = random_values(seed, "l0", states=states)
     loop = {key.replace("_l0", ""): v for key, v in values.items() if "." not in key and "gate" not in key}
-    found = same(recurrent_trace(loop, mode="", **more), "", loop=True)
+    found = assert_same_as_loops(recurrent_trace(loop, mode="", **more), "", loop=True)
     assert found.carried is None
     assert found.mode == ""
 

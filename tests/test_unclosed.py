@@ -49,7 +49,7 @@ def test_only_the_superblock_differs_and_zeros_follow(killed: Path) -> None:
         assert file.read(20) == seen[40:60]
 
 
-def refused_or_same(killed: Path) -> None:
+def assert_refused_or_same(killed: Path) -> None:
     found = read_or_refused(killed)
     if isinstance(found, Trace):
         assert_same(found, collected(islice(run(0), 32)))
@@ -61,7 +61,7 @@ def refused_or_same(killed: Path) -> None:
 def test_damage_is_an_error_at_once(killed: Path, share: float) -> None:
     data = killed.read_bytes()
     killed.write_bytes(data[: int(share * len(data))])
-    refused_or_same(killed)
+    assert_refused_or_same(killed)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -70,4 +70,4 @@ def test_noise_is_an_error_at_once_or_harmless(killed: Path, seed: int) -> None:
     data = np.frombuffer(killed.read_bytes(), np.uint8).copy()
     data[rng.integers(8, len(data), 10)] = rng.integers(0, 256, 10)
     killed.write_bytes(data.tobytes())
-    refused_or_same(killed)
+    assert_refused_or_same(killed)

@@ -7,10 +7,10 @@ from examples import SICK, diagnosis, finding, network
 from gradscope.reports.jsonfile import JsonFile
 
 
-def test_diagnosis_as_json(golden):
+def test_diagnosis_as_json(assert_golden):
     stream = StringIO()
     assert JsonFile().write(network(0.25), SICK, stream) == ()
-    golden("diagnosis.json", stream.getvalue())
+    assert_golden("diagnosis.json", stream.getvalue())
     assert json.loads(stream.getvalue())["schema"] == "gradscope/diagnosis/1"
 
 

@@ -11,12 +11,12 @@ from gradscope.reports.side_by_side import ComparisonReport
 
 
 @pytest.mark.parametrize("width", [80, 100, 140])
-def test_comparison(golden, width):
-    golden(f"comparison-{width}.txt", printed(ComparisonReport(comparison()), width=width))
+def test_comparison(assert_golden, width):
+    assert_golden(f"comparison-{width}.txt", printed(ComparisonReport(comparison()), width=width))
 
 
-def test_comparison_of_several_seeds(golden):
-    golden("comparison-3-seeds-100.txt", printed(ComparisonReport(comparison(seeds=3)), width=100))
+def test_comparison_of_several_seeds(assert_golden):
+    assert_golden("comparison-3-seeds-100.txt", printed(ComparisonReport(comparison(seeds=3)), width=100))
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
@@ -62,7 +62,7 @@ def test_a_number_that_does_not_exist_is_a_dash():
     assert "nan" not in line
 
 
-def test_recurrent_models_side_by_side(golden):
+def test_recurrent_models_side_by_side(assert_golden):
     def run(trace):
         return (ComparedRun(seed=0, trace=trace, diagnosis=HEALTHY, loss_first=1.0, loss_last=0.1, metrics={}),)
 
@@ -70,7 +70,7 @@ def test_recurrent_models_side_by_side(golden):
         ComparedVariant(name="rnn", runs=run(recurrent(0.5))),
         ComparedVariant(name="lstm", runs=run(recurrent(0.99, mode="LSTM"))),
     )
-    golden("comparison-by-time-80.txt", printed(ComparisonReport(comparison(variants=variants))))
+    assert_golden("comparison-by-time-80.txt", printed(ComparisonReport(comparison(variants=variants))))
 
 
 def test_inputs_are_compared_by_time_where_no_state_was_observed():

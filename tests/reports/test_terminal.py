@@ -20,27 +20,27 @@ from gradscope.trace import Trace
         ("healthy-80", network(0.98, layers=5), HEALTHY, 80),
     ],
 )
-def test_report_of_a_trace(golden, name, trace, said, width):
-    golden(f"report-{name}.txt", printed(TraceReport(trace, said), width=width))
+def test_report_of_a_trace(assert_golden, name, trace, said, width):
+    assert_golden(f"report-{name}.txt", printed(TraceReport(trace, said), width=width))
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_report_of_a_recurrent_network(golden, width):
+def test_report_of_a_recurrent_network(assert_golden, width):
     trace = recurrent([0.5] * 5 + [0.8] * 5, mode="LSTM", layers=["l0", "l0_reverse", "l1", "l1_reverse"])
-    golden(f"report-recurrent-{width}.txt", printed(TraceReport(trace, HEALTHY), width=width))
+    assert_golden(f"report-recurrent-{width}.txt", printed(TraceReport(trace, HEALTHY), width=width))
 
 
-def test_report_of_truncated_windows(golden):
+def test_report_of_truncated_windows(assert_golden):
     text = printed(TraceReport(recurrent(0.9, window=10), HEALTHY), ascii_only=True)
-    golden("report-windows-ascii-80.txt", text)
+    assert_golden("report-windows-ascii-80.txt", text)
 
 
-def test_report_of_a_deep_net_with_nan(golden):
+def test_report_of_a_deep_net_with_nan(assert_golden):
     rms = np.full((10, 500), 1e-3)
     rms[6:, 300:] = np.nan
     nonfinite = np.isnan(rms) * 64.0
     trace = trace_of(output_grad_rms=rms, output_grad_nonfinite_count=nonfinite, loss=np.r_[[2.0] * 6, [np.nan] * 4])
-    golden("report-deep-nan-80.txt", printed(TraceReport(trace, diagnosis(finding(code="GS401", module="300")))))
+    assert_golden("report-deep-nan-80.txt", printed(TraceReport(trace, diagnosis(finding(code="GS401", module="300")))))
 
 
 def test_report_where_the_encoding_has_only_ascii():
