@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Protocol, Self, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,8 @@ from torch.nn.parameter import is_lazy
 from gradscope import at_exit, plugins
 from gradscope.errors import UsageError, nearest
 from gradscope.findings import Diagnosis, Json
-from gradscope.probes.base import Hook, ParameterHook, Probe, Recorder, Target, in_transform, leaves
+from gradscope.probes.base import Hook, ParameterHook, Probe, Recorder, Target, in_transform
+from gradscope.probes.names import bare_modules, bare_parameters, leaves, unwrapped
 from gradscope.probes.recurrent import recurrent_mode
 from gradscope.recorder import RECORDER, StepRecorder
 from gradscope.records import Event
@@ -52,7 +53,7 @@ _Item = TypeVar("_Item")
 
 _NO_AXES: Mapping[str, int] = MappingProxyType({})
 _MOST_PASSES = 4096  # forward passes in one step; more hint at a step that never ends, and would pile up for ever
-_attached: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
+_attached: "WeakValueDictionary[int, nn.Module]" = WeakValueDictionary()  # by identity
 
 
 def attach(
@@ -125,13 +126,13 @@ class Scope:
         self._meta = meta
         self._begun = False
         self._late: list[Event] = []
-        types = {name: type(module).__name__ for name, module in target.model.named_modules()}
+        types = {name: type(module).__name__ for name, module in bare_modules(target.model).items()}
         self._recorder = recorder = StepRecorder(types, self._advance, self._stalled)
         self._probes: dict[str, ExitStack] = {}
         self._handles = ExitStack()
         self._handles.callback(target.model.register_forward_pre_hook(_PassHook(recorder)).remove)
         self._place_hooks(probes)
-        _attached[target.model] = True
+        _attached[id(unwrapped(target.model))] = unwrapped(target.model)
         self._detached = False
 
     def _place_hooks(self, probes: Iterable[Probe]) -> None:
@@ -264,7 +265,7 @@ class Scope:
         for stack in self._probes.values():
             stack.close()
         self._handles.close()
-        _attached.pop(self._target.model, None)
+        _attached.pop(id(unwrapped(self._target.model)), None)
         recorder = self._recorder
         try:
             if self._begun and (recorder.boundary or (keep_partial and recorder.holds_something)):
@@ -357,9 +358,9 @@ def _target(
     if not isinstance(model, nn.Module):
         raise UsageError(f"`attach({model!r})` needs a torch.nn.Module, this is a {type(model).__name__}.")
     called = f"`attach({type(model).__name__})`"
-    if model in _attached:
+    if id(unwrapped(model)) in _attached:
         raise UsageError(f"{called}: this model is already attached; call `detach()` on its scope first.")
-    parameters = dict(model.named_parameters())
+    parameters = bare_parameters(model)
     if not parameters:
         raise UsageError(f"{called}: the model has no parameters, so there is no gradient to watch.")
     lazy = next((name for name, p in parameters.items() if is_lazy(p)), None)
@@ -392,7 +393,7 @@ def _target(
 
 def _matching(model: nn.Module, pattern: str, written: str) -> dict[str, nn.Module]:
     """The modules whose names match `pattern`, which the user has `written` so."""
-    named = dict(model.named_modules())
+    named = bare_modules(model)
     found = {name: module for name, module in named.items() if isinstance(pattern, str) and fnmatchcase(name, pattern)}
     if not found:
         raise UsageError(
@@ -408,13 +409,15 @@ def _about(target: Target) -> "dict[str, Json]":
         "torch": torch.__version__,
         "python": platform.python_version(),
         "created": clock.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "model": type(target.model).__name__,
-        "modules": {name: type(module).__name__ for name, module in target.model.named_modules()},
+        "model": type(unwrapped(target.model)).__name__,
+        "modules": {name: type(module).__name__ for name, module in bare_modules(target.model).items()},
         "parameters": sum(p.numel() for p in target.parameters.values()),
         "shapes": {name: list(p.shape) for name, p in target.parameters.items()},
         "trainable": sum(p.numel() for p in trainable),
         "optimizers": [_about_optimizer(optimizer) for optimizer in target.optimizers],
-        "recurrent": {name: mode for name, module in target.model.named_modules() if (mode := recurrent_mode(module))},
+        "recurrent": {
+            name: mode for name, module in bare_modules(target.model).items() if (mode := recurrent_mode(module))
+        },
     }
 
 

@@ -16,7 +16,7 @@ into it nor travel with a copy of the model.
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -285,31 +285,3 @@ def owner_and_name(parameter: str) -> tuple[str, str]:
     """("encoder.fc", "weight") for "encoder.fc.weight"."""
     owner, _, name = parameter.rpartition(".")
     return owner, name
-
-
-def is_leaf(module: nn.Module) -> bool:
-    """Whether a module computes by itself: it has no children but parametrizations, or uses them functionally.
-
-    `nn.MultiheadAttention` calls its `out_proj` as a function, so that child never runs.
-    """
-    return isinstance(module, nn.MultiheadAttention) or all(
-        name == "parametrizations" for name, _ in module.named_children()
-    )
-
-
-def leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Names and modules that compute by themselves; lists and dictionaries of modules or parameters do not."""
-    seen: set[nn.Module] = set()
-
-    def walk(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        if module in seen or isinstance(module, torch.jit.ScriptModule):  # scripted modules take no hooks
-            return
-        seen.add(module)
-        if is_leaf(module):
-            if not isinstance(module, nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict):
-                yield name, module
-            return
-        for child_name, child in module.named_children():
-            yield from walk(f"{name}.{child_name}" if name else child_name, child)
-
-    yield from walk("", model)

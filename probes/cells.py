@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gradscope.probes.base import ForwardHook, Probe, Recorder, Target, gradient_receiver
 from gradscope.probes.lstm_cell import Receive, watch_memory
+from gradscope.probes.names import bare_modules
 from gradscope.probes.tensors import named_tensors
 from gradscope.records import Quantity
 
@@ -48,20 +49,21 @@ class Cells(Probe):
     def attach(self, target: Target, recorder: Recorder) -> ExitStack:
         """Places a forward pre-hook and a forward hook on each module that is a cell or can turn out to be one."""
         handles = ExitStack()
-        cells: dict[nn.Module, _Cell] = {}
-        for name, module in target.model.named_modules():
+        cells: dict[int, _Cell] = {}
+        modules = bare_modules(target.model)
+        for name, module in modules.items():
             if not isinstance(module, torch.jit.ScriptModule) and (_states_of(module) or _can_be_cell(module)):
-                cell = cells[module] = _Cell(recorder, name, _states_of(module))
+                cell = cells[id(module)] = _Cell(recorder, name, _states_of(module))
                 handles.callback(cell.release)
                 handles.callback(module.register_forward_pre_hook(_BeforeCall(recorder, cell), with_kwargs=True).remove)
                 handles.callback(module.register_forward_hook(_AfterCall(recorder, cell)).remove)
-        for module, cell in cells.items():
-            for inner in list(module.modules())[1:]:
-                if inner in cells:
-                    cell.inner.append(cells[inner])
+        for module in [m for m in modules.values() if id(m) in cells]:
+            for inner in list(bare_modules(module).values())[1:]:
+                if id(inner) in cells:
+                    cells[id(module)].inner.append(cells[id(inner)])
                 elif isinstance(inner, nn.RNNBase):
                     layer = _Fused(recorder)
-                    cell.inner.append(layer)
+                    cells[id(module)].inner.append(layer)
                     handles.callback(inner.register_forward_pre_hook(layer, with_kwargs=True).remove)
         recorder.on_step(_Edges(list(cells.values())), self.name)
         return handles

@@ -26,6 +26,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from gradscope.probes.base import ForwardHook, Probe, Recorder, Target, rarely
 from gradscope.probes.bptt import GATES, Given, Unrolled, Weights, unroll
+from gradscope.probes.names import bare_modules
 from gradscope.probes.sequence import Sequence
 from gradscope.records import Quantity, Statistic
 
@@ -45,7 +46,7 @@ class Recurrent(Probe):
     def attach(self, target: Target, recorder: Recorder) -> ExitStack:
         """Places a forward pre-hook and a forward hook on each recurrent layer."""
         handles = ExitStack()
-        for name, module in target.model.named_modules():
+        for name, module in bare_modules(target.model).items():
             if isinstance(module, nn.RNNBase) and module.mode in GATES:
                 layer = _Layer(recorder, name)
                 recorder.on_step(layer, self.name)
