@@ -51,6 +51,8 @@ class Statistic(StrEnum):
     SYMMETRIC_FRACTION = "symmetric_fraction"  # rows of a weight that equal another; at records 0, 8, 16, 32, …
     SPECTRAL_RADIUS = "spectral_radius"  # largest |eigenvalue| of the recurrent matrix of a state or gate; as above
     SPECTRAL_NORM = "spectral_norm"  # its largest singular value; as above
+    ATTENTION_ENTROPY = "attention_entropy"  # mean over queries of H(p) / log(number of keys that the query may see)
+    MAX_LOGIT = "max_logit"  # largest logit of attention before softmax, scaled, over pairs that no mask excludes
 
 
 STATISTICS: tuple[Statistic, ...] = tuple(Statistic)

@@ -27,11 +27,12 @@ from gradscope.trace import PER_STEP, Floats, TimeTable, Trace
 from gradscope.unclosed import SIGNATURE, unclosed_file
 
 FORMAT = b"gradscope trace"  # root attribute "format"
-SCHEMA_VERSION = 2  # root attribute "schema"
+SCHEMA_VERSION = 3  # root attribute "schema"
 
 # Schema versions:
 # 1: gradscope 0.1, the first.
 # 2: the statistics spectral_radius and spectral_norm. In files of schema 1 they were never observed.
+# 3: the statistics attention_entropy and max_logit, and sites of functions: module "block.relu#0", no name of a module.
 
 BLOCK = 16  # steps that are buffered, and that share a chunk; smaller blocks double the size of the file
 
@@ -85,7 +86,10 @@ SCHEMA: Mapping[str, Column] = {
     **{f"time/{statistic.value}": Column("<f4", ("time row",)) for statistic in STATISTICS},
 }
 
-_ADDED = {2: (Statistic.SPECTRAL_RADIUS, Statistic.SPECTRAL_NORM)}  # statistics that a schema brought
+_ADDED = {  # statistics that a schema brought
+    2: (Statistic.SPECTRAL_RADIUS, Statistic.SPECTRAL_NORM),
+    3: (Statistic.ATTENTION_ENTROPY, Statistic.MAX_LOGIT),
+}
 
 SITE_TEXTS = ("module", "module_type", "quantity", "name")
 

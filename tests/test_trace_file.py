@@ -33,25 +33,35 @@ def test_the_schema_has_not_changed_without_a_new_version() -> None:
     names += " steps/loss steps/lr steps/loss_scale"
     statistics = "numel mean std rms l2_norm abs_max min max zero_fraction nonfinite_count dead_fraction"
     statistics += " saturated_fraction underflow_fraction symmetric_fraction spectral_radius spectral_norm"
+    statistics += " attention_entropy max_logit"
     stats = [f"stats/{s}" for s in statistics.split()]
     times = [f"time/{s}" for s in ("step", "site", "time", *statistics.split())]
-    assert (SCHEMA_VERSION, list(SCHEMA)) == (2, [*names.split(), *stats, *times]), (
+    assert (SCHEMA_VERSION, list(SCHEMA)) == (3, [*names.split(), *stats, *times]), (
         "raise SCHEMA_VERSION, say what it is"
     )
     assert len(SCHEMA) == 12 + 3 + 2 * len(STATISTICS)
 
 
-def test_a_file_of_schema_1_is_read_and_lacks_what_came_later(path: Path) -> None:
+CAME_LATER = {
+    1: ("spectral_radius", "spectral_norm", "attention_entropy", "max_logit"),
+    2: ("attention_entropy", "max_logit"),
+}
+
+
+@pytest.mark.parametrize("schema", CAME_LATER)
+def test_a_file_of_an_earlier_schema_is_read_and_lacks_what_came_later(path: Path, schema: int) -> None:
     before = read_trace(path)
     with h5py.File(path, "r+") as file:
-        file.attrs["schema"] = np.int64(1)
-        for statistic in ("spectral_radius", "spectral_norm"):
+        file.attrs["schema"] = np.int64(schema)
+        for statistic in CAME_LATER[schema]:
             del file[f"stats/{statistic}"], file[f"time/{statistic}"]
     after = read_trace(path)
-    np.testing.assert_array_equal(after.statistics["rms"], before.statistics["rms"])
-    np.testing.assert_array_equal(after.times.values[:, :14], before.times.values[:, :14])
-    assert np.isnan(after.statistics["spectral_radius"]).all()
-    assert np.isnan(after.times.values[:, 14:]).all()
+    held = len(STATISTICS) - len(CAME_LATER[schema])
+    for statistic in STATISTICS[:held]:
+        np.testing.assert_array_equal(after.statistics[statistic], before.statistics[statistic])
+    np.testing.assert_array_equal(after.times.values[:, :held], before.times.values[:, :held])
+    assert all(np.isnan(after.statistics[statistic]).all() for statistic in CAME_LATER[schema])
+    assert np.isnan(after.times.values[:, held:]).all()
 
 
 def test_the_file_is_what_the_schema_says(path: Path) -> None:
@@ -118,7 +128,7 @@ FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
     "foreign attributes": (foreign_attributes, "is no gradscope trace: it is HDF5 of something else."),
     "later schema": (
         later_schema,
-        "was written by gradscope 0.9 (schema 4); this version reads schemas 1 to 2. Upgrade gradscope to read it.",
+        "was written by gradscope 0.9 (schema 4); this version reads schemas 1 to 3. Upgrade gradscope to read it.",
     ),
 }
 
@@ -375,6 +385,6 @@ def test_a_file_without_the_name_of_its_version_is_still_refused(path: Path) -> 
     with h5py.File(path, "r+") as file:
         file.attrs["schema"] = np.int64(0)
         del file.attrs["gradscope"]
-    with pytest.raises(TraceError, match=r"\(schema 0\); this version reads schemas 1 to 2"):
+    with pytest.raises(TraceError, match=r"\(schema 0\); this version reads schemas 1 to 3"):
         read_trace(path)
     assert FORMAT == b"gradscope trace"
