@@ -12,10 +12,11 @@ A step is closed when the next one begins, so a loss recorded after `optimizer.s
 optimizers that step one after the other make one step.
 """
 
+import logging
 import platform
 import time as clock
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
@@ -38,7 +39,7 @@ from gradscope.records import Event
 from gradscope.rules.base import Rule
 from gradscope.rules.engine import diagnose
 from gradscope.schedule import Every, Schedule, as_schedule
-from gradscope.trace import Sink, Trace, TraceBuilder
+from gradscope.trace import Follower, Sink, Trace, TraceBuilder
 
 
 class GradScaler(Protocol):
@@ -50,6 +51,7 @@ class GradScaler(Protocol):
 
 
 _Item = TypeVar("_Item")
+_log = logging.getLogger("gradscope")
 
 _NO_AXES: Mapping[str, int] = MappingProxyType({})
 _MOST_PASSES = 4096  # forward passes in one step; more hint at a step that never ends, and would pile up for ever
@@ -67,6 +69,7 @@ def attach(
     modules: Iterable[str] = (),
     time_axes: Mapping[str, int] = _NO_AXES,
     every: int | Schedule = 1,
+    first_step: int = 0,
     meta: "dict[str, Json] | None" = None,
 ) -> "Scope":
     """Watches `model` from now on, without changing a bit of its training.
@@ -85,6 +88,7 @@ def attach(
             position (`Trace.by_time`); a tensor without that axis is recorded whole. Of several patterns that match
             the last one counts. Recurrent layers need none.
         every: Record every n-th step, or those that a schedule picks (`gradscope.schedule`).
+        first_step: Number of the first step, where a training is resumed.
         meta: Added to the trace's own, e.g. the seed.
 
     Raises:
@@ -101,7 +105,9 @@ def attach(
     schedule = as_schedule(every)
     about: dict[str, Json] = {**_about(target), "every": schedule.n if isinstance(schedule, Every) else "custom"}
     sink = TraceBuilder() if trace is None else _writer(Path(trace))
-    return Scope(target, chosen, judges, schedule, sink, scaler, {**about, **(meta or {})})
+    scope = Scope(target, chosen, judges, schedule, sink, scaler, {**about, **(meta or {})})
+    scope._recorder.step = first_step
+    return scope
 
 
 class Scope:
@@ -126,6 +132,7 @@ class Scope:
         self._meta = meta
         self._begun = False
         self._late: list[Event] = []
+        self._followers: list[Follower] = []
         types = {name: type(module).__name__ for name, module in bare_modules(target.model).items()}
         self._recorder = recorder = StepRecorder(types, self._advance, self._stalled)
         self._probes: dict[str, ExitStack] = {}
@@ -176,6 +183,23 @@ class Scope:
         """What the rules find in `trace`; at any time, also after `detach`."""
         return diagnose(self.trace, self._rules)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing that runs inside is recorded. An evaluation needs it only if it computes gradients."""
+        recorder = self._recorder
+        kept = recorder.on, recorder.boundary, recorder.forward, recorder.backward_ran
+        recorder.on = recorder.boundary = False
+        recorder.forward = 0
+        try:
+            yield
+        finally:
+            if not self._detached:
+                recorder.on, recorder.boundary, recorder.forward, recorder.backward_ran = kept
+
+    def follow(self, follower: Follower) -> None:
+        """`follower` is told of every recorded step from now on, and of the end. If it raises it is told no more."""
+        self._followers.append(follower)
+
     def detach(self) -> None:
         """Removes every hook. What was recorded stays; a step whose backward has run is kept. Twice is once."""
         self._detach(keep_partial=self._recorder.backward_ran)
@@ -214,8 +238,9 @@ class Scope:
             recorder.on = False
 
     def _close(self) -> None:
-        """Ends the running step and hands it to the sink."""
+        """Ends the running step and hands it to the sink, and then to those who follow."""
         recorder = self._recorder
+        record = None
         with at_exit.undisturbed():
             recorder.boundary = True
             self._begun = False
@@ -225,11 +250,22 @@ class Scope:
                 lr = float(groups[0]["lr"]) if groups and "lr" in groups[0] else float("nan")
                 scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
                 try:
-                    self._sink.append(recorder.end_step(lr=lr, loss_scale=scale), recorder.sites, self._meta)
+                    record = recorder.end_step(lr=lr, loss_scale=scale)
+                    self._sink.append(record, recorder.sites, self._meta)
                 except Exception as error:
                     self._give_up(error)
             recorder.backward_ran = False
             recorder.step += 1
+        if record is not None and self._followers:  # outside of the lock: they may well talk to a server
+            self._tell(lambda follower: follower.recorded(record, recorder.sites))
+
+    def _tell(self, what: Callable[[Follower], None]) -> None:
+        for follower in list(self._followers):
+            try:
+                what(follower)
+            except Exception as error:
+                self._followers.remove(follower)
+                _log.warning("gradscope: %s is told no more: %s: %s", follower, type(error).__name__, error)
 
     def _stalled(self) -> None:
         """So many forward passes without an end of the step: what they left is dropped, recording waits for the end."""
@@ -280,6 +316,7 @@ class Scope:
             self._sink.close()
         except Exception as error:  # a full disk must not end a training that is otherwise done
             self._give_up(error)
+        self._tell(lambda follower: follower.ended())
 
 
 def _probes(given: Iterable[Probe] | None) -> tuple[Probe, ...]:

@@ -206,6 +206,18 @@ class Sink(Protocol):
         ...
 
 
+class Follower(Protocol):
+    """Someone who looks on while a training runs, an experiment tracker for one. See `Scope.follow`."""
+
+    def recorded(self, record: StepRecord, sites: Sequence[Site]) -> None:
+        """A recorded step has ended; `sites` are those of its values."""
+        ...
+
+    def ended(self) -> None:
+        """The scope was detached."""
+        ...
+
+
 class TraceBuilder:
     """Collects the records of a run in memory. `append` in the order of the steps, `finish` as often as wanted."""
 

@@ -677,3 +677,77 @@ def test_nothing_recorded_is_not_healthy():
     diagnosis = gradscope.attach(model).diagnose()
     assert diagnosis.steps == 0
     assert not diagnosis.ok
+
+
+# ------------------------------------------------------------------------------------------------ for integrations
+
+
+class Follower:
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.told: list[int | str] = []
+        self.fails_at = fails_at
+
+    def recorded(self, record, sites) -> None:
+        if record.step == self.fails_at:
+            raise OSError("the server is gone")
+        assert len(record.values) == len(sites)
+        self.told.append(record.step)
+
+    def ended(self) -> None:
+        self.told.append("end")
+
+
+def test_who_follows_is_told_of_each_recorded_step_and_of_the_end() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters())
+    follower = Follower()
+    with gradscope.attach(model, optimizer=optimizer, every=2, first_step=10) as scope:
+        scope.follow(follower)
+        for step in range(5):
+            loss_of(model, step).backward()
+            optimizer.step()
+        assert follower.told == [10, 12], "step 14 is closed when the next one begins"
+    assert follower.told == [10, 12, 14, "end"]
+    assert scope.trace.steps.tolist() == [10, 12, 14]
+
+
+def test_a_follower_that_raises_is_told_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    model = net()
+    broken, sound = Follower(fails_at=1), Follower()
+    with gradscope.attach(model) as scope:
+        scope.follow(broken)
+        scope.follow(sound)
+        for step in range(3):
+            loss_of(model, step).backward()
+            scope.step()
+    assert broken.told == [0]
+    assert sound.told == [0, 1, 2, "end"]
+    assert "is told no more: OSError: the server is gone" in caplog.text
+
+
+def test_nothing_that_runs_while_paused_is_recorded() -> None:
+    traces = []
+    for evaluates in (False, True):
+        torch.manual_seed(0)
+        model = nn.ModuleList([nn.Linear(4, 8), nn.Linear(8, 2)])  # its own forward never runs
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        with gradscope.attach(model, optimizer=optimizer) as scope:
+            for _ in range(3):
+                loss = model[1](model[0](torch.ones(6, 4))).square().mean()
+                if evaluates:
+                    with scope.paused():
+                        x = torch.ones(7, 4, requires_grad=True)
+                        torch.autograd.grad(model[1](model[0](x)).sum(), x)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                if evaluates:
+                    with scope.paused():
+                        model[1](model[0](torch.ones(9, 4))).sum().backward()
+                        optimizer.zero_grad()
+        traces.append(scope.trace)
+    plain, evaluated = traces
+    assert plain.sites == evaluated.sites
+    assert len(plain.times.step) == len(evaluated.times.step) == 0
+    for stat, values in plain.statistics.items():
+        np.testing.assert_array_equal(values, evaluated.statistics[stat])
