@@ -286,15 +286,26 @@ class _Tables:
         self._write("time/time", at.times, times.time)
         for i, statistic in enumerate(STATISTICS):
             self._write(f"time/{statistic.value}", at.times, times.values[:, i])
+        units = trace.units
+        self._write("units/step", at.units, units.step + np.int32(at.steps))
+        self._write("units/site", at.units, units.site)
+        self._write("units/count", at.units, units.units)
+        self._write("units/silent", at.unit_bytes, units.bits)
+        for name, values in trace.ranks.statistics.items() if trace.ranks is not None else ():
+            self._write(f"ranks/{name}", at.steps, values)
         lines = "".join(json.dumps(dataclasses.asdict(event)) + "\n" for event in trace.events)
         self._write("events", at.event_bytes, _bytes(lines))
         return at._replace(
-            steps=at.steps + len(trace.steps), times=at.times + len(times.step), event_bytes=at.event_bytes + len(lines)
+            steps=at.steps + len(trace.steps),
+            times=at.times + len(times.step),
+            event_bytes=at.event_bytes + len(lines),
+            units=at.units + len(units.step),
+            unit_bytes=at.unit_bytes + len(units.bits),
         )
 
     def commit(self, end: Counters, sites: Sequence[Site], meta: Mapping[str, Json], late: Sequence[Event]) -> None:
         """Writes what is about the whole trace, where it has changed, and then how much of everything is valid."""
-        _, _, _, sites_start, sites_stop, start, stop = self._committed
+        _, _, _, sites_start, sites_stop, start, stop, _, _ = self._committed
         if tuple(sites) != self._sites:
             columns, self._texts = _encoded(sites)
             for name, column in columns.items():
@@ -306,7 +317,9 @@ class _Tables:
             self._write("document", stop, _bytes(document))
             start, stop = stop, stop + len(document)
         self._file.flush()
-        end = Counters(end.steps, end.times, end.event_bytes, sites_start, sites_stop, start, stop)
+        end = end._replace(
+            sites_start=sites_start, sites_stop=sites_stop, document_start=start, document_stop=stop
+        )
         self._datasets["committed"][:] = np.array(end, dtype=np.int64)
         self._file.flush()
         self._committed, self._sites, self._document = end, tuple(sites), document
@@ -338,6 +351,9 @@ def _create(path: Path, *, sites: int, time_rows: int) -> h5py.File:
         "site": max(sites, 16),
         "time row": min(max(time_rows, 256), 65536),  # a block is a chunk where every step has as many rows
         "site row": 64,
+        "unit row": 256,
+        "unit byte": 4096,
+        "rank": 8,
         "event byte": 4096,
         "document byte": 4096,
     }

@@ -24,6 +24,7 @@ Doubles: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 
 PER_STEP = ("loss", "lr", "loss_scale")
+BY_RANK = (Statistic.RMS, Statistic.NONFINITE_COUNT)  # what a merge keeps of each rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,7 @@ class StepRecord:
         time_index: (row, 2): site and time of each row of `time_values`.
         time_values: (row, statistic), for sites that have a time axis or ran more than once.
         events: What happened to the recording.
+        silent: Sites of activations, and for each of their units whether it was silent; of several processes only.
     """
 
     step: int
@@ -45,6 +47,7 @@ class StepRecord:
     time_index: NDArray[np.int32]
     time_values: Floats
     events: tuple[Event, ...] = ()
+    silent: Sequence[tuple[int, NDArray[np.bool_]]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,39 @@ class TimeTable:
     site: NDArray[np.int32]
     time: NDArray[np.int32]
     values: Floats  # (row, statistic)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitTable:
+    """Which units of activations were silent, in the file of one rank: what a merge needs for the dead fractions.
+
+    Row i is at index `step[i]` of `Trace.steps`, of `site[i]`, which has `units[i]` units. Their bits begin with a new
+    byte of `bits` (`numpy.packbits`): 1 is silent.
+    """
+
+    step: NDArray[np.int32]
+    site: NDArray[np.int32]
+    units: NDArray[np.int32]
+    bits: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankTable:
+    """What each rank has measured by itself, in a trace that was merged.
+
+    Attributes:
+        ranks: Their numbers.
+        statistics: One array (step, site, rank) for each of `BY_RANK`.
+    """
+
+    ranks: tuple[int, ...]
+    statistics: Mapping[str, Floats]
+
+
+def no_units() -> UnitTable:
+    """The table of a recording that is not one of several ranks."""
+    none = np.zeros(0, dtype=np.int32)
+    return UnitTable(step=none, site=none, units=none, bits=np.zeros(0, dtype=np.uint8))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,6 +105,8 @@ class Trace:
         statistics: One array (step, site) for each of `STATISTICS`; NaN where the site was not observed.
         times: Values per time.
         events: What happened to the recording.
+        units: In the file of one rank, which units were silent.
+        ranks: In a trace that was merged, what each rank has measured.
     """
 
     meta: Mapping[str, Json]
@@ -78,6 +116,8 @@ class Trace:
     statistics: Mapping[str, Floats]
     times: TimeTable
     events: tuple[Event, ...] = field(default=())
+    units: UnitTable = field(default_factory=no_units)
+    ranks: RankTable | None = None
 
     def columns(self, quantity: Quantity | str, module: str | None = None, name: str | None = None) -> list[int]:
         """Indices of the sites of `quantity`, by depth; of one module and one name, where given."""
@@ -140,6 +180,23 @@ class Trace:
         values[single, 0] = self.statistics[_statistic(stat)][single, column]
         values[self.times.step[rows], self.times.time[rows]] = self.times.values[rows, COLUMN[_statistic(stat)]]
         return values
+
+    def by_rank(
+        self, module: str, quantity: Quantity | str, stat: Statistic | str, *, name: str | None = None
+    ) -> Floats:
+        """`stat`, "rms" or "nonfinite_count", of one site on each rank, shape (step, rank), in the order of `ranks`.
+
+        Of a parameter that is sharded it is that of the rank's shard.
+
+        Raises:
+            TraceError: There is no such site, the trace is not merged from ranks, or `stat` was not kept of each rank.
+        """
+        column = self.column(module, quantity, name)
+        if self.ranks is None:
+            raise TraceError("the trace is of one process; `gradscope merge` keeps what each rank has measured.")
+        if _statistic(stat) not in self.ranks.statistics:
+            raise TraceError(f"{str(stat)!r} is not kept of each rank{nearest(str(stat), self.ranks.statistics)}")
+        return self.ranks.statistics[_statistic(stat)][:, column]
 
     def observed(self, index: int) -> NDArray[np.bool_]:
         """In which steps site `index` was observed. Shape (step,)."""
@@ -252,10 +309,23 @@ class TraceBuilder:
                 values=np.concatenate([np.zeros((0, len(STATISTICS)), np.float32), *(r.time_values for r in records)]),
             ),
             events=tuple(e for r in records for e in r.events) + tuple(events),
+            units=_units_of(records),
         )
 
     def close(self) -> None:
         """Nothing to release in memory."""
+
+
+def _units_of(records: Sequence[StepRecord]) -> UnitTable:
+    rows = [(index, site, silent) for index, record in enumerate(records) for site, silent in record.silent]
+    if not rows:
+        return no_units()
+    return UnitTable(
+        step=np.array([index for index, _, _ in rows], dtype=np.int32),
+        site=np.array([site for _, site, _ in rows], dtype=np.int32),
+        units=np.array([len(silent) for _, _, silent in rows], dtype=np.int32),
+        bits=np.concatenate([np.packbits(silent) for _, _, silent in rows]),
+    )
 
 
 def _quantity(quantity: Quantity | str) -> Quantity:

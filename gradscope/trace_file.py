@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gradscope.errors import TraceError
 from gradscope.findings import Json
 from gradscope.records import STATISTICS, Event, Quantity, Site, Statistic
-from gradscope.trace import PER_STEP, Floats, TimeTable, Trace
+from gradscope.trace import BY_RANK, PER_STEP, Floats, RankTable, TimeTable, Trace, UnitTable, no_units
 from gradscope.unclosed import SIGNATURE, unclosed_file
 
 FORMAT = b"gradscope trace"  # root attribute "format"
@@ -32,7 +32,8 @@ SCHEMA_VERSION = 3  # root attribute "schema"
 # Schema versions:
 # 1: gradscope 0.1, the first.
 # 2: the statistics spectral_radius and spectral_norm. In files of schema 1 they were never observed.
-# 3: the statistics attention_entropy and max_logit, and sites of functions: module "block.relu#0", no name of a module.
+# 3: the statistics attention_entropy and max_logit, and sites of functions: module "block.relu#0", no name of a module;
+#    /units and /ranks, with two more counters.
 
 BLOCK = 16  # steps that are buffered, and that share a chunk; smaller blocks double the size of the file
 
@@ -47,6 +48,8 @@ class Counters(NamedTuple):
     sites_stop: int = 0
     document_start: int = 0
     document_stop: int = 0
+    units: int = 0  # rows of /units
+    unit_bytes: int = 0
 
 
 class Column(NamedTuple):
@@ -84,6 +87,14 @@ SCHEMA: Mapping[str, Column] = {
     "time/site": Column("<i4", ("time row",)),
     "time/time": Column("<i4", ("time row",)),
     **{f"time/{statistic.value}": Column("<f4", ("time row",)) for statistic in STATISTICS},
+    # Of one of several ranks: row i is of the step with index step[i], of site[i], of whose units count[i] there are.
+    # Which were silent are the next ⌈count/8⌉ bytes of /units/silent, the first unit in the highest bit.
+    "units/step": Column("<i4", ("unit row",)),
+    "units/site": Column("<i4", ("unit row",)),
+    "units/count": Column("<i4", ("unit row",)),
+    "units/silent": Column("|u1", ("unit byte",)),
+    # Of several ranks, merged: what each measured. Their numbers are in the metadata, distributed.ranks.
+    **{f"ranks/{statistic.value}": Column("<f4", ("step", "site", "rank")) for statistic in BY_RANK},
 }
 
 _ADDED = {  # statistics that a schema brought
@@ -91,9 +102,12 @@ _ADDED = {  # statistics that a schema brought
     3: (Statistic.ATTENTION_ENTROPY, Statistic.MAX_LOGIT),
 }
 
+_COUNTERS_BEFORE_3 = 7
+
 SITE_TEXTS = ("module", "module_type", "quantity", "name")
 
 _SITE_COLUMNS = (*SITE_TEXTS, "depth")
+_UNIT_COLUMNS = ("step", "site", "count")
 _TIME_INDEX = ("step", "site", "time")
 _TIME_COLUMNS = (*_TIME_INDEX, *(s.value for s in STATISTICS))
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
@@ -200,7 +214,8 @@ def read_open(file: h5py.File, size: int) -> Trace:
     allowed = max(_ALWAYS_ALLOWED, _INFLATION * size)
     # first the counters, then what they speak of: a running writer only adds to it
     committed = _dataset(file, "committed", allowed)
-    if committed.shape != (len(Counters()),):
+    schema = _attributes(file)[1]
+    if committed.shape != (len(Counters()) if schema > 2 else _COUNTERS_BEFORE_3,):
         raise ValueError(f"committed has shape {committed.shape}")
     counters = Counters(*committed[:].tolist())
     if min(counters) < 0:
@@ -209,6 +224,8 @@ def read_open(file: h5py.File, size: int) -> Trace:
     declared = (
         steps * (8 * (1 + len(PER_STEP)) + 4 * len(STATISTICS) * max(0, sites_stop - sites_start))
         + times * 4 * len(_TIME_COLUMNS)
+        + counters.units * 12
+        + counters.unit_bytes
         + sum((sites_stop - sites_start) * np.dtype(SCHEMA[f"sites/{name}"].dtype).itemsize for name in _SITE_COLUMNS)
     )
     texts_declared = counters.event_bytes + counters.document_stop - counters.document_start
@@ -223,11 +240,13 @@ def read_open(file: h5py.File, size: int) -> Trace:
     texts, late = (cast("list[Json]", _of(list, document[name], name)) for name in ("texts", "events"))
     sites = _sites({name: read(f"sites/{name}", sites_start, sites_stop) for name in _SITE_COLUMNS}, texts)
     early = [json.loads(line) for line in read("events", 0, counters.event_bytes).tobytes().splitlines()]
-    schema = _attributes(file)[1]
     held = [s for s in STATISTICS if not any(s in added for since, added in _ADDED.items() if since > schema)]
     statistics = {s.value: np.full((steps, len(sites)), np.nan, dtype=np.float32) for s in STATISTICS}
     statistics |= {s.value: _table(_dataset(file, f"stats/{s.value}", allowed), steps, len(sites)) for s in held}
     columns = {name: read(f"time/{name}", 0, times) for name in (*_TIME_INDEX, *held)}
+    silent = {name: read(f"units/{name}", 0, counters.units) for name in _UNIT_COLUMNS if counters.units}
+    if silent:
+        silent["silent"] = read("units/silent", 0, counters.unit_bytes)
     return Trace(
         meta=cast("dict[str, Json]", _of(dict, document["meta"], "meta")),
         sites=sites,
@@ -236,6 +255,8 @@ def read_open(file: h5py.File, size: int) -> Trace:
         statistics=statistics,
         times=_times(columns, steps, len(sites), allowed),
         events=tuple(_event(event) for event in [*early, *late]),
+        units=_units(silent, steps, len(sites)),
+        ranks=_ranks(file, steps, len(sites), allowed, document["meta"]) if schema > 2 else None,
     )
 
 
@@ -297,6 +318,36 @@ def _sites(columns: Mapping[str, Numbers], texts: Sequence[Json]) -> tuple[Site,
         Site(module=module, module_type=module_type, quantity=Quantity(quantity), name=name, depth=depth)
         for module, module_type, quantity, name, depth in zip(*rows.values(), columns["depth"].tolist(), strict=True)
     )
+
+
+def _units(columns: Mapping[str, Numbers], steps: int, sites: int) -> UnitTable:
+    if not columns:
+        return no_units()
+    step, site, count = (cast("NDArray[np.int32]", columns[name]) for name in _UNIT_COLUMNS)
+    bits = cast("NDArray[np.uint8]", columns["silent"])
+    for name, indices, end in (("step", step, steps), ("site", site, sites), ("count", count, 8 * len(bits) + 1)):
+        if indices.min() < 0 or indices.max() >= end:
+            raise ValueError(f"units/{name} goes from {indices.min()} to {indices.max()}, outside the trace")
+    if (-(-count.astype(np.int64) // 8)).sum() != len(bits):
+        raise ValueError(f"units/silent has {len(bits)} bytes, which is not what its units need")
+    return UnitTable(step=step, site=site, units=count, bits=bits)
+
+
+def _ranks(file: h5py.File, steps: int, sites: int, allowed: int, meta: Json) -> RankTable | None:
+    datasets = {statistic.value: _dataset(file, f"ranks/{statistic.value}", allowed) for statistic in BY_RANK}
+    about = meta.get("distributed") if isinstance(meta, dict) else None
+    numbers = about.get("ranks") if isinstance(about, dict) else None
+    if not isinstance(numbers, list):
+        return None
+    ranks = tuple(cast("int", _of(int, number, "a rank")) for number in numbers)
+    if 4 * len(BY_RANK) * steps * sites * len(ranks) > allowed:
+        raise ValueError(f"the file cannot hold what {len(ranks)} ranks have measured")
+    statistics = {name: np.full((steps, sites, len(ranks)), np.nan, dtype=np.float32) for name in datasets}
+    for name, dataset in datasets.items():
+        held = np.s_[: min(steps, dataset.shape[0]), : min(sites, dataset.shape[1]), : min(len(ranks), dataset.shape[2])]
+        if all(part.stop for part in held):
+            dataset.read_direct(statistics[name], held, held)
+    return RankTable(ranks=ranks, statistics=statistics)
 
 
 def _times(columns: Mapping[str, Numbers], steps: int, sites: int, allowed: int) -> TimeTable:

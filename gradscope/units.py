@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-WINDOW = 8  # recorded steps without any activation after which a unit counts as dead
+from gradscope.idle import IdleUnits
+
 SLOPE = 0.05  # an element is saturated where its activation's slope is below this share of the largest
 _SILENT = 1e-6  # |y| of a smooth rectifier below which its slope is under 1e-5 too
 _ROWS_EQUAL = 1e-5  # relative; rows that start equal drift apart only by rounding
@@ -104,18 +105,17 @@ def features_last(module: nn.Module) -> bool | None:
 
 
 class Liveness:
-    """For how many recorded steps each unit of each activation has been silent.
+    """Which units of which activations have been silent in the running step, and for how many before.
 
-    The units of all activations lie in one array, so a model of hundreds of them costs a few calls a step.
+    Attributes:
+        silent: Of the step that ended last: each site, and for each of its units whether it was silent.
     """
 
     def __init__(self) -> None:
         self._peaks: dict[int, Tensor] = {}
         self._silent: dict[int, float] = {}
-        self._layout: list[tuple[int, int]] = []  # site and number of units, in the order of _idle
-        self._idle = np.zeros(0, dtype=np.int64)
-        self._parked: dict[tuple[int, int], NDArray[np.int64]] = {}  # counts of sites that the last step did not run
-        self._steps: dict[int, int] = {}
+        self._idle = IdleUnits()
+        self.silent: list[tuple[int, NDArray[np.bool_]]] = []
 
     def see(self, site: int, y: Tensor, axis: int, silent: float) -> None:
         """Takes in an output whose units are counted by `axis`; several of one site and step count as one."""
@@ -131,35 +131,21 @@ class Liveness:
 
     def end_step(self) -> dict[int, float]:
         """The dead fraction of each site that was seen in this step."""
+        self.silent = []
         if not self._peaks:
             return {}
-        sites, sizes = list(self._peaks), [len(peak) for peak in self._peaks.values()]
-        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        if (layout := list(zip(sites, sizes, strict=True))) != self._layout:
-            self._rearrange(layout)
-        for site in sites:
-            self._steps[site] = self._steps.get(site, 0) + 1
-        silent = _gather(list(self._peaks.values())) <= np.repeat([self._silent[site] for site in sites], sizes)
-        self._idle = (self._idle + 1) * silent  # NaN is not silent
-        enough = np.repeat([min(self._steps[site], WINDOW) for site in sites], sizes)
-        dead = np.add.reduceat(self._idle >= enough, starts, dtype=np.int64) / sizes
-        self._peaks = {}
-        return dict(zip(sites, dead.tolist(), strict=True))
+        layout = [(site, len(peak)) for site, peak in self._peaks.items()]
+        sizes = [size for _, size in layout]
+        silent = _gather(list(self._peaks.values())) <= np.repeat([self._silent[site] for site in self._peaks], sizes)
+        self._peaks = {}  # NaN is not silent
+        self.silent = [
+            (site, part) for (site, _), part in zip(layout, np.split(silent, np.cumsum(sizes)[:-1]), strict=True)
+        ]
+        return self._idle.count(layout, silent)
 
     def forget_step(self) -> None:
         """The running step is not recorded after all."""
         self._peaks = {}
-
-    def _rearrange(self, layout: list[tuple[int, int]]) -> None:
-        """Brings the counts into a new order; a site that is new, or as wide as never before, begins anew."""
-        ends = np.cumsum([size for _, size in self._layout])
-        if self._layout:
-            self._parked |= dict(zip(self._layout, np.split(self._idle, ends[:-1]), strict=True))
-        for key in layout:
-            if key not in self._parked:
-                self._steps[key[0]] = 0
-        self._idle = np.concatenate([self._parked.pop(key, np.zeros(key[1], dtype=np.int64)) for key in layout])
-        self._layout = layout
 
 
 def _gather(parts: list[Tensor]) -> NDArray[np.float64]:

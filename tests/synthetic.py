@@ -40,6 +40,7 @@ def run(seed: int, *, sites: int = 20) -> Iterator[Appended]:
             time_index=index,
             time_values=rng.standard_normal((rows, len(STATISTICS))).astype(np.float32),
             events=(Event(step=3 * step, kind="probe-failed", message="ψ\n" * 3),) if rng.random() < 0.1 else (),
+            silent=[(site, rng.random(5 + 4 * site) < 0.5) for site in range(0, known, 2)] if step % 4 else (),
         )
         yield record, tuple(_site(i, seen=step > 4) for i in range(known)), {"model": "Net", "steps": step}
 
@@ -80,6 +81,11 @@ def assert_same(one: Trace, other: Trace) -> None:
     arrays |= {
         f"time {a}": (getattr(one.times, a), getattr(other.times, a)) for a in ("step", "site", "time", "values")
     }
+    arrays |= {f"units {a}": (getattr(one.units, a), getattr(other.units, a)) for a in ("step", "site", "units", "bits")}
+    assert (one.ranks is None) is (other.ranks is None)
+    if one.ranks is not None and other.ranks is not None:
+        assert one.ranks.ranks == other.ranks.ranks
+        arrays |= {f"{name} by rank": (a, other.ranks.statistics[name]) for name, a in one.ranks.statistics.items()}
     arrays |= {name: (one.per_step[name], other.per_step[name]) for name in PER_STEP}
     arrays |= {s.value: (one.statistics[s], other.statistics[s]) for s in STATISTICS}
     for name, (a, b) in arrays.items():

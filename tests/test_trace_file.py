@@ -36,10 +36,11 @@ def test_the_schema_has_not_changed_without_a_new_version() -> None:
     statistics += " attention_entropy max_logit"
     stats = [f"stats/{s}" for s in statistics.split()]
     times = [f"time/{s}" for s in ("step", "site", "time", *statistics.split())]
-    assert (SCHEMA_VERSION, list(SCHEMA)) == (3, [*names.split(), *stats, *times]), (
+    ranks = ["units/step", "units/site", "units/count", "units/silent", "ranks/rms", "ranks/nonfinite_count"]
+    assert (SCHEMA_VERSION, list(SCHEMA)) == (3, [*names.split(), *stats, *times, *ranks]), (
         "raise SCHEMA_VERSION, say what it is"
     )
-    assert len(SCHEMA) == 12 + 3 + 2 * len(STATISTICS)
+    assert len(SCHEMA) == 12 + 3 + 2 * len(STATISTICS) + len(ranks)
 
 
 CAME_LATER = {
@@ -53,6 +54,9 @@ def test_a_file_of_an_earlier_schema_is_read_and_lacks_what_came_later(path: Pat
     before = read_trace(path)
     with h5py.File(path, "r+") as file:
         file.attrs["schema"] = np.int64(schema)
+        counters = file["committed"][:7]
+        del file["committed"], file["units"], file["ranks"]
+        file["committed"] = counters
         for statistic in CAME_LATER[schema]:
             del file[f"stats/{statistic}"], file[f"time/{statistic}"]
     after = read_trace(path)
@@ -62,6 +66,9 @@ def test_a_file_of_an_earlier_schema_is_read_and_lacks_what_came_later(path: Pat
     np.testing.assert_array_equal(after.times.values[:, :held], before.times.values[:, :held])
     assert all(np.isnan(after.statistics[statistic]).all() for statistic in CAME_LATER[schema])
     assert np.isnan(after.times.values[:, held:]).all()
+    assert len(before.units.step)
+    assert not len(after.units.step)
+    assert after.ranks is None
 
 
 def test_the_file_is_what_the_schema_says(path: Path) -> None:

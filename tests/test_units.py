@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from gradscope.units import SLOPE, WINDOW, Liveness, activation_of, features_last, symmetric_fraction, unit_axis
+from gradscope.idle import WINDOW
+from gradscope.units import SLOPE, Liveness, activation_of, features_last, symmetric_fraction, unit_axis
 
 BOUNDED = [
     nn.Sigmoid(), nn.Tanh(), nn.Softsign(), nn.Hardsigmoid(), nn.Hardtanh(), nn.Hardtanh(-2, 3), nn.ELU(), nn.ELU(0.5),
