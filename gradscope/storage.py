@@ -317,9 +317,7 @@ class _Tables:
             self._write("document", stop, _bytes(document))
             start, stop = stop, stop + len(document)
         self._file.flush()
-        end = end._replace(
-            sites_start=sites_start, sites_stop=sites_stop, document_start=start, document_stop=stop
-        )
+        end = end._replace(sites_start=sites_start, sites_stop=sites_stop, document_start=start, document_stop=stop)
         self._datasets["committed"][:] = np.array(end, dtype=np.int64)
         self._file.flush()
         self._committed, self._sites, self._document = end, tuple(sites), document

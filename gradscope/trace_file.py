@@ -344,7 +344,9 @@ def _ranks(file: h5py.File, steps: int, sites: int, allowed: int, meta: Json) ->
         raise ValueError(f"the file cannot hold what {len(ranks)} ranks have measured")
     statistics = {name: np.full((steps, sites, len(ranks)), np.nan, dtype=np.float32) for name in datasets}
     for name, dataset in datasets.items():
-        held = np.s_[: min(steps, dataset.shape[0]), : min(sites, dataset.shape[1]), : min(len(ranks), dataset.shape[2])]
+        held = np.s_[
+            : min(steps, dataset.shape[0]), : min(sites, dataset.shape[1]), : min(len(ranks), dataset.shape[2])
+        ]
         if all(part.stop for part in held):
             dataset.read_direct(statistics[name], held, held)
     return RankTable(ranks=ranks, statistics=statistics)

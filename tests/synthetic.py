@@ -81,7 +81,9 @@ def assert_same(one: Trace, other: Trace) -> None:
     arrays |= {
         f"time {a}": (getattr(one.times, a), getattr(other.times, a)) for a in ("step", "site", "time", "values")
     }
-    arrays |= {f"units {a}": (getattr(one.units, a), getattr(other.units, a)) for a in ("step", "site", "units", "bits")}
+    arrays |= {
+        f"units {a}": (getattr(one.units, a), getattr(other.units, a)) for a in ("step", "site", "units", "bits")
+    }
     assert (one.ranks is None) is (other.ranks is None)
     if one.ranks is not None and other.ranks is not None:
         assert one.ranks.ranks == other.ranks.ranks
