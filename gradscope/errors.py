@@ -24,6 +24,10 @@ class PluginError(GradscopeError):
     """An entry point of a third party does not offer what its group promises."""
 
 
+class MissingExtraError(GradscopeError, ImportError):
+    """An integration was imported without the library that it adapts to."""
+
+
 class NotJudged(GradscopeError):  # noqa: N818 (it is an outcome, as pytest's Skipped is)
     """A rule lacks the data it needs; the text says what is missing."""
 
