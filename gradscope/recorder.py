@@ -7,6 +7,7 @@ leaves its moments there until the end of the step, so a hook never waits for th
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -49,12 +50,9 @@ class StepRecorder:
     Args:
         module_types: Class names of the model's modules, by name.
         advance: Called at a boundary, from within a hook, when the next forward begins.
-        stalled: Called when a step has so many forward passes that it seems to have no end.
     """
 
-    def __init__(
-        self, module_types: Mapping[str, str], advance: Callable[[], None], stalled: Callable[[], None]
-    ) -> None:
+    def __init__(self, module_types: Mapping[str, str], advance: Callable[[], None]) -> None:
         self.on = False
         self.step = 0
         self.boundary = True
@@ -63,17 +61,23 @@ class StepRecorder:
         self.backward_ran = False
         self.events: list[Event] = []
         self.failed_probes: set[str] = set()
-        self._module_types = module_types
+        self.module_types = module_types
         self._advance = advance
-        self.stalled = stalled
+        self.passed = False
+        self.by_backward = True
+        self.gradient_arrives: Callable[[], None] = _nothing
+        self._optimizers: list[Callable[[torch.optim.Optimizer, ExitStack], None]] = []
         self._keys: list[tuple[str, Quantity, str]] = []
         self._index: dict[tuple[str, Quantity, str], int] = {}
-        self._depths: dict[str, int] = {}
+        self.depths: dict[str, int] = {}
+        self._order: dict[str, int] = {}  # also of modules that have only run without gradients
         self._listeners: list[tuple[StepListener, str]] = []
         self._sites: tuple[Site, ...] = ()
         self._sites_depths = 0
         self._told_of_several = False
         self._totals_of = -1  # number of sites when the members of the total norms were looked up
+        self.blind_spots: dict[str, str] = {}
+        self._observed = np.zeros(0, dtype=bool)  # which sites have had a value in any step
         self.liveness = Liveness()
         self._clear()
 
@@ -90,6 +94,7 @@ class StepRecorder:
         self._losses: list[Tensor | float] = []
         self._touched: set[tuple[int, int]] = set()  # forward pass, and the backward that reached it
         self.training_tasks: set[int] = set()
+        self._outer: dict[int, int] = {}  # of a backward pass within another, that other one
         self.forward = 0
         self.backward_ran = False
 
@@ -106,7 +111,29 @@ class StepRecorder:
 
     def completed(self, module: str) -> None:
         """`module` has run: it gets the next depth if it has none."""
-        self._depths.setdefault(module, len(self._depths) + 1)
+        if module not in self.depths:
+            self.passed_by(module)
+            self.depths[module] = self._order[module]
+
+    def passed_by(self, module: str) -> None:
+        """`module` has run without gradients: its place is kept, should it be computed again for the backward."""
+        self._order.setdefault(module, len(self._order) + 1)
+
+    def arrived(self) -> None:
+        """A parameter has got a gradient."""
+        if self.boundary or self.by_backward:
+            self.gradient_arrives()
+        self.backward_ran = True
+
+    def on_optimizer(self, listener: Callable[[torch.optim.Optimizer, ExitStack], None]) -> None:
+        """`listener` gets every optimizer, and where its hooks have to be given back."""
+        self._optimizers.append(listener)
+
+    def new_optimizer(self, optimizer: torch.optim.Optimizer, handles: ExitStack) -> None:
+        """`optimizer` is watched from now on, until `handles` is closed."""
+        self.by_backward = False
+        for listener in self._optimizers:
+            listener(optimizer, handles)
 
     def advance(self) -> None:
         """Ends the step at whose boundary we are; not from a recomputation inside of backward."""
@@ -180,6 +207,12 @@ class StepRecorder:
         self.backward_ran = True
         return _BACKWARD - task
 
+    def nested(self, outer: int) -> None:
+        """The running backward pass is a part of `outer`."""
+        task = torch._C._current_graph_task_id()
+        if task != outer:
+            self._outer[task] = outer
+
     def same(self, site: int, time: int, source: int, source_time: int) -> None:
         """The statistics of `source` are those of `site` too."""
         self._aliases.append((_ANY_PASS, site, time, source, source_time))
@@ -195,6 +228,10 @@ class StepRecorder:
     def tell(self, kind: str, module: str, message: str) -> None:
         """An event of the running step."""
         self.events.append(Event(step=self.step, kind=kind, module=module, message=message))
+
+    def blind(self, module: str, why: str) -> None:
+        """`module` cannot be seen, or not all of it: `why` says so in the words that follow its name."""
+        self.blind_spots.setdefault(module, why)
 
     def failed(self, probe: str, error: Exception) -> None:
         """Reports the first failure of a probe, in the log and in the trace, and stops listening to it."""
@@ -213,19 +250,23 @@ class StepRecorder:
     @property
     def sites(self) -> tuple[Site, ...]:
         """All sites registered so far; a module's depth is −1 until it has run."""
-        if len(self._sites) != len(self._keys) or self._sites_depths != len(self._depths):
-            self._sites_depths = len(self._depths)
+        if len(self._sites) != len(self._keys) or self._sites_depths != len(self.depths):
+            self._sites_depths = len(self.depths)
             self._sites = tuple(
                 Site(
                     module=module,
-                    module_type=self._module_types.get(module, ""),
+                    module_type=self.module_types.get(module, ""),
                     quantity=quantity,
                     name=name,
-                    depth=0 if quantity is Quantity.INPUT and not module else self._depths.get(module, -1),
+                    depth=0 if quantity is Quantity.INPUT and not module else self.depths.get(module, -1),
                 )
                 for module, quantity, name in self._keys
             )
         return self._sites
+
+    def observed(self, quantities: frozenset[Quantity]) -> list[Site]:
+        """The sites of `quantities` that have had a value in any step."""
+        return [self.sites[i] for i in np.flatnonzero(self._observed) if self.sites[i].quantity in quantities]
 
     @property
     def holds_something(self) -> bool:
@@ -240,8 +281,8 @@ class StepRecorder:
         """The first forward of a recorded step is about to run."""
         self._tell_listeners(lambda listener: listener.begin())
 
-    def end_step(self, *, lr: float, loss_scale: float) -> StepRecord:
-        """Closes the step: everything that was emitted, as statistics."""
+    def end_step(self, *, lr: float, loss_scale: float, skipped: bool = False) -> StepRecord:
+        """Closes the step: everything that was emitted, as statistics; without gradients if it was `skipped`."""
         self._tell_listeners(lambda listener: listener.end())
         if self._losses:
             self.site("", Quantity.LOSS)
@@ -255,7 +296,15 @@ class StepRecorder:
         self._add_derived(values)
         if loss_scale not in (1.0, 0.0) and np.isfinite(loss_scale):
             self._unscale(values, time_index, time_values, 1.0 / loss_scale)
+        if skipped:
+            gradients = self._are(GRADIENT_QUANTITIES)
+            values[gradients] = np.nan
+            kept = ~gradients[time_index[:, 0]]
+            time_index, time_values = time_index[kept], time_values[kept]
         self._add_total_norms(values)
+        seen = ~np.isnan(values[:, COLUMN["numel"]])
+        seen[: len(self._observed)] |= self._observed
+        self._observed = seen
         record = StepRecord(
             step=self.step,
             per_step={"loss": sum(losses) / len(losses) if losses else np.nan, "lr": lr, "loss_scale": loss_scale},
@@ -306,8 +355,10 @@ class StepRecorder:
 
         Where nothing was trained (or nobody looked at the parameters) everything stays.
         """
-        tasks = self.training_tasks
-        touched = {forward for forward, task in self._touched if not tasks or task in tasks}
+        for inner in sorted(self._outer, reverse=True):  # a pass within a pass within a pass: the last begun first
+            where[where[:, 0] == _BACKWARD - inner, 0] = _BACKWARD - self._outer[inner]
+        tasks = {self._whole(task) for task in self.training_tasks}
+        touched = {forward for forward, task in self._touched if not tasks or self._whole(task) in tasks}
         passes = where[:, 0]
         kept = np.ones(len(where), dtype=bool)
         if touched:
@@ -318,6 +369,12 @@ class StepRecorder:
         if len(tasks) > 1:
             self._tell_of_several_backwards(where)
         return where, moments
+
+    def _whole(self, task: int) -> int:
+        """The backward pass that `task` is a part of."""
+        while task in self._outer:
+            task = self._outer[task]
+        return task
 
     def _tell_of_several_backwards(self, where: NDArray[np.int64]) -> None:
         """The parts of a tensor's gradient that several backward passes bring cannot be added up as statistics."""
@@ -354,11 +411,14 @@ class StepRecorder:
 
     def _unscale(self, values: Rows, time_index: NDArray[np.int32], time_values: Rows, factor: float) -> None:
         """Gradients of a scaled loss, divided by the scale; the applied ones the scaler has unscaled itself."""
-        wanted = GRADIENT_QUANTITIES - {Quantity.APPLIED_GRAD}
-        gradients = np.array([quantity in wanted for _, quantity, _ in self._keys], dtype=bool)
+        gradients = self._are(GRADIENT_QUANTITIES - {Quantity.APPLIED_GRAD})
         values[gradients] = scaled(values[gradients], factor)
         in_time = gradients[time_index[:, 0]]
         time_values[in_time] = scaled(time_values[in_time], factor)
+
+    def _are(self, wanted: frozenset[Quantity]) -> NDArray[np.bool_]:
+        """Which sites are of a quantity among `wanted`."""
+        return np.array([quantity in wanted for _, quantity, _ in self._keys], dtype=bool)
 
     def _add_total_norms(self, values: Rows) -> None:
         """‖∂L/∂w‖₂ over all parameters, as backward left it and as it was applied."""
@@ -399,6 +459,10 @@ class StepRecorder:
         self._pairs = np.array(pairs, dtype=np.int64).reshape(-1, 2)
         self._applied_sites = self._pairs[:, 1]
         self._totals_of = len(keys)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _numbers(values: Sequence[Tensor | float]) -> list[float]:

@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 from weakref import WeakValueDictionary
 
 import torch
@@ -29,32 +29,25 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from gradscope import at_exit, plugins
+from gradscope.blind_spots import blind_spots
+from gradscope.compiled import Eagerly
 from gradscope.errors import UsageError, nearest
 from gradscope.findings import Diagnosis, Json
-from gradscope.probes.base import Hook, ParameterHook, Probe, Recorder, Target, in_transform
+from gradscope.probes.base import Probe, Target, rarely
 from gradscope.probes.names import bare_modules, bare_parameters, leaves, unwrapped
 from gradscope.probes.recurrent import recurrent_mode
 from gradscope.recorder import RECORDER, StepRecorder
-from gradscope.records import Event
+from gradscope.records import Event, Quantity
 from gradscope.rules.base import Rule
 from gradscope.rules.engine import diagnose
 from gradscope.schedule import Every, Schedule, as_schedule
+from gradscope.steps import GradScaler, Steps
 from gradscope.trace import Follower, Sink, Trace, TraceBuilder
-
-
-class GradScaler(Protocol):
-    """What gradscope asks of an AMP gradient scaler."""
-
-    def get_scale(self) -> float:
-        """The factor by which the loss is multiplied."""
-        ...
-
 
 _Item = TypeVar("_Item")
 _log = logging.getLogger("gradscope")
 
 _NO_AXES: Mapping[str, int] = MappingProxyType({})
-_MOST_PASSES = 4096  # forward passes in one step; more hint at a step that never ends, and would pile up for ever
 _attached: "WeakValueDictionary[int, nn.Module]" = WeakValueDictionary()  # by identity
 
 
@@ -97,17 +90,17 @@ def attach(
         TraceError: `trace` cannot be written.
     """
     optimizers = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer or ())
-    target = _target(model, optimizers, tuple(modules), time_axes)
+    optimizers = tuple(_bare_optimizer(one) for one in optimizers)
+    target = _target(model, tuple(modules), time_axes)
+    for one in optimizers:
+        _require_own(one, target)
     chosen = _probes(probes)
     judges = None if rules is None else [_instance("rules", "Rule", r, isinstance(r, Rule)) for r in rules]
-    if scaler is not None and not hasattr(scaler, "get_scale"):
-        raise UsageError(f"`scaler={scaler!r}` must be an AMP gradient scaler, with a method `get_scale`.")
+    _require_scaler(scaler)
     schedule = as_schedule(every)
     about: dict[str, Json] = {**_about(target), "every": schedule.n if isinstance(schedule, Every) else "custom"}
     sink = TraceBuilder() if trace is None else _writer(Path(trace))
-    scope = Scope(target, chosen, judges, schedule, sink, scaler, {**about, **(meta or {})})
-    scope._recorder.step = first_step
-    return scope
+    return Scope(target, optimizers, chosen, judges, schedule, sink, scaler, first_step, {**about, **(meta or {})})
 
 
 class Scope:
@@ -116,11 +109,13 @@ class Scope:
     def __init__(
         self,
         target: Target,
+        optimizers: Sequence[torch.optim.Optimizer],
         probes: Sequence[Probe],
         rules: Iterable[Rule] | None,
         schedule: Schedule,
         sink: Sink,
         scaler: GradScaler | None,
+        first_step: int,
         meta: "dict[str, Json]",
     ) -> None:
         self._target = target
@@ -128,35 +123,41 @@ class Scope:
         self._schedule = schedule
         self._sink = sink
         sink.last_call = self._last_call
-        self._scaler = scaler
         self._meta = meta
         self._begun = False
         self._late: list[Event] = []
         self._followers: list[Follower] = []
         types = {name: type(module).__name__ for name, module in bare_modules(target.model).items()}
-        self._recorder = recorder = StepRecorder(types, self._advance, self._stalled)
-        self._probes: dict[str, ExitStack] = {}
-        self._handles = ExitStack()
-        self._handles.callback(target.model.register_forward_pre_hook(_PassHook(recorder)).remove)
-        self._place_hooks(probes)
-        _attached[id(unwrapped(target.model))] = unwrapped(target.model)
         self._detached = False
+        self._recorder = StepRecorder(types, self.begins)
+        self._recorder.step = first_step
+        self._records = 0
+        self._watched: frozenset[Quantity] = frozenset().union(*(probe.quantities for probe in probes))
+        self._probes: dict[str, ExitStack] = {}
+        self._steps = Steps(target, self._recorder, self, scaler)
+        self._eagerly = Eagerly()
+        self._place_hooks(probes, optimizers)
+        _attached[id(unwrapped(target.model))] = unwrapped(target.model)
+        self._ready(first_step)
 
-    def _place_hooks(self, probes: Iterable[Probe]) -> None:
+    def _place_hooks(self, probes: Iterable[Probe], optimizers: Iterable[torch.optim.Optimizer]) -> None:
         target, recorder = self._target, self._recorder
         try:
             for probe in probes:
                 self._probes[probe.name] = probe.attach(target, recorder)
-            for optimizer in target.optimizers:
-                self._handles.callback(optimizer.register_step_post_hook(_BoundaryHook(recorder)).remove)
-            for parameter in () if target.optimizers else target.parameters.values():
-                if parameter.requires_grad:
-                    self._handles.callback(parameter.register_post_accumulate_grad_hook(_BackwardHook(recorder)).remove)
+            if not any(Quantity.WEIGHT_GRAD in probe.quantities for probe in probes):
+                self._steps.watch_gradients(target)
+            for optimizer in optimizers:
+                self._watch(optimizer)
         except BaseException:
             for stack in self._probes.values():
                 stack.close()
-            self._handles.close()
+            self._steps.close()
             raise
+
+    def _watch(self, optimizer: torch.optim.Optimizer) -> None:
+        self._steps.watch(optimizer)
+        self._meta["optimizers"] = [_about_optimizer(one) for one in self._steps.optimizers]
 
     # ---------------------------------------------------------------- for the user
 
@@ -166,6 +167,24 @@ class Scope:
             self.record_loss(loss)
         self._recorder.explicit = True
         self._close()
+        self._ready(self._recorder.step)
+
+    def watch(self, optimizer: torch.optim.Optimizer | None = None, scaler: GradScaler | None = None) -> None:
+        """Takes in an optimizer, or an AMP scaler, that was made after `attach`.
+
+        One that moves what an attached optimizer moved is taken in without being asked.
+
+        Raises:
+            UsageError: The optimizer moves none of the model's parameters, or the scaler is none.
+        """
+        _require_scaler(scaler)
+        if scaler is not None:
+            self._steps.scaler = scaler
+        if optimizer is not None:
+            optimizer = _bare_optimizer(optimizer)
+            _require_own(optimizer, self._target)
+            if not self._detached and not any(optimizer is known for known in self._steps.optimizers):
+                self._watch(optimizer)
 
     def record_loss(self, loss: Tensor | float) -> None:
         """The loss of the running step, or of the one that has just ended; optional. Several are averaged."""
@@ -177,6 +196,8 @@ class Scope:
         """What was recorded so far, finished: a step that is still running is not in it."""
         if self._recorder.boundary and self._begun:
             self._close()
+        if self._records:
+            self._look_for_blind_spots()
         return self._sink.finish(self._recorder.sites, self._meta, [*self._late, *self._recorder.events])
 
     def diagnose(self) -> Diagnosis:
@@ -219,10 +240,10 @@ class Scope:
     def _repr_html_(self) -> str:
         return self.diagnose()._repr_html_()
 
-    # ---------------------------------------------------------------- steps
+    # ---------------------------------------------------------------- steps: see `steps.Edges`
 
-    def _advance(self) -> None:
-        """A forward begins: ends the step before, if there is one, and begins the next."""
+    def begins(self) -> None:
+        """A step begins: ends the one before, if there is one."""
         recorder = self._recorder
         try:
             if self._begun:
@@ -230,14 +251,61 @@ class Scope:
             self._drop_failed()
             recorder.boundary = False
             self._begun = True
-            recorder.on = bool(self._schedule(recorder.step))
+            recorder.on = self._wants(recorder.step)
+            self._eagerly.hold(recorder.on)
+            self._steps.begin()
             if recorder.on:
                 recorder.begin_step()
         except Exception as error:
-            self._give_up(error)
+            self.failed(error)
             recorder.on = False
 
-    def _close(self) -> None:
+    def ended(self) -> None:
+        """A boundary has been reached: readies the next step."""
+        self._ready(self._recorder.step + 1)
+
+    def skipped(self) -> None:
+        """The scaler has skipped the running step."""
+        recorder = self._recorder
+        if recorder.on:
+            message = (
+                f"the gradient scaler skipped step {recorder.step}: at a loss scale of {self._steps.scale:g} its"
+                " gradients overflowed; they are not recorded"
+            )
+            recorder.tell("step-skipped", "", message)
+        self._close(skipped=True)
+        self.begins()
+
+    def stalled(self) -> None:
+        """So many forward passes without an end of the step: what they left is dropped, recording waits for the end."""
+        recorder = self._recorder
+        who = "an attached optimizer has stepped" if self._steps.optimizers else "`Scope.step` was called"
+        message = (
+            f"step {recorder.step} is not recorded: {recorder.forward} forward passes ran before {who}; if the"
+            " optimizer was replaced, call `Scope.watch` with the new one"
+        )
+        recorder.events.append(Event(step=recorder.step, kind="not-observed", message=message))
+        recorder.drop_step()
+        recorder.on = False
+
+    def failed(self, error: Exception) -> None:
+        """Something in gradscope failed that no probe is to blame for: recording ends, the training goes on."""
+        self._recorder.failed(RECORDER, error)
+        self._schedule = _never
+
+    def _look_for_blind_spots(self) -> None:
+        if self._eagerly.refused:
+            self._recorder.blind("", "runs inside of compiled code, so only its parameters are seen")
+        self._meta["blind_spots"] = blind_spots(self._target, self._recorder, self._watched)
+
+    def _ready(self, step: int) -> None:
+        """Readies compiled code for `step`; its first forward would be too late."""
+        self._eagerly.hold(self._wants(step))
+
+    def _wants(self, step: int) -> bool:
+        return not self._detached and bool(self._schedule(step))
+
+    def _close(self, *, skipped: bool = False) -> None:
         """Ends the running step and hands it to the sink, and then to those who follow."""
         recorder = self._recorder
         record = None
@@ -246,14 +314,16 @@ class Scope:
             self._begun = False
             if recorder.on:
                 recorder.on = False
-                groups = self._target.optimizers[0].param_groups if self._target.optimizers else []
+                groups = self._steps.optimizers[0].param_groups if self._steps.optimizers else []
                 lr = float(groups[0]["lr"]) if groups and "lr" in groups[0] else float("nan")
-                scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
                 try:
-                    record = recorder.end_step(lr=lr, loss_scale=scale)
+                    record = recorder.end_step(lr=lr, loss_scale=self._steps.scale, skipped=skipped)
+                    if rarely(self._records):  # should this be all that is ever written
+                        self._look_for_blind_spots()
+                    self._records += 1
                     self._sink.append(record, recorder.sites, self._meta)
                 except Exception as error:
-                    self._give_up(error)
+                    self.failed(error)
             recorder.backward_ran = False
             recorder.step += 1
         if record is not None and self._followers:  # outside of the lock: they may well talk to a server
@@ -267,18 +337,6 @@ class Scope:
                 self._followers.remove(follower)
                 _log.warning("gradscope: %s is told no more: %s: %s", follower, type(error).__name__, error)
 
-    def _stalled(self) -> None:
-        """So many forward passes without an end of the step: what they left is dropped, recording waits for the end."""
-        recorder = self._recorder
-        who = "an attached optimizer has stepped" if self._target.optimizers else "`Scope.step` was called"
-        message = (
-            f"step {recorder.step} is not recorded: {_MOST_PASSES} forward passes ran before {who}; if the optimizer"
-            " was replaced, detach and attach with the new one"
-        )
-        recorder.events.append(Event(step=recorder.step, kind="not-observed", message=message))
-        recorder.drop_step()
-        recorder.on = False
-
     def _last_call(self) -> None:
         """The process ends, or the sink is closed: a step that is complete is handed over."""
         if self._recorder.boundary and self._begun:
@@ -289,33 +347,32 @@ class Scope:
         for name in self._recorder.failed_probes & self._probes.keys():
             self._probes.pop(name).close()
 
-    def _give_up(self, error: Exception) -> None:
-        """Something in gradscope failed that no probe is to blame for: recording ends, the training goes on."""
-        self._recorder.failed(RECORDER, error)
-        self._schedule = _never
-
     def _detach(self, *, keep_partial: bool) -> None:
         if self._detached:
             return
         self._detached = True
+        self._eagerly.hold(False)
         for stack in self._probes.values():
             stack.close()
-        self._handles.close()
+        skipped = self._steps.was_skipped()
+        self._steps.close()
         _attached.pop(id(unwrapped(self._target.model)), None)
         recorder = self._recorder
         try:
             if self._begun and (recorder.boundary or (keep_partial and recorder.holds_something)):
-                self._close()
+                self._close(skipped=skipped)
         except Exception as error:
-            self._give_up(error)
+            self.failed(error)
         recorder.on = recorder.boundary = self._begun = False
         recorder.drop_step()
         self._late, recorder.events = [*self._late, *recorder.events], []
         try:
+            if self._records:
+                self._look_for_blind_spots()
             self._sink.finish(recorder.sites, self._meta, self._late)
             self._sink.close()
         except Exception as error:  # a full disk must not end a training that is otherwise done
-            self._give_up(error)
+            self.failed(error)
         self._tell(lambda follower: follower.ended())
 
 
@@ -335,60 +392,14 @@ def _never(step: int) -> bool:
     return False
 
 
-class _ScopeHook(Hook):
-    """A hook of the scope's own."""
-
-    __slots__ = ()
-    recorder: StepRecorder
-
-    def __init__(self, recorder: StepRecorder) -> None:
-        super().__init__(RECORDER, recorder)
-
-
-class _PassHook(_ScopeHook):
-    """Counts the forward passes of the whole model within a step."""
-
-    __slots__ = ()
-
-    def __call__(self, module: nn.Module, args: object) -> None:
-        recorder = self.recorder
-        if torch.is_grad_enabled() and not in_transform():
-            if recorder.boundary:
-                recorder.advance()
-            recorder.forward += 1
-            if recorder.forward == _MOST_PASSES:
-                recorder.stalled()
-
-
-class _BoundaryHook(_ScopeHook):
-    """An optimizer has stepped."""
-
-    __slots__ = ()
-
-    def __call__(self, optimizer: object, args: object, kwargs: object) -> None:
-        self.recorder.boundary = True
-
-
 def _writer(path: Path) -> Sink:
     from gradscope.storage import TraceWriter  # h5py is loaded by those who write a file
 
     return TraceWriter(path)
 
 
-class _BackwardHook(ParameterHook):
-    """A gradient has arrived: without an optimizer, and without `Scope.step`, the next forward is a new step."""
-
-    __slots__ = ()
-
-    def see(self, recorder: Recorder, parameter: Tensor) -> None:
-        recorder.backward_ran = True
-        if not recorder.explicit:
-            recorder.boundary = True
-
-
 def _target(
     model: nn.Module,
-    optimizers: tuple[torch.optim.Optimizer, ...],
     wanted: tuple[str, ...],
     time_axes: Mapping[str, int],
 ) -> Target:
@@ -403,15 +414,6 @@ def _target(
     lazy = next((name for name, p in parameters.items() if is_lazy(p)), None)
     if lazy is not None:
         raise UsageError(f"{called}: {lazy!r} has no shape yet; run one batch through the model, then attach.")
-    own = {id(p) for p in parameters.values()}
-    for optimizer in optimizers:
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise UsageError(f"`optimizer={optimizer!r}` must be a torch.optim.Optimizer or a list of them.")
-        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-            raise UsageError(
-                f"`optimizer={type(optimizer).__name__}` holds none of the parameters of {type(model).__name__}; "
-                "was it built for another model, or before this one was moved or copied?"
-            )
     modules = dict(leaves(model))
     for pattern in wanted:
         modules |= _matching(model, pattern, f"modules={pattern!r}")
@@ -425,7 +427,31 @@ def _target(
         found = _matching(model, pattern, written)
         modules |= found
         axes |= dict.fromkeys(found, axis)
-    return Target(model=model, modules=modules, parameters=parameters, optimizers=optimizers, time_axes=axes)
+    return Target(model=model, modules=modules, parameters=parameters, time_axes=axes)
+
+
+def _bare_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer inside of a wrapper, such as Accelerate's or Lightning's, which has no hooks of its own."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    return optimizer
+
+
+def _require_own(optimizer: torch.optim.Optimizer, target: Target) -> None:
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UsageError(f"`optimizer={optimizer!r}` must be a torch.optim.Optimizer or a list of them.")
+    own = {id(p) for p in target.parameters.values()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise UsageError(
+            f"`optimizer={type(optimizer).__name__}` holds none of the parameters of "
+            f"{type(unwrapped(target.model)).__name__}; was it built for another model, or before this one was moved "
+            "or copied?"
+        )
+
+
+def _require_scaler(scaler: GradScaler | None) -> None:
+    if scaler is not None and not hasattr(scaler, "get_scale"):
+        raise UsageError(f"`scaler={scaler!r}` must be an AMP gradient scaler, with a method `get_scale`.")
 
 
 def _matching(model: nn.Module, pattern: str, written: str) -> dict[str, nn.Module]:
@@ -451,7 +477,7 @@ def _about(target: Target) -> "dict[str, Json]":
         "parameters": sum(p.numel() for p in target.parameters.values()),
         "shapes": {name: list(p.shape) for name, p in target.parameters.items()},
         "trainable": sum(p.numel() for p in trainable),
-        "optimizers": [_about_optimizer(optimizer) for optimizer in target.optimizers],
+        "optimizers": [],
         "recurrent": {
             name: mode for name, module in bare_modules(target.model).items() if (mode := recurrent_mode(module))
         },

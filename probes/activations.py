@@ -81,6 +81,10 @@ class _OutputHook(ForwardHook):
         self.activation: Activation | None = activation_of(module)
         self.sites: dict[str, int] = {}
 
+    def pass_by(self) -> None:
+        if not self.sites:
+            self.recorder.passed_by(self.module)
+
     def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
         if self.features_last is not None:
             self.layout.features_last = self.features_last

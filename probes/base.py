@@ -25,6 +25,7 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from gradscope.records import Quantity, Statistic
 from gradscope.units import Liveness, Predicate
@@ -50,7 +51,8 @@ class Recorder(Protocol):
         step: Number of the running step.
         boundary: An optimizer has stepped (or, without one, a backward has run): the next forward begins a new step.
         forward: Number of the running forward pass of the whole model within the step.
-        backward_ran: A gradient has arrived in this step.
+        backward_ran: A gradient has arrived in this step, since the last boundary.
+        passed: The model has run as compiled code since the last boundary, so that no hook saw it.
         explicit: The user ends the steps.
         training_tasks: Backward passes, by autograd's number, that have added to a parameter's gradient in this step.
         liveness: Takes in the outputs of activation functions that can die.
@@ -61,6 +63,7 @@ class Recorder(Protocol):
     boundary: bool
     forward: int
     backward_ran: bool
+    passed: bool
     explicit: bool
     training_tasks: set[int]
     liveness: Liveness
@@ -73,8 +76,20 @@ class Recorder(Protocol):
         """`module` has run for the first time: it gets the next depth."""
         ...
 
+    def passed_by(self, module: str) -> None:
+        """`module` has run without gradients: should it be computed again for the backward, this is its depth."""
+        ...
+
     def advance(self) -> None:
         """Ends the step at whose boundary we are, and begins the next."""
+        ...
+
+    def arrived(self) -> None:
+        """A parameter has got a gradient; called before that is emitted, for it may begin a step."""
+        ...
+
+    def on_optimizer(self, listener: "Callable[[torch.optim.Optimizer, ExitStack], None]") -> None:
+        """`listener` gets every optimizer that is attached, now or later, and where to give back what it places."""
         ...
 
     def emit(self, site: int, tensor: Tensor, time: int = 0, saturated: Predicate | None = None) -> None:
@@ -105,6 +120,10 @@ class Recorder(Protocol):
         """Like `emit`, or `emit_slices` along `axis`, for a gradient of what pass `forward` of `step` computed."""
         ...
 
+    def nested(self, outer: int) -> None:
+        """The running backward pass was begun within the pass `outer`, by a checkpoint, and is a part of it."""
+        ...
+
     def emit_gradient_of(self, site: int, grad: Tensor) -> None:
         """Like `emit`, for a parameter's gradient as a backward has left it: of several the last one counts."""
         ...
@@ -125,6 +144,10 @@ class Recorder(Protocol):
         """Puts an event into the trace, about something that the user should know of the recording."""
         ...
 
+    def blind(self, module: str, why: str) -> None:
+        """Notes for the report that `module` cannot be seen, or not all of it; `why` goes on after its name."""
+        ...
+
     def failed(self, probe: str, error: Exception) -> None:
         """A hook of `probe` raised: it is reported once and the probe falls silent."""
         ...
@@ -138,14 +161,12 @@ class Target:
         model: The attached model.
         modules: Observed modules by name: leaves, and what the user named.
         parameters: All parameters by full name, each once.
-        optimizers: Those that the user attached.
         time_axes: The axis of the sequence in what a module takes and returns, where the user has named it.
     """
 
     model: nn.Module
     modules: dict[str, nn.Module]
     parameters: dict[str, nn.Parameter]
-    optimizers: tuple[torch.optim.Optimizer, ...]
     time_axes: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -188,8 +209,8 @@ class Hook:
 
 
 def in_transform() -> bool:
-    """Whether a transform of torch.func (vmap, jvp, …) is running: its tensors are wrappers, not the training's."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether a transform of torch.func (vmap, jvp, …) or torch.jit's tracer is running: nothing of the training."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or torch._C._get_tracing_state() is not None
 
 
 class ParameterHook:
@@ -223,13 +244,15 @@ def gradient_receiver(
     reference to the recorder is weak, as in `ParameterHook`.
     """
     of = recorder.forward if forward is None else forward
-    return partial(_receive, weakref.ref(recorder), recorder.step, of, site, time, axis)
+    outer = torch._C._current_graph_task_id()
+    return partial(_receive, weakref.ref(recorder), recorder.step, of, outer, site, time, axis)
 
 
 def _receive(
     recorder: "weakref.ref[Recorder]",
     step: int,
     forward: int,
+    outer: int,
     site: int,
     time: int,
     axis: int | None,
@@ -237,26 +260,39 @@ def _receive(
 ) -> None:
     running = recorder()
     if running is not None:
+        if outer != -1:
+            running.nested(outer)
         running.emit_gradient(step, forward, site, time, axis, grad)
 
 
 class ForwardHook(Hook):
     """A hook before or after a module's forward. `see` is what it does in a recorded step; elsewhere it does nothing.
 
+    An activation checkpoint calls the module again in the backward. Of the two kinds, one has shown it with gradients
+    before: then it has been seen. The other (`use_reentrant=True`) has run it without, and what counts is the second
+    call; those come last call first.
+
     Attributes:
         step: The step in which it last saw something.
         time: How many times (positions of the sequence) it has seen in that step.
     """
 
-    __slots__ = ("step", "time")
+    __slots__ = ("_passed", "_unseen", "step", "time")
 
     def __init__(self, probe: str, recorder: Recorder) -> None:
         super().__init__(probe, recorder)
         self.step, self.time = -1, 0
+        self._passed = self._unseen = 0  # calls without gradients; those of them that were not computed again yet
 
     def __call__(self, module: nn.Module, args: tuple[object, ...], more: object = NO_KWARGS) -> None:
+        if is_compiling():  # Dynamo looks at nothing else here, and leaves the hook out
+            return
         recorder = self.recorder
-        if not (recorder.on or recorder.boundary) or not torch.is_grad_enabled() or in_transform():
+        if not (recorder.on or recorder.boundary) or in_transform():
+            return
+        if not torch.is_grad_enabled():
+            if recorder.on and not recorder.boundary:
+                self._pass_by()
             return
         if recorder.boundary:
             recorder.advance()
@@ -264,12 +300,39 @@ class ForwardHook(Hook):
                 return
         try:
             if self.step != recorder.step:
-                self.step, self.time = recorder.step, 0
-            elif self.time and torch._C._current_graph_task_id() != -1:
-                return  # a backward is running: an activation checkpoint computes again what was seen
+                self._new_step()
+            elif (self.time or self._passed) and torch._C._current_graph_task_id() != -1:
+                self._see_again(module, args, more)
+                return
             self.time += self.see(module, args, more)
         except Exception as error:
             recorder.failed(self.probe, error)
+
+    def _new_step(self) -> None:
+        self.step, self.time = self.recorder.step, 0
+        self._passed = self._unseen = 0
+
+    def _pass_by(self) -> None:
+        """A call without gradients: a part that is not trained, or a checkpoint that will call again."""
+        if self.step != self.recorder.step:
+            self._new_step()
+        self._passed += 1
+        self._unseen += 1
+        self.pass_by()
+
+    def _see_again(self, module: nn.Module, args: tuple[object, ...], more: object) -> None:
+        """A call in the backward."""
+        if self._unseen:
+            self._unseen -= 1
+            start, self.time = self.time, self.time + self._unseen
+            self.see(module, args, more)
+            self.time = start
+            if not self._unseen:
+                self.time += self._passed
+                self._passed = 0
+
+    def pass_by(self) -> None:
+        """A call without gradients, in a recorded step."""
 
     def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
         """Looks at a call; `more` is its keywords before, its output after the forward. How many times it covers."""

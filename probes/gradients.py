@@ -111,6 +111,10 @@ class _OutputHook(_GradientHook):
     __slots__ = ()
     quantity = Quantity.OUTPUT_GRAD
 
+    def pass_by(self) -> None:
+        if not self.sites:
+            self.recorder.passed_by(self.module)
+
     def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
         if not self.sites:
             self.recorder.completed(self.module)

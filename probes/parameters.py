@@ -1,12 +1,15 @@
 """The parameters: weights, their gradients as backward left them and as the optimizer applied them, and the updates."""
 
+import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from gradscope.probes.base import Hook, ParameterHook, Probe, Recorder, Target, owner_and_name, rarely
+from gradscope.probes.names import bare_parameters
 from gradscope.records import Quantity, Statistic
 from gradscope.statistics import joinable
 from gradscope.units import symmetric_fraction
@@ -29,21 +32,21 @@ class Parameters(Probe):
     def attach(self, target: Target, recorder: Recorder) -> ExitStack:
         """Places a hook on each trainable parameter and two on each optimizer."""
         handles = ExitStack()
-        raw = _RawGradients(recorder, {id(p): name for name, p in target.parameters.items()}, handles)
+        raw = _RawGradients(recorder, target.model, handles)
         for name, parameter in target.parameters.items():
             recorder.site(*_site(name, Quantity.WEIGHT))
             if parameter.requires_grad:
                 raw.place(name, parameter)
-        held: set[int] = set()
-        for optimizer in target.optimizers:
+        by_hand = _ByHand(recorder, target.parameters)
+
+        def moves(optimizer: torch.optim.Optimizer, until: ExitStack) -> None:
             moved = _Moved(recorder, optimizer, raw)
-            handles.callback(optimizer.register_step_pre_hook(_BeforeUpdate(recorder, moved)).remove)
-            handles.callback(optimizer.register_step_post_hook(_AfterUpdate(recorder, moved)).remove)
-            held |= {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
-        rest = {name: p for name, p in target.parameters.items() if id(p) not in held}
-        moving = {} if target.optimizers else {name: p for name, p in rest.items() if p.requires_grad}
-        still = {name: p for name, p in rest.items() if name not in moving}
-        recorder.on_step(_ByHand(recorder, moving, still), self.name)
+            by_hand.give_up(optimizer)
+            until.callback(optimizer.register_step_pre_hook(_BeforeUpdate(recorder, moved)).remove)
+            until.callback(optimizer.register_step_post_hook(_AfterUpdate(recorder, moved)).remove)
+
+        recorder.on_optimizer(moves)
+        recorder.on_step(by_hand, self.name)
         return handles
 
 
@@ -62,7 +65,7 @@ class _RawGradientHook(ParameterHook):
         self.site = site
 
     def see(self, recorder: Recorder, parameter: Tensor) -> None:
-        recorder.backward_ran = True
+        recorder.arrived()
         if not recorder.on:
             return
         try:
@@ -133,16 +136,21 @@ class _Weights:
 class _RawGradients:
     """The hooks on the parameters' gradients, one for each that is trainable, also if it becomes so later."""
 
-    def __init__(self, recorder: Recorder, names: Mapping[int, str], handles: ExitStack) -> None:
-        self.names = names
+    def __init__(self, recorder: Recorder, model: nn.Module, handles: ExitStack) -> None:
         self._recorder = recorder
+        self._model = model
         self._handles = handles
-        self._placed: set[str] = set()
+        self._placed: dict[str, weakref.ref[nn.Parameter]] = {}
+
+    def names(self) -> dict[int, str]:
+        """Full names of the parameters that the model has now, by identity."""
+        return {id(p): name for name, p in bare_parameters(self._model).items()}
 
     def place(self, name: str, parameter: nn.Parameter) -> None:
         """Hooks `parameter` if that has not been done."""
-        if name not in self._placed:
-            self._placed.add(name)
+        placed = self._placed.get(name)
+        if placed is None or placed() is not parameter:
+            self._placed[name] = weakref.ref(parameter)
             hook = _RawGradientHook(self._recorder, self._recorder.site(*_site(name, Quantity.WEIGHT_GRAD)))
             self._handles.callback(parameter.register_post_accumulate_grad_hook(hook).remove)
 
@@ -164,7 +172,8 @@ class _Moved:
         ids = [id(p) for p in held]
         if ids != self._held:
             self._held = ids
-            named = {self._raw.names[id(p)]: p for p in held if id(p) in self._raw.names}
+            names = self._raw.names()
+            named = {names[id(p)]: p for p in held if id(p) in names}
             for name, parameter in named.items():
                 self._raw.place(name, parameter)
             self.weights = _Weights(self._recorder, named, applied=True)
@@ -179,9 +188,7 @@ class _BeforeUpdate(Hook):
         self.moved = moved
 
     def __call__(self, optimizer: object, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
-        if self.recorder.boundary and (len(args) > 1 or kwargs):
-            self.recorder.advance()  # a closure: this call runs the forward itself, so the step begins here
-        if not self.recorder.on:
+        if is_compiling() or not self.recorder.on:
             return
         try:
             self.moved.lookup().before()
@@ -197,7 +204,7 @@ class _AfterUpdate(Hook):
         self.moved = moved
 
     def __call__(self, optimizer: object, args: object, kwargs: object) -> None:
-        if not self.recorder.on:
+        if is_compiling() or not self.recorder.on:
             return
         try:
             self.moved.weights.after()
@@ -208,14 +215,33 @@ class _AfterUpdate(Hook):
 class _ByHand:
     """Parameters that no optimizer moves: frozen ones, and all of them in a loop that updates by hand."""
 
-    def __init__(self, recorder: Recorder, moving: dict[str, nn.Parameter], still: dict[str, nn.Parameter]) -> None:
+    def __init__(self, recorder: Recorder, parameters: Mapping[str, nn.Parameter]) -> None:
         self._recorder = recorder
+        self._rest = dict(parameters)
+        self._alone = True  # no optimizer is known, so what requires a gradient is moved by hand
+        self._moving = _Weights(recorder, {}, applied=False)
+        self._still: list[Tensor] = []
+        self._still_sites: list[int] = []
+        self._sorted = False
+
+    def give_up(self, optimizer: torch.optim.Optimizer) -> None:
+        """`optimizer` moves some of them."""
+        held = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
+        self._rest = {name: p for name, p in self._rest.items() if id(p) not in held}
+        self._alone = self._sorted = False
+
+    def _sort(self) -> None:
+        recorder, self._sorted = self._recorder, True
+        moving = {name: p for name, p in self._rest.items() if self._alone and p.requires_grad}
+        still = {name: p for name, p in self._rest.items() if name not in moving}
         self._moving = _Weights(recorder, moving, applied=False)
         self._still = list(still.values())
         self._still_sites = [recorder.site(*_site(name, Quantity.WEIGHT)) for name in still]
 
     def begin(self) -> None:
         """The step begins: emits the weights that it will use."""
+        if not self._sorted:
+            self._sort()
         self._moving.before()
         self._recorder.emit_many(self._still_sites, self._still)
 

@@ -10,7 +10,7 @@ from gradscope.statistics import measure, measure_many
 
 
 def recorder() -> StepRecorder:
-    made = StepRecorder({"a": "Linear"}, lambda: None, lambda: None)
+    made = StepRecorder({"a": "Linear"}, lambda: None)
     made.on, made.boundary = True, False
     return made
 

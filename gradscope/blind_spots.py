@@ -1,0 +1,39 @@
+"""What a recording could not see, and why: a module that is not in the trace is not a healthy one."""
+
+import torch
+
+from gradscope.findings import Json
+from gradscope.probes.base import Target
+from gradscope.probes.names import bare_modules
+from gradscope.recorder import StepRecorder
+from gradscope.records import PARAMETER_QUANTITIES, Quantity
+
+_OUTPUTS = frozenset({Quantity.OUTPUT, Quantity.OUTPUT_GRAD})
+
+
+def blind_spots(target: Target, recorder: StepRecorder, watched: frozenset[Quantity]) -> list[Json]:
+    """A `{"module": name, "why": sentence}` for each part of the model that no hook has shown so far.
+
+    Args:
+        target: The model, and what of it is observed.
+        recorder: What has been seen of it.
+        watched: What the probes emit; of a module whose outputs nobody watches nothing is said.
+    """
+    found = dict(recorder.blind_spots)
+    now = bare_modules(target.model)
+    for name, module in now.items():
+        if isinstance(module, torch.jit.ScriptModule):
+            found.setdefault(name, "is compiled by torch.jit and takes no hooks")
+        elif name not in recorder.module_types:
+            found.setdefault(name, "was added after `attach`; detach and attach again to see it")
+    if watched & _OUTPUTS and "" not in recorder.blind_spots:
+        trained = {site.module for site in recorder.observed(PARAMETER_QUANTITIES - {Quantity.WEIGHT})}
+        for name in target.modules:
+            if name in recorder.depths or name not in now:
+                continue
+            if name in trained:
+                why = "gets gradients but is never called: its `forward` is called directly, or its weights are read"
+            else:
+                why = "never ran with gradients in a recorded step"
+            found.setdefault(name, why)
+    return [{"module": name, "why": why} for name, why in found.items()]
