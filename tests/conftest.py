@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("watching")
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
