@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradscope.probes.base import StepListener
+from gradscope.processes import local
 from gradscope.records import COLUMN, GRADIENT_QUANTITIES, STATISTICS, Event, Quantity, Site, Statistic
+from gradscope.rows import Rows, combine, scalar_row, scaled
 from gradscope.statistics import (
     ManyMoments,
     Moments,
-    Rows,
-    combine,
     fetch,
     fetch_many,
     fraction_where,
@@ -29,8 +29,6 @@ from gradscope.statistics import (
     many_moments,
     moments_of,
     rows_of,
-    scalar_row,
-    scaled,
     slice_moments,
 )
 from gradscope.trace import StepRecord
@@ -59,6 +57,8 @@ class StepRecorder:
         self.explicit = False  # the user ends the steps
         self.forward = 0
         self.backward_ran = False
+        self.one_of_several = False  # processes: what a merge needs is recorded too
+        self.sharded = False
         self.events: list[Event] = []
         self.failed_probes: set[str] = set()
         self.module_types = module_types
@@ -151,6 +151,7 @@ class StepRecorder:
             self._derived.append((site, Statistic.SATURATED_FRACTION, fraction_where(tensor, saturated)))
 
     def _emit(self, forward: int, site: int, tensor: Tensor, time: int) -> None:
+        tensor = local(tensor)
         if joinable(tensor):
             self._small.append(tensor.detach().clone())
             self._small_where.append((forward, site, time))
@@ -163,7 +164,7 @@ class StepRecorder:
         self._emit_slices(self.forward if mark is None else mark, site, tensor, axis, time)
 
     def _emit_slices(self, forward: int, site: int, tensor: Tensor, axis: int, time: int) -> None:
-        moments = slice_moments(tensor, axis)
+        moments = slice_moments(local(tensor), axis)
         where = np.empty((len(moments), 3), dtype=np.int64)
         where[:, 0], where[:, 1], where[:, 2] = forward, site, np.arange(time, time + len(moments))
         self._batches.append((where, moments))
@@ -204,6 +205,8 @@ class StepRecorder:
         task = torch._C._current_graph_task_id()
         if step == self.step:
             self._touched.add((forward, task))
+        if self.sharded:  # FSDP2 calls no hook of a parameter in a backward that reduces nothing
+            self.training_tasks.add(task)
         self.backward_ran = True
         return _BACKWARD - task
 
@@ -312,6 +315,7 @@ class StepRecorder:
             time_index=time_index,
             time_values=time_values,
             events=tuple(self.events),
+            silent=tuple(self.liveness.silent) if self.one_of_several else (),
         )
         self.events = []
         self._clear()

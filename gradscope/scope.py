@@ -28,13 +28,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gradscope import at_exit, plugins
+from gradscope import at_exit, plugins, processes
 from gradscope.blind_spots import blind_spots
 from gradscope.compiled import Eagerly
 from gradscope.errors import UsageError, nearest
 from gradscope.findings import Diagnosis, Json
 from gradscope.probes.base import Probe, Target, rarely
-from gradscope.probes.names import bare_modules, bare_parameters, leaves, unwrapped
+from gradscope.probes.names import bare_modules, bare_parameters, class_name, leaves, unwrapped
 from gradscope.probes.recurrent import recurrent_mode
 from gradscope.recorder import RECORDER, StepRecorder
 from gradscope.records import Event, Quantity
@@ -72,7 +72,8 @@ def attach(
         optimizer: Ends the steps by itself; a list where several move the model. Without one a step ends with
             `Scope.step()`, or else when a forward follows a backward.
         scaler: An AMP scaler; gradients are recorded unscaled.
-        trace: A file to stream to, readable while the training runs; by default the recording stays in memory.
+        trace: A file to stream to, readable while the training runs; by default the recording stays in memory. Of
+            several processes rank r writes run.rank<r>.h5 for "run.h5", and `gradscope merge` makes one trace of them.
         probes: Instead of all installed ones.
         rules: Instead of all installed ones, for `Scope.diagnose`.
         modules: Names of containers whose output is wanted too; `encoder.*` matches by wildcard.
@@ -99,6 +100,11 @@ def attach(
     _require_scaler(scaler)
     schedule = as_schedule(every)
     about: dict[str, Json] = {**_about(target), "every": schedule.n if isinstance(schedule, Every) else "custom"}
+    here = processes.place()
+    if here is not None:
+        sharded = processes.are_sharded(target.parameters.values())
+        about["distributed"] = {**here._asdict(), "parameters": "sharded" if sharded else "replicated"}
+        trace = trace and processes.file_of(trace, here.rank)
     sink = TraceBuilder() if trace is None else _writer(Path(trace))
     return Scope(target, optimizers, chosen, judges, schedule, sink, scaler, first_step, {**about, **(meta or {})})
 
@@ -127,10 +133,12 @@ class Scope:
         self._begun = False
         self._late: list[Event] = []
         self._followers: list[Follower] = []
-        types = {name: type(module).__name__ for name, module in bare_modules(target.model).items()}
+        types = {name: class_name(module) for name, module in bare_modules(target.model).items()}
         self._detached = False
         self._recorder = StepRecorder(types, self.begins)
         self._recorder.step = first_step
+        self._recorder.one_of_several = "distributed" in meta
+        self._recorder.sharded = processes.are_sharded(target.parameters.values())
         self._records = 0
         self._watched: frozenset[Quantity] = frozenset().union(*(probe.quantities for probe in probes))
         self._probes: dict[str, ExitStack] = {}
@@ -472,8 +480,8 @@ def _about(target: Target) -> "dict[str, Json]":
         "torch": torch.__version__,
         "python": platform.python_version(),
         "created": clock.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "model": type(unwrapped(target.model)).__name__,
-        "modules": {name: type(module).__name__ for name, module in bare_modules(target.model).items()},
+        "model": class_name(unwrapped(target.model)),
+        "modules": {name: class_name(module) for name, module in bare_modules(target.model).items()},
         "parameters": sum(p.numel() for p in target.parameters.values()),
         "shapes": {name: list(p.shape) for name, p in target.parameters.items()},
         "trainable": sum(p.numel() for p in trainable),

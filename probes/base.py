@@ -54,6 +54,8 @@ class Recorder(Protocol):
         backward_ran: A gradient has arrived in this step, since the last boundary.
         passed: The model has run as compiled code since the last boundary, so that no hook saw it.
         explicit: The user ends the steps.
+        one_of_several: Other processes train the same model: gradients are reduced when the backward is over.
+        sharded: Of a parameter only a part lies in this process, but while its module computes.
         training_tasks: Backward passes, by autograd's number, that have added to a parameter's gradient in this step.
         liveness: Takes in the outputs of activation functions that can die.
     """
@@ -65,6 +67,8 @@ class Recorder(Protocol):
     backward_ran: bool
     passed: bool
     explicit: bool
+    one_of_several: bool
+    sharded: bool
     training_tasks: set[int]
     liveness: Liveness
 

@@ -15,6 +15,13 @@ _PARALLEL = (nn.parallel.DistributedDataParallel, nn.DataParallel)  # theirs is 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
+def class_name(module: nn.Module) -> str:
+    """What the module's class is called by who wrote it: `fully_shard` makes a class FSDPLinear of Linear."""
+    cls = type(module)
+    made = len(cls.__bases__) == 2 and cls.__bases__[0].__name__ == "FSDPModule"
+    return cls.__bases__[1].__name__ if made else cls.__name__
+
+
 def wrapped(module: nn.Module) -> nn.Module | None:
     """The module that `module` only wraps; None if it is no wrapper."""
     children = module._modules

@@ -10,6 +10,7 @@ from torch.compiler import is_compiling
 
 from gradscope.probes.base import Hook, ParameterHook, Probe, Recorder, Target, owner_and_name, rarely
 from gradscope.probes.names import bare_parameters
+from gradscope.processes import are_sharded, local
 from gradscope.records import Quantity, Statistic
 from gradscope.statistics import joinable
 from gradscope.units import symmetric_fraction
@@ -18,10 +19,10 @@ from gradscope.units import symmetric_fraction
 class Parameters(Probe):
     """w, ∂L/∂w and Δw of every parameter.
 
-    Raw gradients are read when backward has accumulated them. Applied ones are read after the optimizer has stepped:
-    by then they are reduced, unscaled and clipped, and under a closure they are not those of the step before. A clip
-    between backward and step shows as a difference of the two. Without an optimizer Δw is what changed between two
-    steps.
+    Raw gradients are read when backward has accumulated them; where several processes train together, when it has
+    averaged them too. Applied ones are read after the optimizer has stepped: by then they are reduced, unscaled and
+    clipped, and under a closure they are not those of the step before. A clip between backward and step shows as a
+    difference of the two. Without an optimizer Δw is what changed between two steps.
     """
 
     name = "parameters"
@@ -58,11 +59,12 @@ def _site(parameter: str, quantity: Quantity) -> tuple[str, Quantity, str]:
 class _RawGradientHook(ParameterHook):
     """Emits a parameter's gradient whenever a backward has added to it: the last one of the step counts."""
 
-    __slots__ = ("site",)
+    __slots__ = ("reduced", "site")
 
-    def __init__(self, recorder: Recorder, site: int) -> None:
+    def __init__(self, recorder: Recorder, site: int, reduced: "_Reduced | None") -> None:
         super().__init__(recorder)
         self.site = site
+        self.reduced = reduced
 
     def see(self, recorder: Recorder, parameter: Tensor) -> None:
         recorder.arrived()
@@ -70,8 +72,48 @@ class _RawGradientHook(ParameterHook):
             return
         try:
             recorder.training_tasks.add(torch._C._current_graph_task_id())
-            if parameter.grad is not None:
+            if self.reduced is not None:
+                self.reduced.wait_for(self.site, parameter)
+            elif parameter.grad is not None:
                 recorder.emit_gradient_of(self.site, parameter.grad)
+        except Exception as error:
+            recorder.failed(Parameters.name, error)
+
+
+class _Reduced:
+    """Gradients of which the backward is not over before those of all processes are averaged.
+
+    Hooks on parameters see this process's own. DDP and FSDP2 wait for the average in callbacks that run when the
+    backward is over, in the order in which they were queued; one that is queued from within another comes after all.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = weakref.ref(recorder)  # autograd holds the hooks, see `ParameterHook`
+        self._waiting: list[tuple[int, weakref.ref[Tensor]]] = []
+        self._task = -1
+
+    def wait_for(self, site: int, parameter: Tensor) -> None:
+        """Emits the gradient of `parameter` when the running backward is over."""
+        task = torch._C._current_graph_task_id()
+        if task != self._task or not self._waiting:
+            self._task = task
+            self._waiting.clear()  # those of a backward that raised
+            torch.autograd.Variable._execution_engine.queue_callback(self._queue_behind)
+        self._waiting.append((site, weakref.ref(parameter)))
+
+    def _queue_behind(self) -> None:
+        torch.autograd.Variable._execution_engine.queue_callback(self._emit)
+
+    def _emit(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        recorder = self._recorder()
+        if recorder is None or not recorder.on:
+            return
+        try:
+            for site, reference in waiting:
+                parameter = reference()
+                if parameter is not None and parameter.grad is not None:
+                    recorder.emit_gradient_of(site, parameter.grad)
         except Exception as error:
             recorder.failed(Parameters.name, error)
 
@@ -84,8 +126,10 @@ class _Weights:
 
     def __init__(self, recorder: Recorder, parameters: Mapping[str, nn.Parameter], *, applied: bool) -> None:
         self._recorder = recorder
-        ordered = sorted(parameters.items(), key=lambda item: joinable(item[1]))
-        self._weights: list[Tensor] = [parameter for _, parameter in ordered]
+        ordered = sorted(parameters.items(), key=lambda item: joinable(local(item[1])))
+        self._parameters: list[Tensor] = [parameter for _, parameter in ordered]
+        self._sharded = are_sharded(self._parameters)
+        self._weights = [local(parameter) for parameter in self._parameters]
         self._large = sum(not joinable(parameter) for parameter in self._weights)
         names = [name for name, _ in ordered]
         self._weight_sites = [recorder.site(*_site(name, Quantity.WEIGHT)) for name in names]
@@ -101,6 +145,8 @@ class _Weights:
         recorder, large = self._recorder, self._large
         if not self._weights:
             return
+        if self._sharded:
+            self._weights = [local(parameter) for parameter in self._parameters]
         if not self._before:
             self._before = [torch.empty_like(w) for w in self._weights]
         for site, weight, copy in zip(self._weight_sites[:large], self._weights, self._before, strict=False):
@@ -111,7 +157,9 @@ class _Weights:
             torch._foreach_copy_(self._before[large:], self._weights[large:])
         self._copied = True
         if rarely(self._records):  # units that are equal stay so or part soon
-            for site, weight in zip(self._weight_sites, self._weights, strict=True):
+            for site, weight, parameter in zip(self._weight_sites, self._weights, self._parameters, strict=True):
+                if weight is not parameter:
+                    continue  # rows that equal those of another process's shard would be missed
                 if weight.ndim >= 2 and len(weight) >= 2 and weight.numel() > len(weight):
                     recorder.derive(site, Statistic.SYMMETRIC_FRACTION, symmetric_fraction(weight))
         self._records += 1
@@ -121,7 +169,8 @@ class _Weights:
         """Emits the gradients as they were applied, and the change since `before`."""
         recorder, large = self._recorder, self._large
         if self._applied_sites:
-            given = [(s, w.grad) for s, w in zip(self._applied_sites, self._weights, strict=True) if w.grad is not None]
+            found = zip(self._applied_sites, self._parameters, strict=True)
+            given = [(site, local(w.grad)) for site, w in found if w.grad is not None]
             recorder.emit_many([site for site, _ in given], [grad for _, grad in given])
         if not self._copied:  # the step began before the recording did
             return
@@ -140,6 +189,7 @@ class _RawGradients:
         self._recorder = recorder
         self._model = model
         self._handles = handles
+        self._reduced = _Reduced(recorder) if recorder.one_of_several else None
         self._placed: dict[str, weakref.ref[nn.Parameter]] = {}
 
     def names(self) -> dict[int, str]:
@@ -151,7 +201,8 @@ class _RawGradients:
         placed = self._placed.get(name)
         if placed is None or placed() is not parameter:
             self._placed[name] = weakref.ref(parameter)
-            hook = _RawGradientHook(self._recorder, self._recorder.site(*_site(name, Quantity.WEIGHT_GRAD)))
+            site = self._recorder.site(*_site(name, Quantity.WEIGHT_GRAD))
+            hook = _RawGradientHook(self._recorder, site, self._reduced)
             self._handles.callback(parameter.register_post_accumulate_grad_hook(hook).remove)
 
 
@@ -243,7 +294,7 @@ class _ByHand:
         if not self._sorted:
             self._sort()
         self._moving.before()
-        self._recorder.emit_many(self._still_sites, self._still)
+        self._recorder.emit_many(self._still_sites, [local(parameter) for parameter in self._still])
 
     def end(self) -> None:
         """The step ends: emits what has changed."""

@@ -72,11 +72,15 @@ def recurrent_mode(module: nn.Module) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Inputs:
-    """What a call is given: the sequence, the states to start with (none by default), and the random state."""
+    """What a call is given: the sequence, the states to start with (none by default), and the random state.
+
+    The weights only where they are sharded: FSDP2 gathers them for the call and frees them after it.
+    """
 
     x: Tensor | PackedSequence
     states: tuple[Tensor, ...]
     random: Tensor | None
+    weights: "dict[str, tuple[Tensor, int]] | None"
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -177,7 +181,8 @@ class _Before(_LayerHook):
             return 0
         drops = module.training and 0 < module.dropout < 1 and module.num_layers > 1
         random = torch.get_rng_state() if drops and next(module.parameters()).is_cpu else None
-        self.layer.given = _Inputs(x=x, states=_pair(states), random=random)
+        weights = _parameters(module, keep=True) if self.recorder.sharded else None
+        self.layer.given = _Inputs(x=x, states=_pair(states), random=random, weights=weights)
         return 1
 
 
@@ -213,12 +218,7 @@ class _Call:
         # weak: a model that keeps its state keeps the graph, and the graph this; Python's collector cannot see that
         self._layer, self._module, self.start = weakref.ref(layer), weakref.ref(module), start
         self.step, self.forward = layer.recorder.step, layer.recorder.forward
-        names, used = module._flat_weights_names, module._flat_weights  # a parametrization must not run again
-        self._parameters = {
-            name: (weight.detach(), weight._version)
-            for name, weight in zip(names, used, strict=True)
-            if isinstance(weight, Tensor)
-        }
+        self._parameters = given.weights or _parameters(module)
         self._next: list[Tensor] = []  # ∂L over the states that the call which goes on from here began with
         self._random = given.random
         x, y, ends = given.x, output[0], _pair(output[1])
@@ -493,6 +493,14 @@ class _Call:
             site = layer.site(*name)
             layer.recorder.derive(site, Statistic.SPECTRAL_RADIUS, torch.linalg.eigvals(matrix).abs().max())
             layer.recorder.derive(site, Statistic.SPECTRAL_NORM, torch.linalg.svdvals(matrix).max())
+
+
+def _parameters(module: nn.RNNBase, *, keep: bool = False) -> dict[str, tuple[Tensor, int]]:
+    """The weights that a call uses, and their versions; copies of them if they will be freed."""
+    names, used = module._flat_weights_names, module._flat_weights  # a parametrization must not run again
+    found = {name: w.detach() for name, w in zip(names, used, strict=True) if isinstance(w, Tensor)}
+    found = {name: w.clone() for name, w in found.items()} if keep else found
+    return {name: (w, w._version) for name, w in found.items()}
 
 
 def _again(mode: str, weights: Weights, x: Tensor, starts: list[Tensor]) -> Tensor:

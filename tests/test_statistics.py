@@ -5,22 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradscope import statistics
 from gradscope.records import COLUMN, STATISTICS
 from gradscope.statistics import (
-    combine,
     fraction_where,
     fractions_where,
     measure,
     measure_many,
     moments_of,
     rows_of,
-    scalar_row,
-    scaled,
     slice_moments,
 )
 
@@ -212,14 +209,6 @@ finite_floats = st.floats(-1e6, 1e6, width=32).map(lambda v: 0.0 if abs(v) < 1e-
 vectors = st.lists(finite_floats, min_size=1, max_size=40)
 
 
-@given(vectors, st.floats(1e-3, 1e3))
-def test_scaling_a_tensor_scales_its_statistics(values, factor):
-    x = torch.tensor(values, dtype=torch.float64)
-    row, wanted = scaled(measure(x), factor), measure(factor * x)
-    scale = float(np.nan_to_num(wanted[COLUMN["abs_max"]])) or 1.0
-    np.testing.assert_allclose(row, wanted, rtol=1e-4, atol=1e-5 * scale)
-
-
 @given(vectors, st.randoms(use_true_random=False))
 def test_order_does_not_matter(values, random):
     shuffled = random.sample(values, len(values))
@@ -227,34 +216,6 @@ def test_order_does_not_matter(values, random):
     np.testing.assert_allclose(
         measure(torch.tensor(values)), measure(torch.tensor(shuffled)), rtol=1e-5, atol=1e-6 * scale
     )
-
-
-@given(st.lists(st.lists(finite_floats | st.sampled_from([math.nan, math.inf]), max_size=12), min_size=1, max_size=5))
-def test_parts_combine_to_the_whole(parts):
-    rows = measure_many([torch.tensor(part) for part in parts])
-    whole = torch.tensor([v for part in parts for v in part])
-    row, wanted = combine(rows)[0], measure(whole)
-    scale = float(np.nan_to_num(wanted[COLUMN["abs_max"]]))
-    np.testing.assert_allclose(row, wanted, rtol=1e-4, atol=1e-4 * scale)
-
-
-@settings(max_examples=30)
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=5))
-def test_several_wholes_are_combined_at_once_as_one_by_one(sizes):
-    rows = measure_many([torch.randn(9) for _ in range(sum(sizes))])
-    starts = [0, *np.cumsum(sizes)[:-1].tolist()]
-    together = combine(rows, starts)
-    for whole, start, size in zip(together, starts, sizes, strict=True):
-        np.testing.assert_allclose(whole, combine(rows[start : start + size])[0], rtol=1e-6)
-
-
-def test_fractions_are_weighted_by_the_size_of_the_parts():
-    rows = measure_many([torch.zeros(3), torch.ones(9)])
-    rows[0, COLUMN["saturated_fraction"]] = 1.0
-    rows[1, COLUMN["saturated_fraction"]] = 0.5
-    whole = combine(rows)[0]
-    assert whole[COLUMN["zero_fraction"]] == pytest.approx(3 / 12)
-    assert whole[COLUMN["saturated_fraction"]] == pytest.approx((3 + 4.5) / 12)
 
 
 @pytest.mark.parametrize("n", [7, 1 << 20])
@@ -267,11 +228,6 @@ def test_fractions_of_many_are_those_of_each():
     tensors = [torch.randn(3, 4), torch.randn(5), torch.ones(1)]
     together = fractions_where(tensors, lambda y: y > 0)
     assert together.tolist() == pytest.approx([fraction_where(x, lambda y: y > 0) for x in tensors])
-
-
-@pytest.mark.parametrize("value", [0.0, -2.5, 1e-30, math.nan, -math.inf])
-def test_a_number_is_a_tensor_of_one_element(value):
-    np.testing.assert_array_equal(scalar_row(value), measure(torch.tensor([value])))
 
 
 def test_a_row_has_every_statistic_in_its_order():

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from gradscope.cli.list import list_
+from gradscope.cli.merge import merge
 from gradscope.cli.report import report
 from gradscope.cli.rule import rule
 from gradscope.cli.run import run
@@ -57,7 +58,7 @@ def gradscope() -> None:
     """
 
 
-for command in (run, report, rule, list_):
+for command in (run, report, merge, rule, list_):
     command.params.append(_debug_option())  # so that it may stand before the command or after
     gradscope.add_command(command)
 

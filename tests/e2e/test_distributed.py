@@ -1,0 +1,134 @@
+"""Two processes under DDP and FSDP2, merged, against one that is given their batches together."""
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from distributed import CASES, RANKS, train
+
+from gradscope.merge import merge
+from gradscope.records import COLUMN, STATISTICS
+from gradscope.storage import read_trace
+from gradscope.trace import Trace
+
+EXACT = [name for name, case in CASES.items() if case.exact]
+HANGS_AFTER_S = 150
+BY_SIZE = ("mean", "std", "rms", "abs_max", "min", "max")  # compared to the largest of them: a mean may cancel
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes have left that went through all cases, once for all tests."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    script = Path(__file__).parents[1] / "distributed.py"
+    paths = [str(script.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    logs = [folder / f"{rank}.log" for rank in range(RANKS)]
+    ranks = []
+    for rank, path in enumerate(logs):
+        command = [sys.executable, str(script), str(rank), port, str(folder)]
+        with path.open("w") as log:
+            ranks.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment))
+    try:
+        codes = [process.wait(HANGS_AFTER_S) for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+    assert codes == [0] * RANKS, "\n".join(log.read_text() for log in logs)
+    return folder
+
+
+def merged(folder: Path, name: str) -> Trace:
+    paths = [folder / f"{name}.rank{rank}.h5" for rank in range(RANKS)]
+    return merge({str(path): read_trace(path) for path in paths})
+
+
+def table(trace: Trace) -> dict[tuple[object, ...], np.ndarray]:
+    """A row of statistics for each step, site and time; of the whole step at time None."""
+    sites = [(site.module, site.quantity.value, site.name) for site in trace.sites]
+    values = np.stack([trace.statistics[s] for s in STATISTICS], axis=2)
+    rows = {
+        (int(step), *site, None): values[i, j]
+        for i, step in enumerate(trace.steps)
+        for j, site in enumerate(sites)
+        if not np.isnan(values[i, j, 0])
+    }
+    times = trace.times
+    for step, site, time, row in zip(times.step, times.site, times.time, times.values, strict=True):
+        rows[int(trace.steps[step]), *sites[site], int(time)] = row
+    return rows
+
+
+def without_symmetry(trace: Trace) -> Trace:
+    """Rows that equal each other are looked for in whole weights only."""
+    nothing = np.full_like(trace.statistics["symmetric_fraction"], np.nan)
+    return dataclasses.replace(trace, statistics={**trace.statistics, "symmetric_fraction": nothing})
+
+
+def deviations(one: Trace, other: Trace) -> dict[str, tuple[float, str]]:
+    """The largest relative deviation of each statistic, and where; the two must have the same rows."""
+    ours, theirs = table(one), table(other)
+    assert ours.keys() == theirs.keys(), sorted(map(str, ours.keys() ^ theirs.keys()))[:10]
+    worst: dict[str, tuple[float, str]] = {s.value: (0.0, "") for s in STATISTICS}
+    for key, row in ours.items():
+        wanted = theirs[key]
+        largest = max(float(np.nan_to_num(wanted[COLUMN["abs_max"]])), 1e-14)  # below is rounding of zero
+        for statistic in STATISTICS:
+            if statistic == "zero_fraction" and key[3] == "in_proj_bias":
+                continue  # the gradient of the keys' bias is zero, or what rounding leaves of it
+            a, b = float(row[COLUMN[statistic]]), float(wanted[COLUMN[statistic]])
+            assert np.isnan(a) == np.isnan(b), (key, statistic, a, b)
+            if not np.isnan(a):
+                size = largest if statistic in BY_SIZE else max(abs(b), 1e-14 if statistic == "l2_norm" else 1e-3)
+                worst[statistic] = max(worst[statistic], (abs(a - b) / size, str(key)))
+    return worst
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.usefixtures("folder")
+def test_merged_ranks_are_what_one_process_records(
+    name: str, folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    single = trained_alone(name, tmp_path / "single.h5")
+    whole = merged(folder, name)
+    assert whole.steps.tolist() == single.steps.tolist()
+    depths = [{(s.module, s.quantity, s.name): s.depth for s in trace.sites} for trace in (whole, single)]
+    assert depths[0] == depths[1]
+    assert not [event for event in whole.events if event.kind in ("ranks-differ", "probe-failed")]
+    if name.startswith("fsdp"):
+        assert np.isnan(whole.statistics["symmetric_fraction"]).all()
+        single = without_symmetry(single)
+    found = deviations(whole, single)
+    print(name, max(found.values()))
+    np.testing.assert_allclose(whole.per_step["loss"], single.per_step["loss"], rtol=1e-7)
+    assert max(found.values())[0] < 1e-5, {s: w for s, w in found.items() if w[0] >= 1e-5}
+
+
+def trained_alone(name: str, path: Path) -> Trace:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        train(CASES[name], rank=None, trace=path)
+    finally:
+        torch.set_default_dtype(before)
+    return read_trace(path)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("rank", range(RANKS))
+def test_watching_changes_no_bit_on_any_rank(name: str, rank: int, folder: Path) -> None:
+    (bare_losses, bare), (losses, watched) = torch.load(folder / f"{name}.rank{rank}.pt")
+    assert losses == bare_losses
+    assert all(torch.equal(a, b) for a, b in zip(bare, watched, strict=True))
