@@ -27,7 +27,7 @@ from gradscope.scope import GradScaler, Scope
 def _callback() -> type:
     """The callback's base in the one of the two packages that is in use; both go with either's trainer."""
     for name in ("lightning.pytorch", "pytorch_lightning"):
-        if name in sys.modules:
+        if sys.modules.get(name) is not None:
             return import_module(name).Callback  # type: ignore[no-any-return]
     with extra("lightning", "lightning"):
         try:
