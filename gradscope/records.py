@@ -90,7 +90,7 @@ class Event:
 
     Attributes:
         step: Step at which it happened.
-        kind: "probe-failed", "not-observed" or another short slug.
+        kind: "probe-failed", "not-observed", "step-skipped" or another short slug.
         module: Where; "" for the model as a whole.
         message: One sentence for the user.
     """
@@ -99,3 +99,7 @@ class Event:
     kind: str
     module: str = ""
     message: str = ""
+
+
+# Kinds of events that belong to a healthy training: they limit nothing that a rule could say.
+ORDINARY_EVENTS = frozenset({"step-skipped", "optimizer-replaced"})

@@ -184,7 +184,11 @@ class Steps:
     def optimizer_steps(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
         """`optimizer` is about to step; with a `closure`, that call runs the forward itself."""
         recorder = self._recorder
-        if recorder.boundary and (closure or (id(optimizer) in self._stepped and recorder.backward_ran)):
+        if not recorder.boundary:
+            return
+        # Lightning hands a closure that does nothing to each of several optimizers: that is not yet a new step
+        runs_forward = closure and (not self._stepped or id(optimizer) in self._stepped)
+        if runs_forward or (id(optimizer) in self._stepped and recorder.backward_ran):
             recorder.advance()
 
     @_unheard

@@ -1,5 +1,6 @@
 """A trace and its diagnosis for a person at a terminal: verdict, findings, profiles, the way over the steps."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ HEALTHY_STYLE = "bold green"
 TEXT_FILE_WIDTH = 100
 SPARK_WIDTH = 32
 MOST_PANELS = 6
+MOST_NAMES = 12  # that share one reason
+MOST_EVENTS = 3  # of one kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +89,12 @@ class TraceReport:
         if over_steps is not None:
             yield Text()
             yield over_steps
+        if unseen := _grouped_by_reason("not seen", _blind_spots(self.trace)):
+            yield Text()
+            yield unseen
         if self.trace.events:
             yield Text()
-            for event in self.trace.events:
-                place = "" if event.module in event.message else f"{event.module} "
-                yield Text(f"step {event.step}: {event.kind} {place}{event.message}", "yellow")
+            yield from _events(self.trace)
 
 
 def diagnosis_parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
@@ -158,15 +162,41 @@ def finding_with_symptoms(root: Finding, symptoms: Sequence[Finding]) -> Rendera
 
 def not_judged(diagnosis: Diagnosis) -> RenderableType:
     """The rules that lacked data, those with the same reason in one line."""
+    return _grouped_by_reason("not judged", [(item.rule, item.reason) for item in diagnosis.not_judged]) or Text()
+
+
+def _grouped_by_reason(title: str, items: Sequence[tuple[str, str]]) -> RenderableType | None:
+    """A line for each reason, behind the names of all that it holds for; None where there are no items."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in items:
+        reasons.setdefault(reason, []).append(name)
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(style="dim")
-    reasons: dict[str, list[str]] = {}
-    for item in diagnosis.not_judged:
-        reasons.setdefault(item.reason, []).append(item.rule)
-    for index, (reason, rules) in enumerate(reasons.items()):
-        grid.add_row("" if index else "not judged", Text(f"{', '.join(rules)}: {reason}"))
-    return grid
+    for index, (reason, names) in enumerate(reasons.items()):
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        grid.add_row("" if index else title, Text(f"{', '.join(names[:MOST_NAMES])}{more}: {reason}"))
+    return grid if reasons else None
+
+
+def _blind_spots(trace: Trace) -> list[tuple[str, str]]:
+    """What the recording could not see, and why."""
+    spots = trace.meta.get("blind_spots")
+    return [
+        (str(spot.get("module") or "(model)"), str(spot.get("why")))
+        for spot in (spots if isinstance(spots, list) else [])
+        if isinstance(spot, dict)
+    ]
+
+
+def _events(trace: Trace) -> Iterator[RenderableType]:
+    """What happened to the recording, the first few of each kind."""
+    for kind, count in Counter(event.kind for event in trace.events).items():
+        for event in [event for event in trace.events if event.kind == kind][:MOST_EVENTS]:
+            place = "" if event.module in event.message else f"{event.module} "
+            yield Text(f"step {event.step}: {event.kind} {place}{event.message}", "yellow")
+        if count > MOST_EVENTS:
+            yield Text(f"{kind} in {count - MOST_EVENTS} more steps", "yellow")
 
 
 def ends_note(profile: Profile) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from gradscope import plugins
 from gradscope.errors import NotJudged, PluginError
 from gradscope.findings import Diagnosis, Finding, Unjudged
+from gradscope.records import ORDINARY_EVENTS
 from gradscope.rules.base import Rule
 from gradscope.rules.relations import relate
 from gradscope.trace import Trace
@@ -18,7 +19,8 @@ def diagnose(trace: Trace, rules: Iterable[Rule] | None = None) -> Diagnosis:
     """
     findings: list[Finding] = []
     # what happened to the recording limits every rule: it stands first among what is not judged
-    not_judged = [Unjudged(rule="recording", reason=event.message) for event in trace.events]
+    limits = [event.message for event in trace.events if event.kind not in ORDINARY_EVENTS]
+    not_judged = [Unjudged(rule="recording", reason=message) for message in limits]
     for rule in default_rules() if rules is None else rules:
         try:
             findings.extend(_check(rule, trace))
