@@ -7,35 +7,56 @@ forward of a compiled model is too late.
 """
 
 import sys
+import weakref
 from contextlib import ExitStack, suppress
 
 import torch
 
 
+class _Switch:
+    """Torch has one for the process, so it is thrown for the first who wants it and given back after the last."""
+
+    def __init__(self) -> None:
+        self.wanted_by: set[int] = set()
+        self.thrown: ExitStack | None = None
+
+    def want(self, who: int) -> None:
+        """Throws it. Raises RuntimeError where torch does not let it be thrown: in compiled code."""
+        if self.thrown is None and "torch._dynamo" in sys.modules:  # without it nothing can be compiled
+            stance = ExitStack()
+            stance.enter_context(torch.compiler.set_stance("force_eager"))
+            self.thrown = stance
+        self.wanted_by.add(who)
+
+    def release(self, who: int) -> None:
+        """Gives it back as it was found, if nobody else wants it."""
+        self.wanted_by.discard(who)
+        if self.thrown is not None and not self.wanted_by:
+            with suppress(RuntimeError):  # as above: then it stays thrown until the next time
+                self.thrown.close()
+                self.thrown = None
+
+
+_switch = _Switch()
+
+
 class Eagerly:
-    """Torch's switch.
+    """One scope's hand at the switch; gone with it, should nobody have detached it.
 
     Attributes:
-        refused: Torch did not let it be thrown: a whole step of the training is compiled code.
+        refused: The switch could not be thrown: a whole step of the training is compiled code.
     """
 
     def __init__(self) -> None:
         self.refused = False
-        self._held: ExitStack | None = None
+        weakref.finalize(self, _switch.release, id(self))
 
     def hold(self, wanted: bool) -> None:
-        """Throws the switch, or gives it back as it was found."""
-        if wanted == (self._held is not None):
+        """Wants the switch thrown from now on, or no more."""
+        if not wanted:
+            _switch.release(id(self))
             return
-        if self._held is not None:
-            with suppress(RuntimeError):  # as below: then it stays thrown until the next time
-                self._held.close()
-                self._held = None
-        elif "torch._dynamo" in sys.modules:  # without it nothing can be compiled; every optimizer imports it
-            held = ExitStack()
-            try:
-                held.enter_context(torch.compiler.set_stance("force_eager"))
-            except RuntimeError:  # called from compiled code
-                self.refused = True
-            else:
-                self._held = held
+        try:
+            _switch.want(id(self))
+        except RuntimeError:
+            self.refused = True

@@ -165,7 +165,7 @@ class Scope:
 
     def _watch(self, optimizer: torch.optim.Optimizer) -> None:
         self._steps.watch(optimizer)
-        self._meta["optimizers"] = [_about_optimizer(one) for one in self._steps.optimizers]
+        self._describe()
 
     # ---------------------------------------------------------------- for the user
 
@@ -204,8 +204,7 @@ class Scope:
         """What was recorded so far, finished: a step that is still running is not in it."""
         if self._recorder.boundary and self._begun:
             self._close()
-        if self._records:
-            self._look_for_blind_spots()
+        self._describe()
         return self._sink.finish(self._recorder.sites, self._meta, [*self._late, *self._recorder.events])
 
     def diagnose(self) -> Diagnosis:
@@ -274,13 +273,6 @@ class Scope:
 
     def skipped(self) -> None:
         """The scaler has skipped the running step."""
-        recorder = self._recorder
-        if recorder.on:
-            message = (
-                f"the gradient scaler skipped step {recorder.step}: at a loss scale of {self._steps.scale:g} its"
-                " gradients overflowed; they are not recorded"
-            )
-            recorder.tell("step-skipped", "", message)
         self._close(skipped=True)
         self.begins()
 
@@ -301,10 +293,13 @@ class Scope:
         self._recorder.failed(RECORDER, error)
         self._schedule = _never
 
-    def _look_for_blind_spots(self) -> None:
+    def _describe(self) -> None:
+        """Writes down what is known of the training only by now."""
+        self._meta["optimizers"] = [_about_optimizer(one) for one in self._steps.optimizers]
         if self._eagerly.refused:
             self._recorder.blind("", "runs inside of compiled code, so only its parameters are seen")
-        self._meta["blind_spots"] = blind_spots(self._target, self._recorder, self._watched)
+        if self._records:
+            self._meta["blind_spots"] = blind_spots(self._target, self._recorder, self._watched)
 
     def _ready(self, step: int) -> None:
         """Readies compiled code for `step`; its first forward would be too late."""
@@ -317,6 +312,12 @@ class Scope:
         """Ends the running step and hands it to the sink, and then to those who follow."""
         recorder = self._recorder
         record = None
+        if skipped and recorder.on:
+            message = (
+                f"the gradient scaler skipped step {recorder.step}: at a loss scale of {self._steps.scale:g} its"
+                " gradients overflowed; they are not recorded"
+            )
+            recorder.tell("step-skipped", "", message)
         with at_exit.undisturbed():
             recorder.boundary = True
             self._begun = False
@@ -326,9 +327,9 @@ class Scope:
                 lr = float(groups[0]["lr"]) if groups and "lr" in groups[0] else float("nan")
                 try:
                     record = recorder.end_step(lr=lr, loss_scale=self._steps.scale, skipped=skipped)
-                    if rarely(self._records):  # should this be all that is ever written
-                        self._look_for_blind_spots()
                     self._records += 1
+                    if rarely(self._records - 1):  # should this be all that is ever written
+                        self._describe()
                     self._sink.append(record, recorder.sites, self._meta)
                 except Exception as error:
                     self.failed(error)
@@ -375,8 +376,7 @@ class Scope:
         recorder.drop_step()
         self._late, recorder.events = [*self._late, *recorder.events], []
         try:
-            if self._records:
-                self._look_for_blind_spots()
+            self._describe()
             self._sink.finish(recorder.sites, self._meta, self._late)
             self._sink.close()
         except Exception as error:  # a full disk must not end a training that is otherwise done
