@@ -6,8 +6,9 @@ from gradscope.findings import Json
 from gradscope.probes.base import Target
 from gradscope.probes.names import bare_modules
 from gradscope.recorder import StepRecorder
-from gradscope.records import PARAMETER_QUANTITIES, Quantity
+from gradscope.records import Quantity
 
+_GRADIENTS = frozenset({Quantity.WEIGHT_GRAD, Quantity.APPLIED_GRAD})
 _OUTPUTS = frozenset({Quantity.OUTPUT, Quantity.OUTPUT_GRAD})
 
 
@@ -27,7 +28,7 @@ def blind_spots(target: Target, recorder: StepRecorder, watched: frozenset[Quant
         elif name not in recorder.module_types:
             found.setdefault(name, "was added after `attach`; detach and attach again to see it")
     if watched & _OUTPUTS and "" not in recorder.blind_spots:
-        trained = {site.module for site in recorder.observed(PARAMETER_QUANTITIES - {Quantity.WEIGHT})}
+        trained = {site.module for site in recorder.observed(_GRADIENTS)}
         for name in target.modules:
             if name in recorder.depths or name not in now:
                 continue

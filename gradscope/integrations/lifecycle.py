@@ -14,7 +14,8 @@ from gradscope.findings import Diagnosis, Json, Severity
 from gradscope.probes.base import Probe
 from gradscope.rules.base import Rule
 from gradscope.schedule import Schedule
-from gradscope.scope import GradScaler, Scope, attach
+from gradscope.scope import Scope, attach
+from gradscope.steps import GradScaler
 
 _log = logging.getLogger("gradscope")
 

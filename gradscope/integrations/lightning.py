@@ -21,7 +21,8 @@ from gradscope.integrations.extras import extra
 from gradscope.integrations.lifecycle import Lifecycle, Options
 from gradscope.integrations.selection import Extreme
 from gradscope.integrations.tables import counts
-from gradscope.scope import GradScaler, Scope
+from gradscope.scope import Scope
+from gradscope.steps import GradScaler
 
 
 def _callback() -> type:
