@@ -4,7 +4,7 @@ import torch
 
 from gradscope.findings import Json
 from gradscope.probes.base import Target
-from gradscope.probes.names import bare_modules
+from gradscope.probes.names import bare_modules, bare_parameters
 from gradscope.recorder import StepRecorder
 from gradscope.records import Quantity
 
@@ -37,4 +37,13 @@ def blind_spots(target: Target, recorder: StepRecorder, watched: frozenset[Quant
             else:
                 why = "never ran with gradients in a recorded step"
             found.setdefault(name, why)
+    seen = {site.module for site in recorder.observed(frozenset({Quantity.WEIGHT_GRAD}))}
+    held = {id(parameter) for parameter in bare_parameters(target.model).values()}
+    lost = [name for name, parameter in target.parameters.items() if id(parameter) not in held]
+    lost = [name for name in lost if name.rpartition(".")[0] not in seen]
+    if lost and Quantity.WEIGHT_GRAD in watched:
+        many = f"{len(lost)} of its parameters were" if len(lost) > 1 else f"its parameter {lost[0]} was"
+        found.setdefault(
+            "", f"{many} replaced after `attach`, as `fully_shard` does, and are not seen; attach after it"
+        )
     return [{"module": name, "why": why} for name, why in found.items()]

@@ -29,10 +29,9 @@ def in_order(traces: Mapping[str, Trace]) -> list[Trace]:
         UsageError: One is not of a rank, or they do not belong together, or not all are there.
     """
     places = {name: rank_of(trace) for name, trace in traces.items()}
-    for name, trace in traces.items():
+    for name in traces:
         if places[name] is None:
-            merged = "was merged already" if trace.ranks is not None else "is of a run in one process"
-            raise UsageError(f"{name} {merged}; `merge` takes the files of the ranks, such as run.rank0.h5.")
+            raise UsageError(f"{name} is no file of a rank, such as run.rank0.h5.")
     found = {name: place for name, place in places.items() if place is not None}
     one, (_, world_size) = next(iter(found.items()))
     by_rank: dict[int, str] = {}
@@ -48,9 +47,9 @@ def in_order(traces: Mapping[str, Trace]) -> list[Trace]:
         raise UsageError(f"the file of {which} is missing; a merge needs all, as `run.rank*.h5` names them.")
     ordered = [by_rank[rank] for rank in range(world_size)]
     for name in ordered[1:]:
-        for key, what in (("model", "model"), ("shapes", "parameters"), ("every", "schedule")):
+        for key, what in (("model", "another model"), ("shapes", "other parameters"), ("every", "another schedule")):
             if traces[name].meta.get(key) != traces[ordered[0]].meta.get(key):
-                raise UsageError(f"{name} has another {what} than {ordered[0]}; they are not of one run.")
+                raise UsageError(f"{name} has {what} than {ordered[0]}; they are not of one run.")
     return [traces[name] for name in ordered]
 
 
@@ -98,17 +97,19 @@ def sites_of(ranks: Sequence[Sequence[Site]]) -> tuple[Site, ...]:
 
 
 def meta_of(traces: Sequence[Trace]) -> dict[str, Json]:
-    """The metadata of the whole: rank 0's, and what any rank could not see."""
+    """The metadata of the whole: rank 0's, but for what no rank could see."""
     first = traces[0].meta
     about = {k: v for k, v in cast("dict[str, Json]", first["distributed"]).items() if k != "rank"}
-    blind: list[Json] = []
-    for trace in traces:
-        spots = trace.meta.get("blind_spots")
-        blind += [spot for spot in spots if spot not in blind] if isinstance(spots, list) else []
     meta: dict[str, Json] = {**first, "distributed": {**about, "ranks": list(range(len(traces)))}}
-    if blind:
-        meta["blind_spots"] = blind
+    spots = [trace.meta.get("blind_spots") for trace in traces]
+    if any(spots):  # of all ranks: what one of them did not run another may have
+        blind = [{_blind_module(spot): spot for spot in found} if isinstance(found, list) else {} for found in spots]
+        meta["blind_spots"] = [spot for name, spot in blind[0].items() if all(name in other for other in blind)]
     return meta
+
+
+def _blind_module(spot: Json) -> str:
+    return str(spot.get("module")) if isinstance(spot, dict) else ""
 
 
 def events_of(traces: Sequence[Trace]) -> Iterator[Event]:

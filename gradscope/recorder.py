@@ -216,6 +216,10 @@ class StepRecorder:
         if task != outer:
             self._outer[task] = outer
 
+    def is_nested(self, task: int) -> bool:
+        """Whether the backward pass `task` is part of another."""
+        return task in self._outer
+
     def same(self, site: int, time: int, source: int, source_time: int) -> None:
         """The statistics of `source` are those of `site` too."""
         self._aliases.append((_ANY_PASS, site, time, source, source_time))

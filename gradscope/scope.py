@@ -34,7 +34,7 @@ from gradscope.compiled import Eagerly
 from gradscope.errors import UsageError, nearest
 from gradscope.findings import Diagnosis, Json
 from gradscope.probes.base import Probe, Target, rarely
-from gradscope.probes.names import bare_modules, bare_parameters, class_name, leaves, unwrapped
+from gradscope.probes.names import bare_modules, bare_parameters, class_name, is_fully_sharded, leaves, unwrapped
 from gradscope.probes.recurrent import recurrent_mode
 from gradscope.recorder import RECORDER, StepRecorder
 from gradscope.records import Event, Quantity
@@ -102,8 +102,7 @@ def attach(
     about: dict[str, Json] = {**_about(target), "every": schedule.n if isinstance(schedule, Every) else "custom"}
     here = processes.place()
     if here is not None:
-        sharded = processes.are_sharded(target.parameters.values())
-        about["distributed"] = {**here._asdict(), "parameters": "sharded" if sharded else "replicated"}
+        about["distributed"] = {**here._asdict(), "parameters": "replicated"}
         trace = trace and processes.file_of(trace, here.rank)
     sink = TraceBuilder() if trace is None else _writer(Path(trace))
     return Scope(target, optimizers, chosen, judges, schedule, sink, scaler, first_step, {**about, **(meta or {})})
@@ -138,8 +137,8 @@ class Scope:
         self._recorder = StepRecorder(types, self.begins)
         self._recorder.step = first_step
         self._recorder.one_of_several = "distributed" in meta
-        self._recorder.sharded = processes.are_sharded(target.parameters.values())
         self._records = 0
+        self._look_for_shards()
         self._watched: frozenset[Quantity] = frozenset().union(*(probe.quantities for probe in probes))
         self._probes: dict[str, ExitStack] = {}
         self._steps = Steps(target, self._recorder, self, scaler)
@@ -259,6 +258,8 @@ class Scope:
             recorder.boundary = False
             self._begun = True
             recorder.on = self._wants(recorder.step)
+            if recorder.on and not self._records:
+                self._look_for_shards()  # a model may be sharded after it was attached
             self._eagerly.hold(recorder.on)
             self._steps.begin()
             if recorder.on:
@@ -300,6 +301,12 @@ class Scope:
             self._recorder.blind("", "runs inside of compiled code, so only its parameters are seen")
         if self._records:
             self._meta["blind_spots"] = blind_spots(self._target, self._recorder, self._watched)
+
+    def _look_for_shards(self) -> None:
+        about = self._meta.get("distributed")
+        if isinstance(about, dict) and _is_sharded(self._target):
+            self._recorder.sharded = True
+            about["parameters"] = "sharded"
 
     def _ready(self, step: int) -> None:
         """Readies compiled code for `step`; its first forward would be too late."""
@@ -471,6 +478,12 @@ def _matching(model: nn.Module, pattern: str, written: str) -> dict[str, nn.Modu
             f"`{written}` matches no module of {type(model).__name__}{nearest(str(pattern), filter(None, named))}"
         )
     return found
+
+
+def _is_sharded(target: Target) -> bool:
+    """Whether a process has only a part of some parameters."""
+    sharded = processes.are_sharded(target.parameters.values())
+    return sharded or any(map(is_fully_sharded, bare_modules(target.model).values()))
 
 
 def _about(target: Target) -> "dict[str, Json]":

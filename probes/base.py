@@ -128,6 +128,10 @@ class Recorder(Protocol):
         """The running backward pass was begun within the pass `outer`, by a checkpoint, and is a part of it."""
         ...
 
+    def is_nested(self, task: int) -> bool:
+        """Whether the backward pass `task` is part of another."""
+        ...
+
     def emit_gradient_of(self, site: int, grad: Tensor) -> None:
         """Like `emit`, for a parameter's gradient as a backward has left it: of several the last one counts."""
         ...

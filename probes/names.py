@@ -18,8 +18,13 @@ _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 def class_name(module: nn.Module) -> str:
     """What the module's class is called by who wrote it: `fully_shard` makes a class FSDPLinear of Linear."""
     cls = type(module)
-    made = len(cls.__bases__) == 2 and cls.__bases__[0].__name__ == "FSDPModule"
-    return cls.__bases__[1].__name__ if made else cls.__name__
+    return cls.__bases__[1].__name__ if is_fully_sharded(module) else cls.__name__
+
+
+def is_fully_sharded(module: nn.Module) -> bool:
+    """Whether `fully_shard` was applied to this very module; it makes a class of two bases."""
+    bases = type(module).__bases__
+    return len(bases) == 2 and bases[0].__name__ == "FSDPModule"  # by name: its import costs what FSDP2 does
 
 
 def wrapped(module: nn.Module) -> nn.Module | None:

@@ -73,7 +73,7 @@ class _RawGradientHook(ParameterHook):
         try:
             recorder.training_tasks.add(torch._C._current_graph_task_id())
             if self.reduced is not None:
-                self.reduced.wait_for(self.site, parameter)
+                self.reduced.wait_for(self.site, parameter, recorder.step)
             elif parameter.grad is not None:
                 recorder.emit_gradient_of(self.site, parameter.grad)
         except Exception as error:
@@ -89,31 +89,36 @@ class _Reduced:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = weakref.ref(recorder)  # autograd holds the hooks, see `ParameterHook`
-        self._waiting: list[tuple[int, weakref.ref[Tensor]]] = []
-        self._task = -1
+        self._waiting: dict[int, weakref.ref[Tensor]] = {}
+        self._queued: set[int] = set()  # backward passes of the running step
+        self._step = -1
 
-    def wait_for(self, site: int, parameter: Tensor) -> None:
+    def wait_for(self, site: int, parameter: Tensor, step: int) -> None:
         """Emits the gradient of `parameter` when the running backward is over."""
-        task = torch._C._current_graph_task_id()
-        if task != self._task or not self._waiting:
-            self._task = task
+        if step != self._step:
+            self._step = step
             self._waiting.clear()  # those of a backward that raised
+            self._queued.clear()
+        task = torch._C._current_graph_task_id()
+        if task not in self._queued:
+            self._queued.add(task)
             torch.autograd.Variable._execution_engine.queue_callback(self._queue_behind)
-        self._waiting.append((site, weakref.ref(parameter)))
+        self._waiting[site] = weakref.ref(parameter)
 
     def _queue_behind(self) -> None:
         torch.autograd.Variable._execution_engine.queue_callback(self._emit)
 
     def _emit(self) -> None:
-        waiting, self._waiting = self._waiting, []
         recorder = self._recorder()
         if recorder is None or not recorder.on:
             return
         try:
-            for site, reference in waiting:
+            for site, reference in self._waiting.items():
                 parameter = reference()
                 if parameter is not None and parameter.grad is not None:
                     recorder.emit_gradient_of(site, parameter.grad)
+            if not recorder.is_nested(torch._C._current_graph_task_id()):  # else the end of the outer one counts
+                self._waiting.clear()
         except Exception as error:
             recorder.failed(Parameters.name, error)
 

@@ -73,6 +73,15 @@ def trace_of(
     return builder.finish(sites, meta or {})
 
 
+def rank_trace(rank: int, world_size: int = 2, *, steps: int = 10, **given: ArrayLike | Json) -> Trace:
+    """The trace of one of several ranks; what is no `<quantity>_<statistic>` goes into its metadata."""
+    about: dict[str, Json] = {"rank": rank, "world_size": world_size, "parameters": "replicated"}
+    statistics = tuple(s.value for s in Statistic)
+    measured = {key: value for key, value in given.items() if key.endswith(statistics)} or {"output_rms": [1.0]}
+    meta = {key: value for key, value in given.items() if key not in measured}
+    return trace_of(steps=steps, meta={"model": "Net", "distributed": about, **meta}, **measured)
+
+
 def recurrent_trace(
     values: Mapping[str, ArrayLike],
     *,

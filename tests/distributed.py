@@ -4,6 +4,7 @@
 writes FOLDER/<case>.rank<r>.h5, and without, and saves the losses and parameters of both as FOLDER/<case>.rank<r>.pt.
 """
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils.checkpoint import checkpoint
 
 import gradscope
 
@@ -86,17 +88,33 @@ class Attends(nn.Module):
         return self.head(y.mean(1))
 
 
-def data(step: int, micro: int, rank: int, *, size: int = 4) -> tuple[Tensor, Tensor]:
+class Checkpointed(nn.Module):
+    """Two of its layers are computed again in backward, each in a backward of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.second, self.head = (nn.Linear(6, 6) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.stem(x))
+        for layer in (self.first, self.second):
+            y = torch.tanh(checkpoint(layer, y, use_reentrant=True))
+        return self.head(y).mean(1, keepdim=True)
+
+
+def data(step: int, micro: int, rank: int, *, spoilt: int = -1, size: int = 4) -> tuple[Tensor, Tensor]:
     """What one rank is given; its first input tells the rank."""
     generator = torch.Generator().manual_seed(1000 * step + 10 * micro + rank)
     x = torch.randn(size, 6, generator=generator, dtype=torch.get_default_dtype())
     x[:, 0] = 2.0 if rank else 0.1
+    if step == spoilt and rank:
+        x[0, 1] = math.nan
     return x, torch.rand(size, 1, generator=generator, dtype=x.dtype)
 
 
-def whole(step: int, micro: int) -> tuple[Tensor, Tensor]:
+def whole(step: int, micro: int, *, spoilt: int = -1) -> tuple[Tensor, Tensor]:
     """The batch of a single process."""
-    parts = [data(step, micro, rank) for rank in range(RANKS)]
+    parts = [data(step, micro, rank, spoilt=spoilt) for rank in range(RANKS)]
     return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
 
@@ -110,6 +128,9 @@ class Case:
     Attributes:
         wrap: What makes the model one of several.
         micro: Batches of a step; all but the last are not synchronised.
+        inner: Attach to the model inside of the wrapper; with `first`, before there is a wrapper.
+        scaler: Scale the loss.
+        spoilt: A step in which an input of rank 1 is NaN.
         exact: Whether the whole is what a single process computes.
     """
 
@@ -118,7 +139,10 @@ class Case:
     optimizer: Callable[..., torch.optim.Optimizer] = sgd
     micro: int = 1
     clip: float | None = None
-    inner: bool = False  # attach to the model inside of the wrapper
+    inner: bool = False
+    first: bool = False
+    scaler: bool = False
+    spoilt: int = -1
     steps: Callable[[int], int] = field(default=lambda rank: STEPS)
     exact: bool = True
 
@@ -139,7 +163,10 @@ def fsdp(model: nn.Module, **options: object) -> nn.Module:
 half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 CASES: dict[str, Case] = {
     "ddp": Case(build=Gated, wrap=ddp),
-    "ddp inside, clipped": Case(build=Gated, wrap=ddp, inner=True, clip=0.01, optimizer=adam),
+    "ddp inside, clipped": Case(build=Gated, wrap=ddp, inner=True, clip=0.01, optimizer=adam, scaler=True),
+    "ddp attached before": Case(build=Gated, wrap=ddp, first=True),
+    "ddp checkpoints": Case(build=Checkpointed, wrap=ddp),
+    "ddp spoilt": Case(build=Gated, wrap=ddp, spoilt=9),
     "ddp accumulates": Case(build=Gated, wrap=partial(ddp, gradient_as_bucket_view=True), micro=3),
     "ddp static graph": Case(build=Attends, wrap=partial(ddp, static_graph=True)),
     "ddp unused": Case(build=SometimesUsed, wrap=partial(ddp, find_unused_parameters=True)),
@@ -149,6 +176,7 @@ CASES: dict[str, Case] = {
     "fsdp accumulates": Case(build=Gated, wrap=fsdp, micro=3, clip=0.01, optimizer=adam),
     "fsdp transformer": Case(build=Attends, wrap=partial(fsdp, reshard_after_forward=False)),
     "fsdp packed lstm": Case(build=Reader, wrap=fsdp),
+    "fsdp attached before": Case(build=Reader, wrap=fsdp, first=True, exact=False),
     "fsdp mixed precision": Case(build=Gated, wrap=partial(fsdp, mp_policy=half), exact=False),
 }
 
@@ -163,30 +191,36 @@ def train(case: Case, *, rank: int | None, trace: Path | None) -> Result:
     """Trains on the part of `rank`, or on the whole; `trace` is where to record it."""
     torch.manual_seed(0)
     model = case.build()
-    running = model if rank is None else case.wrap(model)
-    optimizer = case.optimizer(running.parameters())
     result = Result()
     with ExitStack() as stack:
-        scope = None
-        if trace is not None:
+        scope = stack.enter_context(gradscope.attach(model, trace=trace)) if trace and case.first else None
+        running = model if rank is None else case.wrap(model)
+        optimizer = case.optimizer(running.parameters())
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=case.scaler)
+        if trace and scope is None:
             attached = running.module if case.inner and isinstance(running, DistributedDataParallel) else running
-            scope = stack.enter_context(gradscope.attach(attached, optimizer=optimizer, trace=trace))
-        steps = STEPS if rank is None else case.steps(rank)
+            given = {"optimizer": optimizer, "scaler": scaler if case.scaler else None, "trace": trace}
+            scope = stack.enter_context(gradscope.attach(attached, **given))
+        elif scope is not None and case.exact:
+            scope.watch(optimizer)
         if not case.exact and isinstance(running, DistributedDataParallel):
             stack.enter_context(running.join())
-        for step in range(steps):
+        for step in range(STEPS if rank is None else case.steps(rank)):
             optimizer.zero_grad()
             for micro in range(case.micro):
-                x, y = whole(step, micro) if rank is None else data(step, micro, rank)
+                spoilt = case.spoilt
+                x, y = whole(step, micro, spoilt=spoilt) if rank is None else data(step, micro, rank, spoilt=spoilt)
                 with _unsynchronised(running) if micro < case.micro - 1 else nullcontext():
                     loss = nn.functional.mse_loss(running(x), y) / case.micro
-                    loss.backward()
+                    scaler.scale(loss).backward()
                 result.losses.append(loss.item())
                 if scope is not None:
                     scope.record_loss(loss)
             if case.clip is not None:
+                scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(running.parameters(), case.clip)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
     result.parameters = [getattr(p, "_local_tensor", p).detach().clone() for p in running.parameters()]
     return result
 

@@ -15,6 +15,7 @@ from gradscope.findings import Diagnosis, Finding, Json, Severity
 from gradscope.records import Quantity, Statistic
 from gradscope.reports.bars import ASCII, BLOCKS, Glyphs, Panel, chart_heading, draw_panels, sparkline
 from gradscope.reports.base import Destination
+from gradscope.reports.by_rank import about_ranks
 from gradscope.reports.passage import joined_symbols, memory_words, passages
 from gradscope.reports.profile import (
     FEWEST_LAYERS,
@@ -69,6 +70,9 @@ class TraceReport:
         glyphs = glyphs_for(options)
         yield heading("gradscope", verdict(self.diagnosis), options)
         yield Text(" · ".join(_particulars(self.trace)), "dim")
+        about = about_ranks(self.trace)
+        if about is not None:
+            yield Text(about, "yellow")
         for part in diagnosis_parts(self.diagnosis):
             yield Text()
             yield part
@@ -249,6 +253,8 @@ def _particulars(trace: Trace) -> Iterator[str]:
     span = f" ({trace.steps[0]} to {trace.steps[-1]})" if steps > 1 else ""
     yield f"{steps} step{'s' if steps != 1 else ''} recorded{span}"
     yield f"{len(trace.sites)} sites"
+    if trace.ranks is not None:
+        yield f"{len(trace.ranks.ranks)} ranks"
 
 
 def _optimizer(optimizer: Json) -> str:

@@ -130,5 +130,5 @@ def trained_alone(name: str, path: Path) -> Trace:
 @pytest.mark.parametrize("rank", range(RANKS))
 def test_watching_changes_no_bit_on_any_rank(name: str, rank: int, folder: Path) -> None:
     (bare_losses, bare), (losses, watched) = torch.load(folder / f"{name}.rank{rank}.pt")
-    assert losses == bare_losses
-    assert all(torch.equal(a, b) for a, b in zip(bare, watched, strict=True))
+    np.testing.assert_array_equal(losses, bare_losses)
+    assert all(torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)) for a, b in zip(bare, watched, strict=True))
