@@ -1,4 +1,4 @@
-"""Merging by hand-made numbers; tests/e2e/test_distributed.py has two processes that really train."""
+"""Merging by hand-made numbers; tests/e2e/test_two_processes.py has two processes that really train."""
 
 import dataclasses
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distributed import CASES, RANKS, train
+from two_processes import CASES, RANKS, train
 
 from gradscope.merge import merge
 from gradscope.records import COLUMN, STATISTICS
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    script = Path(__file__).parents[1] / "distributed.py"
+    script = Path(__file__).parents[1] / "two_processes.py"
     paths = [str(script.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     logs = [folder / f"{rank}.log" for rank in range(RANKS)]

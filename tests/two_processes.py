@@ -1,6 +1,6 @@
 """Trainings that two processes and a single one run alike: what the tests of ranks compare.
 
-`python tests/distributed.py RANK PORT FOLDER` is one of the two processes. It runs every case with gradscope, which
+`python tests/two_processes.py RANK PORT FOLDER` is one of the two processes. It runs every case with gradscope, which
 writes FOLDER/<case>.rank<r>.h5, and without, and saves the losses and parameters of both as FOLDER/<case>.rank<r>.pt.
 """
 
