@@ -61,7 +61,7 @@ class StepRecorder:
         self.sharded = False
         self.events: list[Event] = []
         self.failed_probes: set[str] = set()
-        self.module_types = module_types
+        self.module_types = dict(module_types)
         self._advance = advance
         self.passed = False
         self.by_backward = True
@@ -90,6 +90,7 @@ class StepRecorder:
         self._aliases: list[tuple[int, int, int, int, int]] = []
         self._batches: list[tuple[NDArray[np.int64], ManyMoments]] = []  # the same, many at a time
         self._derived: list[tuple[int, Statistic, Tensor | float]] = []
+        self._withheld: list[tuple[int, int]] = []
         self._saturable: dict[Predicate, list[tuple[int, Tensor]]] = {}
         self._losses: list[Tensor | float] = []
         self._touched: set[tuple[int, int]] = set()  # forward pass, and the backward that reached it
@@ -109,9 +110,11 @@ class StepRecorder:
             self._keys.append(key)
         return index
 
-    def completed(self, module: str) -> None:
+    def completed(self, module: str, module_type: str | None = None) -> None:
         """`module` has run: it gets the next depth if it has none."""
         if module not in self.depths:
+            if module_type is not None:
+                self.module_types[module] = module_type
             self.passed_by(module)
             self.depths[module] = self._order[module]
 
@@ -227,6 +230,10 @@ class StepRecorder:
     def derive(self, site: int, stat: Statistic, value: Tensor | float) -> None:
         """Adds one number to what is known of `site` in this step."""
         self._derived.append((site, stat, value))
+
+    def withhold(self, site: int, stat: Statistic) -> None:
+        """Leaves out what is derived of `stat` at `site` in this step."""
+        self._withheld.append((site, COLUMN[stat]))
 
     def on_step(self, listener: StepListener, probe: str) -> None:
         """`listener` is told when a recorded step begins and ends, unless its probe has failed."""
@@ -397,7 +404,10 @@ class StepRecorder:
             self.events.append(Event(step=self.step, kind="several-backwards", message=message))
 
     def _add_derived(self, values: Rows) -> None:
-        """Adds what does not follow from moments; of several executions of a module the mean is recorded."""
+        """Adds what does not follow from moments; of several executions of a module the mean is recorded.
+
+        Of the largest logits it is the largest.
+        """
         sites = [site for site, _, _ in self._derived]
         stats = [COLUMN[stat] for _, stat, _ in self._derived]
         numbers = _numbers([value for _, _, value in self._derived])
@@ -414,6 +424,12 @@ class StepRecorder:
         total, count = np.zeros_like(values, dtype=np.float64), np.zeros_like(values, dtype=np.int64)
         np.add.at(total, (sites, stats), numbers)
         np.add.at(count, (sites, stats), 1)
+        for place in self._withheld:
+            count[place] = 0
+        largest = COLUMN[Statistic.MAX_LOGIT]
+        for site, stat, number in zip(sites, stats, numbers, strict=True):
+            if stat == largest and not number * count[site, stat] <= total[site, stat]:
+                total[site, stat] = number * count[site, stat]
         known = (count > 0) & ~np.isnan(values[:, [COLUMN[Statistic.NUMEL]]])  # a pass that was dropped derives nothing
         values[known] = total[known] / count[known]
 

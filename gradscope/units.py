@@ -5,7 +5,7 @@ that made it, and dead on the steps before.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeAlias
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gradscope.idle import IdleUnits
 
@@ -38,12 +39,46 @@ class Activation:
     saturated: Predicate | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ActivationFunction:
+    """An activation function of torch, in all the ways of calling it.
+
+    Attributes:
+        module: Its class in torch.nn.
+        functions: What does the same to a tensor.
+        of: What its output tells, given `arguments`; None where nothing is told.
+        arguments: What decides that, with defaults: attributes of the module, and what the functions take after the
+            input, in this order.
+    """
+
+    module: type[nn.Module]
+    functions: tuple[Callable[..., object], ...]
+    of: Callable[..., Activation] | None = None
+    arguments: tuple[tuple[str, float], ...] = ()
+
+    def of_module(self, module: nn.Module) -> Activation | None:
+        """What the output of `module` tells."""
+        return None if self.of is None else self.of(*(float(getattr(module, name)) for name, _ in self.arguments))
+
+    def of_call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Activation | None:
+        """What the output of a function tells that was called with `args`, the input first, and `kwargs`."""
+        if self.of is None:
+            return None
+        given = dict(zip((name for name, _ in self.arguments), args[1:], strict=False))
+        return self.of(*(float(given.get(name, kwargs.get(name, by))) for name, by in self.arguments))  # type: ignore[arg-type]
+
+
 def activation_of(module: nn.Module) -> Activation | None:
     """What is known of `module` as an activation function, by its class or a base of it; None if nothing is."""
     for cls in type(module).__mro__:
-        if cls in _ACTIVATIONS:
-            return _ACTIVATIONS[cls](module)
+        if cls in _BY_MODULE:
+            return _BY_MODULE[cls].of_module(module)
     return None
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether `module` is an activation function, so that what it calls is no function by itself."""
+    return any(cls in _BY_MODULE for cls in type(module).__mro__)
 
 
 # Where the slope, as a function of the output y, is below SLOPE of its largest:
@@ -57,35 +92,76 @@ def _outside(low: float, high: float) -> Predicate:
     return saturated
 
 
-def _number(module: nn.Module, name: str) -> float:
-    value = getattr(module, name)
-    return float(value)
-
-
 _ROOM = (1 - SLOPE) ** 0.5
 _SIGMOID = _outside((1 - _ROOM) / 2, (1 + _ROOM) / 2)
 _TANH = _outside(-_ROOM, _ROOM)
 _SOFTSIGN = _outside(SLOPE**0.5 - 1, 1 - SLOPE**0.5)
 _SELU_SCALE, _SELU_FLOOR = 1.0507009873554805, 1.7580993408473766  # λ and λα of Klambauer et al. 2017
 
-_ACTIVATIONS: dict[type, Callable[[nn.Module], Activation]] = {
-    nn.ReLU: lambda m: Activation(silent=0.0),
-    nn.ReLU6: lambda m: Activation(silent=0.0, saturated=_outside(-math.inf, 6.0)),
-    nn.GELU: lambda m: Activation(silent=_SILENT),
-    nn.SiLU: lambda m: Activation(silent=_SILENT),
-    nn.Mish: lambda m: Activation(silent=_SILENT),
-    nn.Hardswish: lambda m: Activation(silent=_SILENT),
-    nn.Hardshrink: lambda m: Activation(silent=_SILENT),
-    nn.Softshrink: lambda m: Activation(silent=_SILENT),
-    nn.Sigmoid: lambda m: Activation(saturated=_SIGMOID),
-    nn.Tanh: lambda m: Activation(saturated=_TANH),
-    nn.Softsign: lambda m: Activation(saturated=_SOFTSIGN),
-    nn.Hardsigmoid: lambda m: Activation(saturated=_outside(0.0, 1.0)),
-    nn.Hardtanh: lambda m: Activation(saturated=_outside(_number(m, "min_val"), _number(m, "max_val"))),
-    nn.ELU: lambda m: Activation(saturated=_outside(SLOPE - _number(m, "alpha"), math.inf)),
-    nn.CELU: lambda m: Activation(saturated=_outside((SLOPE - 1) * _number(m, "alpha"), math.inf)),
-    nn.SELU: lambda m: Activation(saturated=_outside(SLOPE * _SELU_SCALE - _SELU_FLOOR, math.inf)),
-}
+_RECTIFIER, _SMOOTH_RECTIFIER = Activation(silent=0.0), Activation(silent=_SILENT)
+
+
+def _rectifier() -> Activation:
+    return _RECTIFIER
+
+
+def _smooth_rectifier() -> Activation:
+    return _SMOOTH_RECTIFIER
+
+
+def _stuck_at(predicate: Predicate) -> Callable[[], Activation]:
+    activation = Activation(saturated=predicate)
+    return lambda: activation
+
+
+ACTIVATION_FUNCTIONS: tuple[ActivationFunction, ...] = (
+    ActivationFunction(nn.ReLU, (F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), _rectifier),
+    ActivationFunction(nn.ReLU6, (F.relu6,), lambda: Activation(silent=0.0, saturated=_outside(-math.inf, 6.0))),
+    ActivationFunction(nn.GELU, (F.gelu,), _smooth_rectifier),
+    ActivationFunction(nn.SiLU, (F.silu, torch._C._nn.silu), _smooth_rectifier),
+    ActivationFunction(nn.Mish, (F.mish, torch._C._nn.mish), _smooth_rectifier),
+    ActivationFunction(nn.Hardswish, (F.hardswish, torch._C._nn.hardswish), _smooth_rectifier),
+    ActivationFunction(nn.Hardshrink, (F.hardshrink, Tensor.hardshrink), _smooth_rectifier),
+    ActivationFunction(nn.Softshrink, (F.softshrink,), _smooth_rectifier),
+    ActivationFunction(
+        nn.Sigmoid,
+        (torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, torch.special.expit),
+        _stuck_at(_SIGMOID),
+    ),
+    ActivationFunction(nn.Tanh, (torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_), _stuck_at(_TANH)),
+    ActivationFunction(nn.Softsign, (F.softsign,), _stuck_at(_SOFTSIGN)),
+    ActivationFunction(nn.Hardsigmoid, (F.hardsigmoid,), _stuck_at(_outside(0.0, 1.0))),
+    ActivationFunction(
+        nn.Hardtanh,
+        (F.hardtanh, F.hardtanh_),
+        lambda low, high: Activation(saturated=_outside(low, high)),
+        (("min_val", -1.0), ("max_val", 1.0)),
+    ),
+    ActivationFunction(
+        nn.ELU,
+        (F.elu, F.elu_),
+        lambda alpha: Activation(saturated=_outside(SLOPE - alpha, math.inf)),
+        (("alpha", 1.0),),
+    ),
+    ActivationFunction(
+        nn.CELU,
+        (F.celu, torch.celu, torch.celu_),
+        lambda alpha: Activation(saturated=_outside((SLOPE - 1) * alpha, math.inf)),
+        (("alpha", 1.0),),
+    ),
+    ActivationFunction(
+        nn.SELU,
+        (F.selu, torch.selu, torch.selu_),
+        _stuck_at(_outside(SLOPE * _SELU_SCALE - _SELU_FLOOR, math.inf)),
+    ),
+    ActivationFunction(nn.LeakyReLU, (F.leaky_relu, F.leaky_relu_)),
+    ActivationFunction(nn.PReLU, (F.prelu, Tensor.prelu)),
+    ActivationFunction(nn.RReLU, (F.rrelu, torch.rrelu, torch.rrelu_)),
+    ActivationFunction(nn.Softplus, (F.softplus,)),
+    ActivationFunction(nn.LogSigmoid, (F.logsigmoid,)),
+    ActivationFunction(nn.Tanhshrink, (F.tanhshrink,)),
+)
+_BY_MODULE = {known.module: known for known in ACTIVATION_FUNCTIONS}
 
 
 def unit_axis(y: Tensor, features_last: bool) -> int:
@@ -109,9 +185,13 @@ class Liveness:
 
     Attributes:
         silent: Of the step that ended last: each site, and for each of its units whether it was silent.
+        features_last: Where the layer that ran last put its features: activations do not decide that themselves.
+        layer: Which layer that was.
     """
 
     def __init__(self) -> None:
+        self.features_last = True
+        self.layer: str | int = ""
         self._peaks: dict[int, Tensor] = {}
         self._silent: dict[int, float] = {}
         self._idle = IdleUnits()

@@ -8,7 +8,7 @@ from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
 from gradscope.probes.tensors import given_tensors, named_tensors, time_axis
 from gradscope.records import Quantity, Statistic
 from gradscope.statistics import fraction_where
-from gradscope.units import Activation, activation_of, features_last, unit_axis
+from gradscope.units import Activation, activation_of, features_last, is_activation, unit_axis
 
 
 class Activations(Probe):
@@ -23,24 +23,14 @@ class Activations(Probe):
     def attach(self, target: Target, recorder: Recorder) -> ExitStack:
         """Places a forward hook on each observed module, and a pre-hook where the input is wanted."""
         handles = ExitStack()
-        layout = _Layout()
         axes = target.time_axes
         for name, module in {"": target.model, **{name: target.modules[name] for name in axes}}.items():
             given = _InputHook(recorder, name, axes.get(name))
             handles.callback(module.register_forward_pre_hook(given, with_kwargs=True).remove)
         for name, module in target.modules.items():
-            hook = _OutputHook(recorder, name, module, layout, axes.get(name))
+            hook = _OutputHook(recorder, name, module, axes.get(name))
             handles.callback(module.register_forward_hook(hook).remove)
         return handles
-
-
-class _Layout:
-    """Where the layer that ran last put its features, for activation functions, which do not decide that themselves."""
-
-    __slots__ = ("features_last",)
-
-    def __init__(self) -> None:
-        self.features_last = True
 
 
 class _InputHook(ForwardHook):
@@ -70,24 +60,31 @@ class _InputHook(ForwardHook):
 class _OutputHook(ForwardHook):
     """Emits the outputs of one module."""
 
-    __slots__ = ("activation", "axis", "features_last", "layout", "module", "sites")
+    __slots__ = ("activation", "axis", "features_last", "is_layer", "module", "sites")
 
-    def __init__(self, recorder: Recorder, name: str, module: nn.Module, layout: _Layout, axis: int | None) -> None:
+    def __init__(self, recorder: Recorder, name: str, module: nn.Module, axis: int | None) -> None:
         super().__init__(Activations.name, recorder)
         self.module = name
         self.axis = axis
-        self.layout = layout
         self.features_last = features_last(module)
+        self.is_layer = not is_activation(module) and next(module.parameters(), None) is not None
         self.activation: Activation | None = activation_of(module)
         self.sites: dict[str, int] = {}
 
     def pass_by(self) -> None:
         if not self.sites:
             self.recorder.passed_by(self.module)
+        self.tell_layout()
+
+    def tell_layout(self) -> None:
+        """Which layer ran last, and where it puts its features."""
+        if self.is_layer:
+            self.recorder.liveness.layer = self.module
+        if self.features_last is not None:
+            self.recorder.liveness.features_last = self.features_last
 
     def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
-        if self.features_last is not None:
-            self.layout.features_last = self.features_last
+        self.tell_layout()
         if type(more) is Tensor:  # what most modules return
             return self.emit(module, "", more)
         return max((self.emit(module, name, tensor) for name, tensor in named_tensors(more)), default=1)
@@ -118,6 +115,6 @@ class _OutputHook(ForwardHook):
         else:
             recorder.emit(site, output, self.time, activation.saturated if activation is not None else None)
         if activation is not None and activation.silent is not None:
-            units = unit_axis(output, self.layout.features_last)
+            units = unit_axis(output, recorder.liveness.features_last)
             recorder.liveness.see(site, output.detach(), units, activation.silent)
         return times

@@ -76,8 +76,8 @@ class Recorder(Protocol):
         """Index of a site; registers it when it is new."""
         ...
 
-    def completed(self, module: str) -> None:
-        """`module` has run for the first time: it gets the next depth."""
+    def completed(self, module: str, module_type: str | None = None) -> None:
+        """`module` has run for the first time: it gets the next depth, and its type where no module has that name."""
         ...
 
     def passed_by(self, module: str) -> None:
@@ -142,6 +142,10 @@ class Recorder(Protocol):
 
     def derive(self, site: int, stat: Statistic, value: Tensor | float) -> None:
         """Adds one number, as a tensor 0-dim, that does not follow from a tensor's moments."""
+        ...
+
+    def withhold(self, site: int, stat: Statistic) -> None:
+        """What was derived of `stat` at `site` in this step means nothing there after all."""
         ...
 
     def on_step(self, listener: StepListener, probe: str) -> None:
@@ -312,7 +316,8 @@ class ForwardHook(Hook):
             elif (self.time or self._passed) and torch._C._current_graph_task_id() != -1:
                 self._see_again(module, args, more)
                 return
-            self.time += self.see(module, args, more)
+            with torch._C.DisableTorchFunction():  # what we compute is no call of the model's
+                self.time += self.see(module, args, more)
         except Exception as error:
             recorder.failed(self.probe, error)
 

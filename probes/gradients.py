@@ -25,7 +25,7 @@ class Gradients(Probe):
     def attach(self, target: Target, recorder: Recorder) -> ExitStack:
         """Places a forward pre-hook and a forward hook on each observed module."""
         handles = ExitStack()
-        hooked = _HookedTensors(recorder)
+        hooked = hooked_tensors(recorder)
         handles.callback(hooked.clear)
         for name, module in target.modules.items():
             axis = target.time_axes.get(name)
@@ -38,18 +38,20 @@ class Gradients(Probe):
         return handles
 
 
-class _HookedTensors:
+class HookedTensors:
     """The tensors of the running step that have our hook, by identity and version, and where their gradient goes."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+        self._recorder = weakref.ref(recorder)
         self._step = -1
         self._known: dict[int, tuple[weakref.ref[Tensor], int, int, int]] = {}
         self._leaves: list[torch.utils.hooks.RemovableHandle] = []
 
     def hook(self, site: int, time: int, tensor: Tensor, axis: int | None) -> None:
         """Sends the gradient of `tensor`, once it is there, to `site` at `time`."""
-        recorder = self._recorder
+        recorder = self._recorder()
+        if recorder is None:
+            return
         if self._step != recorder.step:
             self.clear()
             self._step = recorder.step
@@ -72,13 +74,23 @@ class _HookedTensors:
         self._leaves.clear()
 
 
+_hooked: "weakref.WeakKeyDictionary[Recorder, HookedTensors]" = weakref.WeakKeyDictionary()
+
+
+def hooked_tensors(recorder: Recorder) -> HookedTensors:
+    """Those of `recorder`: all probes that want gradients share them, so that no tensor is hooked twice."""
+    if recorder not in _hooked:
+        _hooked[recorder] = HookedTensors(recorder)
+    return _hooked[recorder]
+
+
 class _GradientHook(ForwardHook):
     """What the hooks on inputs and outputs share: the sites of one module."""
 
     __slots__ = ("axis", "hooked", "module", "sites")
     quantity: ClassVar[Quantity]
 
-    def __init__(self, recorder: Recorder, name: str, hooked: _HookedTensors, axis: int | None) -> None:
+    def __init__(self, recorder: Recorder, name: str, hooked: HookedTensors, axis: int | None) -> None:
         super().__init__(Gradients.name, recorder)
         self.module = name
         self.axis = axis

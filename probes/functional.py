@@ -1,0 +1,259 @@
+"""Activation functions and attention that the model calls as functions: `F.relu(x)`, `x.sigmoid()`, fused attention.
+
+A call is a site like a module: `layer1.relu#0` is the first place in the code of `layer1` that calls relu, of type
+ReLU, so whatever is known of a module of that type is known of the call. The same line after another layer is another
+place (a loop over layers), and the same line after the same layer is the same place at the next time (a loop over
+time).
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from types import CodeType, FrameType
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gradscope import attention
+from gradscope.probes.base import Probe, Recorder, Target
+from gradscope.probes.calls import Calls, Watcher, place_of_call
+from gradscope.probes.gates import Gates
+from gradscope.probes.gradients import HookedTensors, hooked_tensors
+from gradscope.probes.layers import layer_watchers
+from gradscope.probes.names import bare_modules
+from gradscope.records import Quantity, Statistic
+from gradscope.units import ACTIVATION_FUNCTIONS, ActivationFunction, unit_axis
+
+_MOST_PLACES = 256  # of one function in one module; what comes after counts as the last
+_MOST_HEADS = 128  # more are channels, and softmax is no attention over them
+
+_SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax)
+_LOG_SOFTMAX = (F.log_softmax, torch.log_softmax, Tensor.log_softmax, torch.special.log_softmax)
+
+
+class Functional(Probe):
+    """Activations and attention called as functions, such as `F.relu(x)`: outputs, gradients, per head how sharp.
+
+    Seen by a mode that is on while a module of the model runs in a recorded step; calls inside of torch's own modules
+    are those modules' business.
+    """
+
+    name = "functional"
+    quantities = frozenset({Quantity.OUTPUT, Quantity.INPUT_GRAD, Quantity.OUTPUT_GRAD})
+
+    def attach(self, target: Target, recorder: Recorder) -> ExitStack:
+        """Places hooks around the forward of each module that can call a function."""
+        sites, gates = _Sites(recorder), Gates(recorder)
+        watchers: dict[Callable[..., object], Watcher] = {**layer_watchers(recorder), **gates.watchers()}
+        for function in ACTIVATION_FUNCTIONS:
+            watchers |= dict.fromkeys(function.functions, _ActivationCalls(sites, gates, function))
+        watchers |= dict.fromkeys(_SOFTMAX, _SoftmaxCalls(sites, "Softmax", "softmax"))
+        watchers |= dict.fromkeys(_LOG_SOFTMAX, _Watcher(sites, "LogSoftmax", "log_softmax"))
+        fused = _FusedAttentionCalls(sites, "ScaledDotProductAttention", "scaled_dot_product_attention")
+        watchers[F.scaled_dot_product_attention] = fused
+        calls = Calls(self.name, recorder, watchers)
+        recorder.on_step(calls, self.name)
+        recorder.on_step(gates, self.name)
+        handles = calls.watch(bare_modules(target.model))
+        handles.callback(sites.hooked.clear)
+        return handles
+
+
+class _Site:
+    """One place in the code of a module that calls a function. What is counted is as in `ForwardHook`."""
+
+    __slots__ = (
+        "_called", "_passed", "_step", "_unseen", "given", "heads", "module", "module_type", "output", "output_grad",
+        "time",
+    )  # fmt: skip
+
+    def __init__(self, module: str, module_type: str) -> None:
+        self.module = module
+        self.module_type = module_type
+        self._step = -1
+        self._called = self._passed = self._unseen = 0
+        self.time = 0  # of the running call
+        self.output = self.output_grad = self.given = -1  # indices, once there is something to record
+        self.heads: list[int] = []
+
+    def counts(self, recorder: Recorder) -> bool:
+        """Another call: whether it is one to record."""
+        if self._step != recorder.step:
+            self._step = recorder.step
+            self._called = self._passed = self._unseen = 0
+        if not torch.is_grad_enabled():  # a part that is not trained, or a checkpoint that will call again
+            self._passed += 1
+            self._unseen += 1
+            if self.output < 0:
+                recorder.passed_by(self.module)
+            return False
+        if not (self._called or self._passed) or torch._C._current_graph_task_id() == -1:
+            self.time = self._called
+            self._called += 1
+            return True
+        if not self._unseen:  # a checkpoint computes again what was seen
+            return False
+        self._unseen -= 1
+        self.time = self._called + self._unseen
+        if not self._unseen:
+            self._called += self._passed
+            self._passed = 0
+        return True
+
+
+class _Sites:
+    """All places that were seen."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.hooked: HookedTensors = hooked_tensors(recorder)
+        self._known: dict[tuple[str, str, CodeType, int, str | int], _Site] = {}
+        self._last: dict[tuple[str, str], tuple[int, _Site]] = {}
+
+    def at(self, owner: str, frame: FrameType, module_type: str, function: str) -> _Site | None:
+        """The place at which `owner` is calling `function`; None where the call does not count."""
+        place = place_of_call(frame)
+        if place is None:
+            return None
+        key = (owner, module_type, *place, self.recorder.liveness.layer)
+        site = self._known.get(key)
+        if site is None:
+            site = self._known[key] = self._new(owner, module_type, function)
+        return site if site.counts(self.recorder) else None
+
+    def _new(self, owner: str, module_type: str, function: str) -> _Site:
+        number, last = self._last.get((owner, module_type), (0, None))
+        if last is not None and number == _MOST_PLACES:
+            return last
+        site = _Site(f"{owner}.{function}#{number}" if owner else f"{function}#{number}", module_type)
+        self._last[owner, module_type] = number + 1, site
+        return site
+
+
+class _Watcher:
+    """Records what a function returns, and its gradient.
+
+    Attributes:
+        module_type: Class of torch.nn that does the same.
+        function: The name of the function.
+    """
+
+    takes_gradient: ClassVar[bool] = False  # whether the gradient of what it is given is recorded
+
+    def __init__(self, sites: _Sites, module_type: str, function: str) -> None:
+        self.sites = sites
+        self.recorder = sites.recorder
+        self.module_type = module_type
+        self.function = function
+
+    def before(
+        self, owner: str, frame: FrameType, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> "_Site | None":
+        """Hooks the input: the function may change it in place."""
+        site = self.sites.at(owner, frame, self.module_type, self.function)
+        given = first(args, kwargs)
+        if site is not None and self.takes_gradient and isinstance(given, Tensor) and given.requires_grad:
+            if site.given < 0:
+                site.given = self.recorder.site(site.module, Quantity.INPUT_GRAD)
+            self.sites.hooked.hook(site.given, site.time, given, None)
+        return site
+
+    def after(self, noted: object, args: tuple[object, ...], kwargs: Mapping[str, object], result: object) -> None:
+        """Emits the output and hooks it."""
+        if not isinstance(noted, _Site) or not isinstance(result, Tensor) or not result.is_floating_point():
+            return
+        site, recorder = noted, self.recorder
+        if site.output < 0:
+            recorder.completed(site.module, site.module_type)
+            site.output = recorder.site(site.module, Quantity.OUTPUT)
+        self.emit(site, args, kwargs, result)
+        if result.requires_grad:
+            if site.output_grad < 0:
+                site.output_grad = recorder.site(site.module, Quantity.OUTPUT_GRAD)
+            self.sites.hooked.hook(site.output_grad, site.time, result, None)
+
+    def emit(self, site: _Site, args: tuple[object, ...], kwargs: Mapping[str, object], result: Tensor) -> None:
+        """Emits the output, and what else there is to tell of the call."""
+        self.recorder.emit(site.output, result, site.time)
+
+
+class _ActivationCalls(_Watcher):
+    """An activation function: dead and saturated units, as for the module."""
+
+    takes_gradient = True
+
+    def __init__(self, sites: _Sites, gates: Gates, known: ActivationFunction) -> None:
+        super().__init__(sites, known.module.__name__, known.functions[0].__name__)
+        self.gates = gates
+        self.known = known
+
+    def emit(self, site: _Site, args: tuple[object, ...], kwargs: Mapping[str, object], result: Tensor) -> None:
+        activation = self.known.of_call(args, kwargs)
+        saturated = activation.saturated if activation is not None else None
+        self.recorder.emit(site.output, result, site.time, saturated)
+        if saturated is not None:
+            self.gates.follow(site.output, result)
+        if activation is not None and activation.silent is not None:
+            liveness = self.recorder.liveness
+            liveness.see(site.output, result.detach(), unit_axis(result, liveness.features_last), activation.silent)
+
+
+class _SoftmaxCalls(_Watcher):
+    """Softmax; along the last of three axes or more it is attention that was written out."""
+
+    def emit(self, site: _Site, args: tuple[object, ...], kwargs: Mapping[str, object], result: Tensor) -> None:
+        super().emit(site, args, kwargs, result)
+        logits = first(args, kwargs)
+        axis = args[1] if len(args) > 1 else kwargs.get("dim")
+        if isinstance(logits, Tensor) and logits.ndim >= 3 and axis in (-1, logits.ndim - 1) and result.shape[-1] > 1:
+            emit_sharpness(self.recorder, site, attention.of_logits(logits), result.ndim)
+
+
+class _FusedAttentionCalls(_Watcher):
+    """F.scaled_dot_product_attention, whose logits are computed again."""
+
+    def emit(self, site: _Site, args: tuple[object, ...], kwargs: Mapping[str, object], result: Tensor) -> None:
+        super().emit(site, args, kwargs, result)
+        query, key, _, mask, _, causal, scale = (
+            args[i] if i < len(args) else kwargs.get(name) for i, name in enumerate(_FUSED_ARGUMENTS)
+        )
+        if not isinstance(query, Tensor) or not isinstance(key, Tensor) or query.is_nested or key.is_nested:
+            return
+        found = attention.of_queries_and_keys(
+            query,
+            key,
+            scale=scale if isinstance(scale, int | float) else None,
+            mask=mask if isinstance(mask, Tensor) else None,
+            causal=bool(causal),
+        )
+        emit_sharpness(self.recorder, site, found, result.ndim)
+
+
+_FUSED_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
+
+
+def emit_sharpness(recorder: Recorder, site: _Site, found: attention.Sharpness, axes: int) -> None:
+    """Adds to `site` how sharp its attention is, and to a site of each head where there is an axis of heads."""
+    known = ~found.entropy.isnan()
+    mean = torch.where(known, found.entropy, 0.0).sum() / known.sum()
+    _derive(recorder, site.output, mean, found.max_logit.nan_to_num(nan=-torch.inf).max())
+    if axes != 4 or len(found.entropy) > _MOST_HEADS:
+        return
+    nothing = torch.empty(0)  # a head has nothing but these two numbers
+    entropies, logits = (x.unbind() for x in (found.entropy, found.max_logit))
+    for head, (entropy, logit) in enumerate(zip(entropies, logits, strict=True)):
+        if head == len(site.heads):
+            site.heads.append(recorder.site(site.module, Quantity.OUTPUT, f"head{head}"))
+        recorder.emit(site.heads[head], nothing, site.time)
+        _derive(recorder, site.heads[head], entropy, logit)
+
+
+def _derive(recorder: Recorder, site: int, entropy: Tensor, max_logit: Tensor) -> None:
+    recorder.derive(site, Statistic.ATTENTION_ENTROPY, entropy)
+    recorder.derive(site, Statistic.MAX_LOGIT, max_logit)
+
+
+def first(args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+    """The input of a function: its first argument."""
+    return args[0] if args else kwargs.get("input")
