@@ -17,9 +17,10 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
+from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode
 
-from gradscope.probes.base import Hook, Recorder, in_transform, is_compiling
+from gradscope.probes.base import Hook, Recorder, in_transform
 from gradscope.units import is_activation
 
 _Result = TypeVar("_Result")
