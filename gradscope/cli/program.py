@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import click
 
+from gradscope.cli.attach import attach
 from gradscope.cli.list import list_
 from gradscope.cli.merge import merge
 from gradscope.cli.report import report
@@ -58,7 +59,7 @@ def gradscope() -> None:
     """
 
 
-for command in (run, report, merge, rule, list_):
+for command in (run, attach, report, merge, rule, list_):
     command.params.append(_debug_option())  # so that it may stand before the command or after
     gradscope.add_command(command)
 

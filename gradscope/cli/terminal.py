@@ -38,11 +38,26 @@ def stderr() -> "Console":
 
 def tolerate_any_encoding(*streams: TextIO) -> None:
     """A character that a stream's encoding lacks is written by its nearest ASCII ones instead of ending the program."""
-    codecs.register_error("gradscope", _nearest_characters)
+    codecs.register_error(_TOLERANT, _nearest_characters)
     for stream in streams:
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="gradscope")
+        _as_found.append((stream, stream.errors))
+        _handle_errors(stream, _TOLERANT)
+
+
+def leave_encoding_alone() -> None:
+    """Undoes `tolerate_any_encoding`: what is written now is somebody else's."""
+    while _as_found:
+        _handle_errors(*_as_found.pop())
+
+
+_TOLERANT = "gradscope"
+_as_found: list[tuple[TextIO, str | None]] = []
+
+
+def _handle_errors(stream: TextIO, errors: str | None) -> None:
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors=errors)
 
 
 def _nearest_characters(error: UnicodeError) -> tuple[str, int]:

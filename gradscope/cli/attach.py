@@ -1,0 +1,157 @@
+"""`gradscope attach`: a training script as it is, recorded."""
+
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gradscope import script as scripts
+from gradscope.awaited import when_imported
+from gradscope.cli.report import NEVER
+from gradscope.cli.terminal import leave_encoding_alone, say, tolerate_any_encoding
+from gradscope.errors import UsageError
+from gradscope.findings import Severity
+from gradscope.schedule import Every
+
+if TYPE_CHECKING:
+    from gradscope.findings import Diagnosis
+    from gradscope.onlooker import Onlooker, Root
+
+NOTHING_RECORDED = 2
+_WORTH_TELLING = 1.0  # seconds of computing in the script's children
+
+
+@click.command("attach", context_settings={"allow_interspersed_args": False})
+@click.option("-m", "is_module", is_flag=True, help="SCRIPT is the name of a module, as after `python -m`.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), metavar="FILE", help="Stream the trace to this file.")
+@click.option("--every", type=int, default=1, show_default=True, metavar="N", help="Record every N-th step.")
+@click.option(
+    "--fail-on",
+    type=click.Choice([*(s.value for s in reversed(Severity)), NEVER]),
+    help="Exit with 1 on findings of this severity, if the script itself succeeds.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No report at the end.")
+@click.argument("script")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")
+def attach(
+    *,
+    is_module: bool,
+    out: Path | None,
+    every: int,
+    fail_on: str | None,
+    quiet: bool,
+    script: str,
+    arguments: tuple[str, ...],
+) -> int:
+    """Run a training SCRIPT as Python would, and record it.
+
+    What follows SCRIPT is the script's. Its output, its numbers and its exit code are those that it has without; the
+    report comes after it, on stderr. Exit code 2: the script succeeded, but nothing could be recorded.
+    """
+    Every(every)
+    recording = _Recording(None if out is None else _destination(out), every)
+    scripts.die_of_interrupt_at_exit()
+    when_imported("torch", recording.begin)
+    leave_encoding_alone()
+    outcome = scripts.run(script, arguments, is_module=is_module)
+    if os.getpid() != recording.process:
+        return outcome.code  # a child that the script forked and let go on
+    sys.stdout.flush()
+    tolerate_any_encoding(sys.stdout, sys.stderr)
+    diagnoses = recording.conclude(script, outcome, quiet=quiet)
+    if isinstance(outcome.error, KeyboardInterrupt):
+        scripts.interrupted()
+    if outcome.code:
+        return outcome.code
+    if not diagnoses:
+        return NOTHING_RECORDED
+    worst = [d.worst for d in diagnoses if d.worst is not None]
+    return int(fail_on not in (None, NEVER) and any(severity.reaches(Severity(fail_on)) for severity in worst))
+
+
+def _destination(out: Path) -> Path:
+    """`out`, wherever the script goes.
+
+    Raises:
+        UsageError: It can be no file.
+    """
+    path = out.absolute()
+    if path.is_dir():
+        raise UsageError(f"`--out {out}` is a folder; name a file in it, such as `--out {out / 'run.h5'}`.")
+    if not path.parent.is_dir():
+        raise UsageError(f"`--out {out}`: there is no folder {str(out.parent)!r}.")
+    return path
+
+
+class _Recording:
+    """What is recorded of a script, from the moment at which it loads torch."""
+
+    def __init__(self, out: Path | None, every: int) -> None:
+        self.process = os.getpid()
+        self._out = out
+        self._every = every
+        self._onlooker: Onlooker | None = None
+
+    def begin(self) -> None:
+        """Torch has been imported."""
+        from gradscope.onlooker import Onlooker
+
+        self._onlooker = Onlooker(out=self._out, every=self._every)
+        self._onlooker.begin()
+
+    def conclude(self, script: str, outcome: scripts.Outcome, *, quiet: bool) -> "list[Diagnosis]":
+        """Ends it and shows what was recorded; a diagnosis for each model, none if nothing was."""
+        onlooker = self._onlooker
+        if onlooker is None:
+            _tell(f"nothing was recorded: {script} never imported torch.")
+            return []
+        onlooker.end(outcome.error)
+        recorded = [root for root in onlooker.roots if len(root.scope.trace.steps)]
+        for note in onlooker.notes:
+            _tell(f"{note}.")
+        if not recorded:
+            _tell(f"nothing was recorded: {_why_nothing(script, onlooker)}")
+        diagnoses = [root.scope.diagnose() for root in recorded]
+        for root, diagnosis in zip(recorded, diagnoses, strict=True):
+            if not quiet:
+                _show(root, diagnosis, several=len(recorded) > 1)
+            if root.path is not None:
+                _tell(f"the trace of {root.name} is in {root.path}")
+        return diagnoses
+
+
+def _show(root: "Root", diagnosis: "Diagnosis", *, several: bool) -> None:
+    from gradscope.reports.terminal import Terminal
+
+    if not _prints():
+        return
+    if several:
+        click.echo(f"\n{root.name}: {diagnosis.steps} steps recorded", err=True)
+    Terminal().write(root.scope.trace, diagnosis, sys.stderr)
+
+
+def _tell(sentence: str) -> None:
+    if _prints():
+        say(sentence)
+
+
+def _prints() -> bool:
+    """Whether this is the process that speaks for all: of those that torchrun starts, the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _why_nothing(script: str, onlooker: "Onlooker") -> str:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if children.ru_utime + children.ru_stime > _WORTH_TELLING:
+        return (
+            f"processes that {script} started did the computing, and only its own is recorded; start them with"
+            " `torchrun -m gradscope attach`, or call gradscope.attach in them."
+        )
+    if onlooker.roots:
+        return f"a model of {script} waited for a step with gradients, and none came."
+    if onlooker.optimizers:
+        return f"{script} made an optimizer, but called no module whose parameters it has with gradients switched on."
+    return f"{script} trained no model: no optimizer was made and no gradient computed."

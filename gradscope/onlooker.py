@@ -1,0 +1,284 @@
+"""Attaches to what a script trains, without a word in the script.
+
+    an optimizer is made        the modules whose parameters it has get a hook that waits for their first call
+    a module is called          everything that waits is attached: as late as possible, when it is wrapped and complete
+    something is compiled       the same at once, since compiled code would leave that hook out
+    an optimizer has stepped    the same, if it came to that; the step that has just ended is lost
+    a backward runs, and no optimizer was made      the script moves its weights by itself; its first step is lost
+
+Meanwhile three functions of torch are replaced by themselves with a look before or after: what makes an optimizer, what
+compiles, and, until it is known what is trained, what runs backward.
+"""
+
+import functools
+import mmap
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
+
+from gradscope.discovery import leaves_behind, name_of, narrowed, parameters_of, roots_of, scalers, without_shape
+from gradscope.errors import UsageError
+from gradscope.probes.base import Hook, in_transform
+from gradscope.probes.names import bare_parameters
+from gradscope.scope import Scope, attach
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Root:
+    """A model that the script trains.
+
+    Attributes:
+        name: What the script calls it.
+        scope: Its recording.
+        path: Where that is written, if it is.
+        held: Identities of the parameters that it holds.
+    """
+
+    name: str
+    scope: Scope
+    path: Path | None
+    held: frozenset[int]
+
+
+class Onlooker:
+    """Looks on while a script trains, from `begin` to `end`.
+
+    Args:
+        out: Where the trace goes; of several roots each has a file, named after it.
+        every: Every n-th step is recorded.
+
+    Attributes:
+        roots: What is recorded.
+        notes: Sentences about what could not be.
+        optimizers: How many were made.
+    """
+
+    def __init__(self, *, out: Path | None, every: int) -> None:
+        self.roots: list[Root] = []
+        self.notes: list[str] = []
+        self.optimizers = 0
+        self._out = out
+        self._every = every
+        self._process = os.getpid()
+        self._child_trains = mmap.mmap(-1, 1)  # shared with the processes that this one forks
+        self._forks = ExitStack()
+        self._restore = ExitStack()
+        self._backward = ExitStack()
+        self._armed: list[RemovableHandle] = []
+        self._waiting: list[weakref.ref[torch.optim.Optimizer]] = []
+        self._compiles = False
+        self._busy = False
+        self._without_scaler: list[Scope] = []
+
+    def begin(self) -> None:
+        """From now on what is trained is recorded."""
+        self._restore.callback(self._backward.close)
+        self._replace(torch.optim.Optimizer, "__init__", self._restore, after=self._optimizer_made)
+        self._replace(torch, "compile", self._restore, before=self._something_compiles)
+        self._replace(torch.autograd, "backward", self._backward, before=self._backward_runs)
+        self._restore.callback(register_optimizer_step_post_hook(self._optimizer_stepped).remove)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._leave_to_parent)
+
+    def end(self, error: BaseException | None) -> None:
+        """The script is over, by `error` if there was one."""
+        self._restore.close()
+        self._disarm()
+        for root in self.roots:
+            root.scope.__exit__(None if error is None else type(error), error, None)
+        if self._child_trains[0]:
+            self.notes.append("a process that the script forked trained too; only the script's own process is recorded")
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether this is a process that the script has forked."""
+        return os.getpid() != self._process
+
+    def _replace(
+        self,
+        owner: object,
+        name: str,
+        restore: ExitStack,
+        *,
+        before: Callable[[object], None] | None = None,
+        after: Callable[[object], None] | None = None,
+    ) -> None:
+        """`before` and `after` get the first argument; what they raise is noted and goes no further."""
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def watched(*args: object, **kwargs: object) -> object:
+            if before is not None:
+                self._quietly(before, args[0] if args else None)
+            result = original(*args, **kwargs)
+            if after is not None:
+                self._quietly(after, args[0])
+            return result
+
+        setattr(owner, name, watched)
+        restore.callback(lambda: setattr(owner, name, original) if getattr(owner, name) is watched else None)
+
+    def _quietly(self, act: Callable[[object], None], given: object) -> None:
+        if self._busy or self.elsewhere:
+            return
+        self._busy = True
+        try:
+            act(given)
+        except Exception as error:
+            self._note(error)
+        finally:
+            self._busy = False
+
+    def _note(self, error: Exception) -> None:
+        note = str(error) if isinstance(error, UsageError) else f"the recording failed: {type(error).__name__}: {error}"
+        if note not in self.notes:
+            self.notes.append(note)
+
+    # ---------------------------------------------------------------- what is seen
+
+    def _optimizer_made(self, optimizer: object) -> None:
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        self.optimizers += 1
+        self._backward.close()
+        rest = {id(p) for p in parameters_of(optimizer)}
+        for root in self.roots:
+            if rest & root.held:
+                root.scope.watch(optimizer)
+                rest -= root.held
+        if rest:
+            self._waiting.append(weakref.ref(optimizer))
+            if self._compiles:
+                self._attach_waiting(None)
+            else:
+                self._arm(roots_of(parameters_of(optimizer)))
+
+    def _something_compiles(self, _: object) -> None:
+        self._compiles = True
+        self._attach_waiting(None)
+
+    def _backward_runs(self, tensors: object) -> None:
+        if torch.compiler.is_compiling():
+            return
+        given = [tensors] if isinstance(tensors, Tensor) else tensors if isinstance(tensors, list | tuple) else []
+        moved = leaves_behind(given)
+        found = roots_of(moved)
+        if found:
+            self._backward.close()
+            self._attach({narrowed(root, None, ()): [] for root in found}, {id(p) for p in moved})
+            self.notes.append(
+                "no optimizer of torch.optim was made, so the first step came before it could be recorded"
+            )
+
+    def _optimizer_stepped(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+        """After every step of every optimizer, last of all hooks: here hooks may be placed on it."""
+        if torch.compiler.is_compiling():
+            return
+        if self.elsewhere:
+            self._child_trains[0] = 1
+        elif self._waiting or self._without_scaler:
+            self._quietly(self._late, optimizer)
+
+    def _late(self, _: object) -> None:
+        if self._waiting:
+            self._attach_waiting(None)
+            self.notes.append("the first step came before it could be recorded: no module was called as one")
+        for scope in self._without_scaler:
+            self._give_scaler(scope)
+        self._without_scaler.clear()
+
+    def first_call(self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        """A module that waits is called: the hooks that are placed now are called for it too."""
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+            return
+        if not torch.is_grad_enabled() or in_transform() or not self._armed:
+            return
+        known = set(module._forward_pre_hooks)
+        self._quietly(lambda called: self._attach_waiting(module), module)
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if key not in known:  # torch made its list of them before
+                hook(module, args, kwargs) if key in module._forward_pre_hooks_with_kwargs else hook(module, args)
+
+    def _leave_to_parent(self) -> None:
+        """In a child nothing is recorded. Most children only load data, so the hooks are left where they are."""
+        for root in self.roots:
+            self._forks.enter_context(root.scope.paused())
+
+    # ---------------------------------------------------------------- what is done about it
+
+    def _arm(self, roots: Iterable[nn.Module]) -> None:
+        hook = _FirstCall(self)
+        for root in roots:
+            for module in root.modules():
+                if not isinstance(module, torch.jit.ScriptModule):
+                    self._armed.append(module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True))
+
+    def _disarm(self) -> None:
+        for handle in self._armed:
+            handle.remove()
+        self._armed.clear()
+
+    def _attach_waiting(self, called: nn.Module | None) -> None:
+        """Attaches to what the optimizers move that have been made since."""
+        optimizers = [optimizer for waiting in self._waiting if (optimizer := waiting()) is not None]
+        self._disarm()
+        if any(without_shape(parameters_of(optimizer)) for optimizer in optimizers):
+            return  # after the first step they have one
+        self._waiting.clear()
+        trained = {id(p) for optimizer in optimizers for p in parameters_of(optimizer)}
+        found: dict[nn.Module, list[torch.optim.Optimizer]] = {}
+        for optimizer in optimizers:
+            roots = roots_of(parameters_of(optimizer))
+            if not roots:
+                self.notes.append(
+                    f"no module holds the parameters of {type(optimizer).__name__}; only modules are recorded"
+                )
+            for root in roots:
+                found.setdefault(narrowed(root, called, trained), []).append(optimizer)
+        self._attach(found, trained)
+
+    def _attach(self, found: Mapping[nn.Module, list[torch.optim.Optimizer]], trained: set[int]) -> None:
+        for model, optimizers in found.items():
+            held = frozenset(id(p) for p in bare_parameters(model).values())
+            if held & trained <= {key for root in self.roots for key in root.held}:
+                continue  # all of it is recorded
+            name = name_of(model, sys.modules["__main__"], {root.name for root in self.roots})
+            path = self._out
+            if path is not None and (self.roots or len(found) > 1):
+                path = path.with_name(f"{path.stem}.{name}{path.suffix}")
+            try:
+                scope = attach(model, optimizer=optimizers, trace=path, every=self._every, meta={"root": name})
+            except UsageError as error:
+                self._note(error)
+                continue
+            self.roots.append(Root(name, scope, path, held))
+            if not self._give_scaler(scope):
+                self._without_scaler.append(scope)
+
+    def _give_scaler(self, scope: Scope) -> bool:
+        known = scalers()
+        if known:
+            scope.watch(scaler=known[0])
+        return bool(known)
+
+
+class _FirstCall:
+    """The hook that waits. A copy of the model does without it, and without what it refers to."""
+
+    __slots__ = ("_onlooker",)
+
+    def __init__(self, onlooker: Onlooker) -> None:
+        self._onlooker = onlooker
+
+    def __call__(self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        self._onlooker.first_call(module, args, kwargs)
+
+    __reduce__ = Hook.__reduce__
