@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from gradscope.probes.names import unwrapped
 
+_NOT_THE_USERS = frozenset({"gradscope", "torch"})  # their frames call the root `self` and `module`
 _MOST_NODES = 200_000  # of an autograd graph: a second's walk
 _Kind = TypeVar("_Kind")
 
@@ -139,7 +140,8 @@ def _names_given(root: nn.Module, main: ModuleType) -> Iterator[str]:
     yield from _keys_of(root, vars(main))
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        if frame.f_globals is not globals() and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if package not in _NOT_THE_USERS and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
             local = frame.f_locals
             names = list(_keys_of(root, local))
             if isinstance(local, dict):
@@ -148,12 +150,18 @@ def _names_given(root: nn.Module, main: ModuleType) -> Iterator[str]:
         frame = frame.f_back
     for referrer in gc.get_referrers(root):
         kept = referrer if isinstance(referrer, dict) else getattr(referrer, "__dict__", None)
-        if isinstance(kept, dict):
+        if isinstance(kept, dict) and "__builtins__" not in kept:
             yield from _keys_of(root, kept)
 
 
 def _keys_of(root: nn.Module, names: Mapping[str, object]) -> Iterator[str]:
     """The names under which `names` has `root`, or a wrapper of it."""
     for name, value in list(names.items()):
-        if isinstance(name, str) and issubclass(type(value), nn.Module) and unwrapped(value) is root:
+        if (
+            isinstance(name, str)
+            and name.isidentifier()
+            and name != "self"
+            and issubclass(type(value), nn.Module)
+            and unwrapped(value) is root
+        ):
             yield name
