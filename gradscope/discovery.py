@@ -157,11 +157,7 @@ def _names_given(root: nn.Module, main: ModuleType) -> Iterator[str]:
 def _keys_of(root: nn.Module, names: Mapping[str, object]) -> Iterator[str]:
     """The names under which `names` has `root`, or a wrapper of it."""
     for name, value in list(names.items()):
-        if (
-            isinstance(name, str)
-            and name.isidentifier()
-            and name != "self"
-            and issubclass(type(value), nn.Module)
-            and unwrapped(value) is root
-        ):
+        if not isinstance(name, str) or not name.isidentifier() or name == "self":
+            continue
+        if issubclass(type(value), nn.Module) and isinstance(value, nn.Module) and unwrapped(value) is root:
             yield name

@@ -54,7 +54,7 @@ class Zygote:
 
 @pytest.fixture(scope="module")
 def zygote(tmp_path_factory):
-    process = Zygote(tmp_path_factory.mktemp("zygote"), "torch", "h5py", "rich.console")
+    process = Zygote(tmp_path_factory.mktemp("zygote"), "torch", "torch._dynamo", "h5py", "rich.console")
     yield process
     process.close()
 

@@ -4,7 +4,7 @@
     {"argv": ["plain.py", "--lr", "0.1"], "attached": ["--out", "run.h5"], "cwd": "…", "output": "…/run"}
 
 `attached` are gradscope's options, or null for the script alone. stdout and stderr go to `output`.out and .err; the
-exit status, as of `Popen.returncode`, is the answer. The child ends as Python ends: by an exception, a signal, an exit code.
+answer is the exit status, as of `Popen.returncode`: a child ends as Python ends, by an exception, a signal, a code.
 """
 
 import importlib
