@@ -384,7 +384,7 @@ class Scope:
         self._late, recorder.events = [*self._late, *recorder.events], []
         try:
             self._describe()
-            self._sink.finish(recorder.sites, self._meta, self._late)
+            self._sink.note(recorder.sites, self._meta, self._late)
             self._sink.close()
         except Exception as error:  # a full disk must not end a training that is otherwise done
             self.failed(error)

@@ -40,6 +40,7 @@ from gradscope.trace_file import (
 )
 from gradscope.trace_file import read_trace as read_trace
 
+_INDEX_CACHE = 256 * 1024
 _FAILURES = (OSError, RuntimeError, ValueError)  # what h5py raises where it cannot write
 
 
@@ -129,14 +130,18 @@ class TraceWriter:
             TraceError: The file cannot be written or read.
         """
         with at_exit.undisturbed(), self._failing():
-            if not self._closed:
-                self._sites, self._meta, self._late = sites, meta, tuple(events)
+            self.note(sites, meta, events)
             if self._file is None:  # nothing was appended; an older trace stays
                 return self._block.records.finish(sites, meta, events)
             if self._closed:
                 return self._reread(meta, events)
             self._flush()
             return read_open(self._file, os.path.getsize(self._target))
+
+    def note(self, sites: Sequence[Site], meta: Mapping[str, Json], events: Sequence[Event]) -> None:
+        """What belongs to no recorded step, as of now; `close` writes it."""
+        if not self._closed:
+            self._sites, self._meta, self._late = sites, meta, tuple(events)
 
     def flush(self) -> None:
         """Writes what was appended so far, and what `last_call` appends. Raises as `close`."""
@@ -226,6 +231,9 @@ class TraceWriter:
         access.set_libver_bounds(h5py.h5f.LIBVER_LATEST, h5py.h5f.LIBVER_LATEST)
         access.set_file_locking(False, True)
         access.set_cache(0, 1, 0, 0.75)
+        index = access.get_mdc_config()  # of the chunks, of which a long run has many: HDF5 would keep up to 32 MB of it
+        index.initial_size = index.min_size = index.max_size = _INDEX_CACHE
+        access.set_mdc_config(index)
         flags = h5py.h5f.ACC_RDWR | h5py.h5f.ACC_SWMR_WRITE
         self._claim()
         file = h5py.File(h5py.h5f.open(os.fsencode(self._target), flags, fapl=access))

@@ -258,6 +258,10 @@ class Sink(Protocol):
         """The trace of what was appended so far; more may follow."""
         ...
 
+    def note(self, sites: Sequence[Site], meta: Mapping[str, Json], events: Sequence[Event]) -> None:
+        """What `finish` would be given now, where nobody wants the trace: it may be larger than the memory."""
+        ...
+
     def close(self) -> None:
         """Nothing more will come."""
         ...
@@ -311,6 +315,9 @@ class TraceBuilder:
             events=tuple(e for r in records for e in r.events) + tuple(events),
             units=_units_of(records),
         )
+
+    def note(self, sites: Sequence[Site], meta: Mapping[str, Json], events: Sequence[Event]) -> None:
+        """In memory only `finish` needs it."""
 
     def close(self) -> None:
         """Nothing to release in memory."""
