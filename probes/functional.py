@@ -12,7 +12,7 @@ from types import CodeType, FrameType
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradscope import attention
@@ -21,12 +21,13 @@ from gradscope.probes.calls import Calls, Watcher, place_of_call
 from gradscope.probes.gates import Gates
 from gradscope.probes.gradients import HookedTensors, hooked_tensors
 from gradscope.probes.layers import layer_watchers
+from gradscope.probes.multihead import MultiheadHook
 from gradscope.probes.names import bare_modules
-from gradscope.records import Quantity, Statistic
+from gradscope.probes.sharpness import SharpSite
+from gradscope.records import Quantity
 from gradscope.units import ACTIVATION_FUNCTIONS, ActivationFunction, unit_axis
 
 _MOST_PLACES = 256  # of one function in one module; what comes after counts as the last
-_MOST_HEADS = 128  # more are channels, and softmax is no attention over them
 
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax)
 _LOG_SOFTMAX = (F.log_softmax, torch.log_softmax, Tensor.log_softmax, torch.special.log_softmax)
@@ -55,7 +56,12 @@ class Functional(Probe):
         calls = Calls(self.name, recorder, watchers)
         recorder.on_step(calls, self.name)
         recorder.on_step(gates, self.name)
-        handles = calls.watch(bare_modules(target.model))
+        modules = bare_modules(target.model)
+        handles = calls.watch(modules)
+        for name, module in modules.items():
+            if isinstance(module, nn.MultiheadAttention):
+                hook = MultiheadHook(self.name, recorder, name)
+                handles.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         handles.callback(sites.hooked.clear)
         return handles
 
@@ -64,8 +70,8 @@ class _Site:
     """One place in the code of a module that calls a function. What is counted is as in `ForwardHook`."""
 
     __slots__ = (
-        "_called", "_passed", "_step", "_unseen", "given", "heads", "module", "module_type", "output", "output_grad",
-        "time",
+        "_called", "_passed", "_step", "_unseen", "given", "module", "module_type", "output", "output_grad",
+        "sharpness", "time",
     )  # fmt: skip
 
     def __init__(self, module: str, module_type: str) -> None:
@@ -75,7 +81,7 @@ class _Site:
         self._called = self._passed = self._unseen = 0
         self.time = 0  # of the running call
         self.output = self.output_grad = self.given = -1  # indices, once there is something to record
-        self.heads: list[int] = []
+        self.sharpness = SharpSite(module)
 
     def counts(self, recorder: Recorder) -> bool:
         """Another call: whether it is one to record."""
@@ -207,7 +213,7 @@ class _SoftmaxCalls(_Watcher):
         logits = first(args, kwargs)
         axis = args[1] if len(args) > 1 else kwargs.get("dim")
         if isinstance(logits, Tensor) and logits.ndim >= 3 and axis in (-1, logits.ndim - 1) and result.shape[-1] > 1:
-            emit_sharpness(self.recorder, site, attention.of_logits(logits), result.ndim)
+            site.sharpness.emit(self.recorder, attention.of_logits(logits), site.time, each=result.ndim == 4)
 
 
 class _FusedAttentionCalls(_Watcher):
@@ -227,31 +233,10 @@ class _FusedAttentionCalls(_Watcher):
             mask=mask if isinstance(mask, Tensor) else None,
             causal=bool(causal),
         )
-        emit_sharpness(self.recorder, site, found, result.ndim)
+        site.sharpness.emit(self.recorder, found, site.time, each=result.ndim == 4)
 
 
 _FUSED_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
-
-
-def emit_sharpness(recorder: Recorder, site: _Site, found: attention.Sharpness, axes: int) -> None:
-    """Adds to `site` how sharp its attention is, and to a site of each head where there is an axis of heads."""
-    known = ~found.entropy.isnan()
-    mean = torch.where(known, found.entropy, 0.0).sum() / known.sum()
-    _derive(recorder, site.output, mean, found.max_logit.nan_to_num(nan=-torch.inf).max())
-    if axes != 4 or len(found.entropy) > _MOST_HEADS:
-        return
-    nothing = torch.empty(0)  # a head has nothing but these two numbers
-    entropies, logits = (x.unbind() for x in (found.entropy, found.max_logit))
-    for head, (entropy, logit) in enumerate(zip(entropies, logits, strict=True)):
-        if head == len(site.heads):
-            site.heads.append(recorder.site(site.module, Quantity.OUTPUT, f"head{head}"))
-        recorder.emit(site.heads[head], nothing, site.time)
-        _derive(recorder, site.heads[head], entropy, logit)
-
-
-def _derive(recorder: Recorder, site: int, entropy: Tensor, max_logit: Tensor) -> None:
-    recorder.derive(site, Statistic.ATTENTION_ENTROPY, entropy)
-    recorder.derive(site, Statistic.MAX_LOGIT, max_logit)
 
 
 def first(args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gradscope.idle import WINDOW
-from gradscope.units import SLOPE, Liveness, activation_of, features_last, symmetric_fraction, unit_axis
+from gradscope.units import (
+    ACTIVATION_FUNCTIONS,
+    SLOPE,
+    Liveness,
+    activation_of,
+    features_last,
+    symmetric_fraction,
+    unit_axis,
+)
 
 BOUNDED = [
     nn.Sigmoid(), nn.Tanh(), nn.Softsign(), nn.Hardsigmoid(), nn.Hardtanh(), nn.Hardtanh(-2, 3), nn.ELU(), nn.ELU(0.5),
@@ -35,6 +43,25 @@ def test_saturated_is_where_the_slope_is_under_its_share_of_the_largest(module):
     assert 0 < got.double().mean() < 1
 
 
+@pytest.mark.parametrize("known", ACTIVATION_FUNCTIONS, ids=lambda known: known.module.__name__)
+def test_every_function_does_what_its_module_does(known):
+    x = torch.linspace(-4, 4, 81).reshape(9, 9)
+    module = known.module().eval()
+    weight = (module.weight,) if isinstance(module, nn.PReLU) else ()
+    for function in known.functions:
+        given = x.clone()
+        with torch.no_grad():
+            torch.testing.assert_close(function(given, *weight), module(x))
+    assert known.of_module(module) == known.of_call((x,), {})
+
+
+def test_arguments_of_a_call_decide_as_attributes_do():
+    hardtanh = next(known for known in ACTIVATION_FUNCTIONS if known.module is nn.Hardtanh)
+    wanted = hardtanh.of_module(nn.Hardtanh(-2, 3))
+    for args, kwargs in (((-2, 3), {}), ((-2,), {"max_val": 3}), ((), {"min_val": -2, "max_val": 3, "inplace": True})):
+        assert hardtanh.of_call((None, *args), kwargs) == wanted
+
+
 def test_equal_activations_share_a_predicate():
     first, second, third = (activation_of(m) for m in (nn.Hardtanh(-1, 1), nn.Hardtanh(), nn.Hardtanh(0, 1)))
     assert first.saturated is second.saturated is not third.saturated
@@ -46,6 +73,7 @@ def test_a_subclass_is_known_by_its_base_and_others_are_not_known():
 
     assert activation_of(Mine()).silent == 0
     assert activation_of(nn.LeakyReLU()) is None
+    assert activation_of(type("NewGELUActivation", (nn.Module,), {})()).silent > 0
     assert activation_of(nn.Linear(1, 1)) is None
 
 
