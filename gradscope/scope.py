@@ -34,13 +34,14 @@ from gradscope.compiled import Eagerly
 from gradscope.errors import UsageError, nearest
 from gradscope.findings import Diagnosis, Json
 from gradscope.probes.base import Probe, Target, rarely
-from gradscope.probes.names import bare_modules, bare_parameters, class_name, is_fully_sharded, leaves, unwrapped
+from gradscope.probes.names import bare_modules, bare_parameters, class_name, leaves, unwrapped
 from gradscope.probes.recurrent import recurrent_mode
 from gradscope.recorder import RECORDER, StepRecorder
 from gradscope.records import Event, Quantity
 from gradscope.rules.base import Rule
 from gradscope.rules.engine import diagnose
 from gradscope.schedule import Every, Schedule, as_schedule
+from gradscope.sharding import note_sharding
 from gradscope.steps import GradScaler, Steps
 from gradscope.trace import Follower, Sink, Trace, TraceBuilder
 
@@ -138,7 +139,7 @@ class Scope:
         self._recorder.step = first_step
         self._recorder.one_of_several = "distributed" in meta
         self._records = 0
-        self._look_for_shards()
+        note_sharding(target, self._recorder, meta)
         self._watched: frozenset[Quantity] = frozenset().union(*(probe.quantities for probe in probes))
         self._probes: dict[str, ExitStack] = {}
         self._steps = Steps(target, self._recorder, self, scaler)
@@ -259,7 +260,7 @@ class Scope:
             self._begun = True
             recorder.on = self._wants(recorder.step)
             if recorder.on and not self._records:
-                self._look_for_shards()  # a model may be sharded after it was attached
+                note_sharding(self._target, self._recorder, self._meta)
             self._eagerly.hold(recorder.on)
             self._steps.begin()
             if recorder.on:
@@ -301,12 +302,6 @@ class Scope:
             self._recorder.blind("", "runs inside of compiled code, so only its parameters are seen")
         if self._records:
             self._meta["blind_spots"] = blind_spots(self._target, self._recorder, self._watched)
-
-    def _look_for_shards(self) -> None:
-        about = self._meta.get("distributed")
-        if isinstance(about, dict) and _is_sharded(self._target):
-            self._recorder.sharded = True
-            about["parameters"] = "sharded"
 
     def _ready(self, step: int) -> None:
         """Readies compiled code for `step`; its first forward would be too late."""
@@ -478,12 +473,6 @@ def _matching(model: nn.Module, pattern: str, written: str) -> dict[str, nn.Modu
             f"`{written}` matches no module of {type(model).__name__}{nearest(str(pattern), filter(None, named))}"
         )
     return found
-
-
-def _is_sharded(target: Target) -> bool:
-    """Whether a process has only a part of some parameters."""
-    sharded = processes.are_sharded(target.parameters.values())
-    return sharded or any(map(is_fully_sharded, bare_modules(target.model).values()))
 
 
 def _about(target: Target) -> "dict[str, Json]":

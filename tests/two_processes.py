@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
@@ -126,11 +126,12 @@ class Case:
     """One training.
 
     Attributes:
-        wrap: What makes the model one of several.
+        wrap: What makes the model one of several; where it leaves it as it is, the gradients are averaged by hand.
         micro: Batches of a step; all but the last are not synchronised.
         inner: Attach to the model inside of the wrapper; with `first`, before there is a wrapper.
         scaler: Scale the loss.
         spoilt: A step in which an input of rank 1 is NaN.
+        alone: Only rank 0 is watched.
         exact: Whether the whole is what a single process computes.
     """
 
@@ -143,12 +144,17 @@ class Case:
     first: bool = False
     scaler: bool = False
     spoilt: int = -1
+    alone: bool = False
     steps: Callable[[int], int] = field(default=lambda rank: STEPS)
     exact: bool = True
 
 
 def ddp(model: nn.Module, **options: bool) -> nn.Module:
     return DistributedDataParallel(model, **options)
+
+
+def fsdp1(model: nn.Module) -> nn.Module:
+    return FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
 
 
 def fsdp(model: nn.Module, **options: object) -> nn.Module:
@@ -172,11 +178,15 @@ CASES: dict[str, Case] = {
     "ddp unused": Case(build=SometimesUsed, wrap=partial(ddp, find_unused_parameters=True)),
     "ddp packed lstm": Case(build=Reader, wrap=ddp),
     "ddp uneven": Case(build=Gated, wrap=ddp, steps=lambda rank: STEPS - 3 * rank, exact=False),
+    "ddp one watched": Case(build=Reader, wrap=ddp, alone=True, exact=False),
+    "by hand": Case(build=Gated, wrap=lambda model: model, exact=False),
     "fsdp": Case(build=Gated, wrap=fsdp),
     "fsdp accumulates": Case(build=Gated, wrap=fsdp, micro=3, clip=0.01, optimizer=adam),
     "fsdp transformer": Case(build=Attends, wrap=partial(fsdp, reshard_after_forward=False)),
     "fsdp packed lstm": Case(build=Reader, wrap=fsdp),
     "fsdp attached before": Case(build=Reader, wrap=fsdp, first=True, exact=False),
+    "fsdp one watched": Case(build=Reader, wrap=fsdp, alone=True, exact=False),
+    "fsdp1": Case(build=Gated, wrap=fsdp1, exact=False),
     "fsdp mixed precision": Case(build=Gated, wrap=partial(fsdp, mp_policy=half), exact=False),
 }
 
@@ -203,7 +213,7 @@ def train(case: Case, *, rank: int | None, trace: Path | None) -> Result:
             scope = stack.enter_context(gradscope.attach(attached, **given))
         elif scope is not None and case.exact:
             scope.watch(optimizer)
-        if not case.exact and isinstance(running, DistributedDataParallel):
+        if case.steps(1) < STEPS and isinstance(running, DistributedDataParallel):
             stack.enter_context(running.join())
         for step in range(STEPS if rank is None else case.steps(rank)):
             optimizer.zero_grad()
@@ -216,6 +226,8 @@ def train(case: Case, *, rank: int | None, trace: Path | None) -> Result:
                 result.losses.append(loss.item())
                 if scope is not None:
                     scope.record_loss(loss)
+            if rank is not None and running is model and not isinstance(model, FSDPModule):
+                average(model)
             if case.clip is not None:
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(running.parameters(), case.clip)
@@ -223,6 +235,13 @@ def train(case: Case, *, rank: int | None, trace: Path | None) -> Result:
             scaler.update()
     result.parameters = [getattr(p, "_local_tensor", p).detach().clone() for p in running.parameters()]
     return result
+
+
+def average(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        distributed.all_reduce(parameter.grad)
+        parameter.grad /= RANKS
 
 
 def _unsynchronised(model: nn.Module) -> "ExitStack":
@@ -249,7 +268,7 @@ def main(rank: int, port: str, folder: Path) -> None:
         with_dtype = torch.float32 if name.endswith("precision") else torch.float64
         torch.set_default_dtype(with_dtype)
         bare = train(case, rank=rank, trace=None)
-        watched = train(case, rank=rank, trace=folder / f"{name}.h5")
+        watched = train(case, rank=rank, trace=None if case.alone and rank else folder / f"{name}.h5")
         torch.save([(r.losses, r.parameters) for r in (bare, watched)], folder / f"{name}.rank{rank}.pt")
         print(name, flush=True)
     distributed.destroy_process_group()

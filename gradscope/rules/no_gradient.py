@@ -38,7 +38,7 @@ class NoGradient(Rule):
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """One finding for each region that is cut off."""
-        parameters = [p for p in trainable_parameters(trace) if p.size > 0 or p.weight is not None]
+        parameters = [p for p in trainable_parameters(trace) if not _is_empty(trace, p)]
         gradients = {p: _arrived(trace, p) for p in parameters}
         seen = np.any([~np.isnan(g) for g in gradients.values()], axis=0) if parameters else np.zeros(0, bool)
         if seen.sum() < self.min_steps:
@@ -94,6 +94,13 @@ class NoGradient(Rule):
                 else f"Look at what follows {region}: units that are always off, a saturated function, a zero factor."
             ),
         )
+
+
+def _is_empty(trace: Trace, parameter: Parameter) -> bool:
+    """Whether it has no elements: nothing is known of it, or this rank has nothing of a parameter that is sharded."""
+    if parameter.weight is None:
+        return not parameter.size > 0
+    return bool((trace.statistics[Statistic.NUMEL][:, parameter.weight] == 0).any())
 
 
 def _was_fed(trace: Trace, module: str) -> bool:

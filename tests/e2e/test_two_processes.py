@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from two_processes import CASES, RANKS, train
+from two_processes import CASES, RANKS, STEPS, train
 
 from gradscope.merge import merge
 from gradscope.records import COLUMN, STATISTICS
+from gradscope.reports.by_rank import about_ranks
 from gradscope.storage import read_trace
 from gradscope.trace import Trace
 
@@ -114,6 +115,55 @@ def test_merged_ranks_are_what_one_process_records(
     print(name, max(found.values()))
     np.testing.assert_allclose(whole.per_step["loss"], single.per_step["loss"], rtol=1e-7)
     assert max(found.values())[0] < 1e-5, {s: w for s, w in found.items() if w[0] >= 1e-5}
+
+
+def test_a_unit_that_is_silent_on_one_rank_only_is_not_dead(folder: Path) -> None:
+    ranks = [read_trace(folder / f"ddp.rank{rank}.h5") for rank in range(RANKS)]
+    dead = [trace.series("relu", "output", "dead_fraction")[-1] for trace in (*ranks, merged(folder, "ddp"))]
+    assert dead[0] > dead[2] > 0
+    assert dead[2] < 1
+
+
+def test_a_rank_that_ended_early_does_not_cost_the_steps_before(folder: Path) -> None:
+    whole = merged(folder, "ddp uneven")
+    assert whole.steps.tolist() == list(range(STEPS - 3))
+    assert "rank 1 did not record" in whole.events[-1].message
+
+
+def test_the_rank_that_was_given_nan_is_named(folder: Path) -> None:
+    whole = merged(folder, "ddp spoilt")
+    assert about_ranks(whole) == "rank 1 alone has non-finite values at first: (model):input in step 9"
+    assert whole.by_rank("first", "output", "nonfinite_count")[9].tolist() == [0, 21]
+
+
+def test_gradients_that_are_averaged_by_hand_are_told_to_differ(folder: Path, tmp_path: Path) -> None:
+    """Raw ones are local; those that were applied, and all else, are exact."""
+    whole, single = merged(folder, "by hand"), trained_alone("by hand", tmp_path / "single.h5")
+    (event,) = whole.events
+    assert (event.kind, event.step) == ("ranks-differ", 0)
+    assert "weight_grad and 5 more differ between the ranks" in event.message
+    ours, theirs = table(whole), table(single)
+    for key, row in theirs.items():
+        if "raw" not in key and "weight_grad" not in key:
+            np.testing.assert_allclose(ours[key][COLUMN["rms"]], row[COLUMN["rms"]], rtol=1e-5)
+
+
+def test_the_older_fsdp_is_merged_but_for_the_gradients_that_it_hides(folder: Path, tmp_path: Path) -> None:
+    whole, single = merged(folder, "fsdp1"), table(trained_alone("fsdp1", tmp_path / "single.h5"))
+    ours = table(whole)
+    hidden = {str(name if quantity == "total_norm" else quantity) for _, _, quantity, name, _ in single.keys() - ours}
+    assert hidden == {"weight_grad", "raw"}
+    for key, row in ours.items():
+        np.testing.assert_allclose(row[COLUMN["rms"]], single[key][COLUMN["rms"]], rtol=1e-5)
+    assert "hides the raw gradients" in whole.events[0].message
+
+
+def test_what_was_sharded_after_attach_is_told(folder: Path) -> None:
+    trace = read_trace(folder / "fsdp attached before.rank1.h5")
+    (spot,) = trace.meta["blind_spots"]
+    assert spot["module"] == ""
+    assert "replaced after `attach`, as `fully_shard` does, and are not seen; attach after it" in spot["why"]
+    assert not [event for event in trace.events if event.kind == "probe-failed"]
 
 
 def trained_alone(name: str, path: Path) -> Trace:

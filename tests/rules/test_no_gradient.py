@@ -24,6 +24,7 @@ CLEAN = {
     "an adapter's first step": trace(first_step_zero),
     "a head of its own task, every other step": trace(every_other),
     "tiny is not zero": trace([1e-30, 1, 1]),
+    "a rank has nothing of a shard": trace([NAN, 1, 1], weight_numel=[0, 1000, 1000]),
     "NaN has arrived": trace([NAN, 1, 1], weight_grad_nonfinite_count=[5, 0, 0]),
 }
 

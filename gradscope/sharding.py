@@ -1,0 +1,44 @@
+"""How the parameters of a model lie in several processes: whole in each, or in parts. A merge must know."""
+
+from torch import Tensor, nn
+
+from gradscope.findings import Json
+from gradscope.probes.base import Target
+from gradscope.probes.names import bare_modules, is_fully_sharded
+from gradscope.processes import local
+from gradscope.recorder import StepRecorder
+
+_FSDP1 = "FullyShardedDataParallel"  # by name: its import costs half a second
+
+
+def note_sharding(target: Target, recorder: StepRecorder, meta: "dict[str, Json]") -> None:
+    """Puts what is known of it into `recorder` and `meta`, of one process this is nothing.
+
+    More may be known in the first step than when the model was attached: that may be before it is sharded.
+    """
+    about = meta.get("distributed")
+    if recorder.sharded or not isinstance(about, dict):
+        return
+    flat = any(type(module).__name__ == _FSDP1 for module in target.model.modules())
+    by_fsdp2 = any(map(is_fully_sharded, bare_modules(target.model).values()))
+    dtensors = [parameter for parameter in target.parameters.values() if local(parameter) is not parameter]
+    if not (flat or by_fsdp2 or dtensors):
+        return
+    recorder.sharded = True
+    about["parameters"] = "sharded"
+    if flat:
+        meta["shapes"] = {}  # those that it shows are of the rank's parts
+        message = f"{_FSDP1} hides the raw gradients of parameters; all else is seen, and under `fully_shard` all is"
+        recorder.tell("not-observed", "", message)
+    if dtensors and (not by_fsdp2 or any(_cut_twice(parameter) for parameter in dtensors)):
+        message = (
+            "parameters are sharded by more than the data: merged figures of activations are not those of one process,"
+            " as the ranks of tensor parallelism share a batch"
+        )
+        recorder.tell("approximate", "", message)
+
+
+def _cut_twice(parameter: nn.Parameter | Tensor) -> bool:
+    """Whether a DTensor is sharded along two dimensions of its mesh."""
+    placements = getattr(parameter, "placements", ())
+    return sum(bool(placement.is_shard()) for placement in placements) > 1
