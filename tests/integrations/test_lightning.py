@@ -272,7 +272,7 @@ from test_lightning import Net, data, trainer, GradscopeCallback, hooks_of
 weights = []
 for watched in (False, True):
     torch.manual_seed(0)
-    watch, net = GradscopeCallback(), Net()
+    watch, net = GradscopeCallback(trace=sys.argv[3]), Net()
     run = trainer(*[watch] * watched, strategy="ddp", devices=2, max_epochs=1)
     run.fit(net, data())
     weights.append([p.detach().clone() for p in net.parameters()])
@@ -288,8 +288,12 @@ def test_two_processes_train_as_they_would_without_it(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     here = Path(__file__).parent
-    command = [sys.executable, str(script), str(here), str(here.parents[1])]
+    command = [sys.executable, str(script), str(here), str(here.parents[1]), str(tmp_path / "run.h5")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stdout.splitlines() if line.startswith("rank")]
     assert sorted(said) == ["rank 0 steps 2 of Linear", "rank 1 steps 2 of Linear"], done.stdout
+    ranks = [gradscope.read_trace(tmp_path / f"run.rank{rank}.h5") for rank in (0, 1)]
+    outputs, gradients = ([t.series("head", q, "mean") for t in ranks] for q in ("output", "weight_grad"))
+    assert not np.allclose(*outputs), "each has its own batches"
+    np.testing.assert_allclose(*gradients, rtol=1e-6, err_msg="averaged over both")
