@@ -25,12 +25,12 @@ def blind_spots(target: Target, recorder: StepRecorder, watched: frozenset[Quant
     for name, module in now.items():
         if isinstance(module, torch.jit.ScriptModule):
             found.setdefault(name, "is compiled by torch.jit and takes no hooks")
-        elif name not in recorder.module_types:
+        elif name not in recorder.table.module_types:
             found.setdefault(name, "was added after `attach`; detach and attach again to see it")
     if watched & _OUTPUTS and "" not in recorder.blind_spots:
         trained = {site.module for site in recorder.observed(_GRADIENTS)}
         for name in target.modules:
-            if name in recorder.depths or name not in now:
+            if name in recorder.table.depths or name not in now:
                 continue
             if name in trained:
                 why = "gets gradients but is never called: its `forward` is called directly, or its weights are read"

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from gradscope.findings import Json
 from gradscope.idle import IdleUnits
-from gradscope.ranks import Key, common_steps, events_of, in_order, key_of, meta_of, sites_of
-from gradscope.records import COLUMN, PARAMETER_QUANTITIES, STATISTICS, Event, Quantity, Site, Statistic
+from gradscope.ranks import common_steps, events_of, in_order, key_of, meta_of, sites_of
+from gradscope.records import COLUMN, PARAMETER_QUANTITIES, STATISTICS, Event, Key, Quantity, Site, Statistic
 from gradscope.rows import Rows, combine, scalar_row, scaled
+from gradscope.total_norm import TotalNorms
 from gradscope.trace import BY_RANK, Floats, Ints, RankTable, TimeTable, Trace
 
 _OF_THE_LOSS = frozenset({Quantity.INPUT_GRAD, Quantity.OUTPUT_GRAD, Quantity.STATE_GRAD})
@@ -77,7 +78,9 @@ def merge(traces: Mapping[str, Trace]) -> Trace:
         values[block] = _merged(parts, sites, first.meta)
     values[:, :, COLUMN["dead_fraction"]] = _dead_fractions(ranks, len(steps), len(sites))
     losses = _losses(ranks, values, index)
-    _add_total_norms(values, index)
+    totals = TotalNorms(index)
+    for of_step in values:
+        totals.add_to(of_step)
     return Trace(
         meta=meta_of(ordered),
         sites=sites,
@@ -187,36 +190,6 @@ def _observed(rank: _Rank, column: int) -> NDArray[np.bool_]:
     """In which of the whole's steps a rank has seen the site that is `column` of the whole."""
     (own,) = np.nonzero(rank.columns == column)
     return rank.trace.observed(int(own[0]))[rank.rows] if len(own) else np.zeros(len(rank.rows), dtype=bool)
-
-
-def _add_total_norms(values: Rows, index: Mapping[Key, int]) -> None:
-    """‖∂L/∂w‖₂ over all parameters; both over those that have an applied gradient, where there is any."""
-    raw = {(m, n): i for (m, quantity, n), i in index.items() if quantity is Quantity.WEIGHT_GRAD}
-    applied = {(m, n): i for (m, quantity, n), i in index.items() if quantity is Quantity.APPLIED_GRAD}
-    pairs = np.array([(raw[key], i) for key, i in applied.items() if key in raw], dtype=np.intp).reshape(-1, 2)
-    seen = ~np.isnan(values[..., COLUMN["numel"]])
-    in_both = seen[:, pairs[:, 0]] & seen[:, pairs[:, 1]]
-    stepped = np.asarray(seen[:, pairs[:, 1]].any(axis=1))
-    alone = np.array(list(raw.values()), dtype=np.intp)
-    for name in ("raw", "applied"):
-        column = index.get(("", Quantity.TOTAL_NORM, name))
-        for step in range(len(values)) if column is not None else ():
-            if name == "applied":
-                members = pairs[seen[step, pairs[:, 1]], 1]
-            else:
-                members = pairs[in_both[step], 0] if stepped[step] else alone[seen[step, alone]]
-            values[step, column] = _total(values[step, members])
-
-
-def _total(rows: Rows) -> Rows:
-    row = np.full(len(STATISTICS), np.nan, dtype=np.float32)
-    if len(rows):
-        norms = rows[:, COLUMN["l2_norm"]].astype(np.float64)
-        finite = norms[~np.isnan(norms)]
-        row = scalar_row(float(np.linalg.norm(finite)) if len(finite) else np.nan)
-        for stat in ("numel", "nonfinite_count"):
-            row[COLUMN[stat]] = rows[:, COLUMN[stat]].sum()
-    return row
 
 
 def _times(ranks: Sequence[_Rank], sites: Sequence[Site], steps: int) -> TimeTable:

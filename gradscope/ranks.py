@@ -1,16 +1,14 @@
 """What belongs together: the traces of the ranks of one run, their order, and the steps and sites that they share."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias, cast
+from typing import cast
 
 import numpy as np
 
 from gradscope.errors import UsageError
 from gradscope.findings import Json
-from gradscope.records import Event, Quantity, Site
+from gradscope.records import Event, Key, Quantity, Site
 from gradscope.trace import Ints, Trace
-
-Key: TypeAlias = tuple[str, Quantity, str]
 
 
 def rank_of(trace: Trace) -> tuple[int, int] | None:

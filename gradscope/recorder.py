@@ -18,6 +18,7 @@ from gradscope.probes.base import StepListener
 from gradscope.processes import local
 from gradscope.records import COLUMN, GRADIENT_QUANTITIES, STATISTICS, Event, Quantity, Site, Statistic
 from gradscope.rows import Rows, combine, scalar_row, scaled
+from gradscope.site_table import SiteTable
 from gradscope.statistics import (
     ManyMoments,
     Moments,
@@ -61,21 +62,14 @@ class StepRecorder:
         self.sharded = False
         self.events: list[Event] = []
         self.failed_probes: set[str] = set()
-        self.module_types = dict(module_types)
+        self.table = SiteTable(module_types)
         self._advance = advance
         self.passed = False
         self.by_backward = True
         self.gradient_arrives: Callable[[], None] = _nothing
         self._optimizers: list[Callable[[torch.optim.Optimizer, ExitStack], None]] = []
-        self._keys: list[tuple[str, Quantity, str]] = []
-        self._index: dict[tuple[str, Quantity, str], int] = {}
-        self.depths: dict[str, int] = {}
-        self._order: dict[str, int] = {}  # also of modules that have only run without gradients
         self._listeners: list[tuple[StepListener, str]] = []
-        self._sites: tuple[Site, ...] = ()
-        self._sites_depths = 0
         self._told_of_several = False
-        self._totals_of = -1  # number of sites when the members of the total norms were looked up
         self.blind_spots: dict[str, str] = {}
         self._observed = np.zeros(0, dtype=bool)  # which sites have had a value in any step
         self.liveness = Liveness()
@@ -103,24 +97,15 @@ class StepRecorder:
 
     def site(self, module: str, quantity: Quantity, name: str = "") -> int:
         """Index of a site; registers it when it is new."""
-        key = (module, quantity, name)
-        index = self._index.get(key)
-        if index is None:
-            index = self._index[key] = len(self._keys)
-            self._keys.append(key)
-        return index
+        return self.table.index(module, quantity, name)
 
     def completed(self, module: str, module_type: str | None = None) -> None:
         """`module` has run: it gets the next depth if it has none."""
-        if module not in self.depths:
-            if module_type is not None:
-                self.module_types[module] = module_type
-            self.passed_by(module)
-            self.depths[module] = self._order[module]
+        self.table.completed(module, module_type)
 
     def passed_by(self, module: str) -> None:
         """`module` has run without gradients: its place is kept, should it be computed again for the backward."""
-        self._order.setdefault(module, len(self._order) + 1)
+        self.table.passed_by(module)
 
     def arrived(self) -> None:
         """A parameter has got a gradient."""
@@ -263,20 +248,8 @@ class StepRecorder:
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """All sites registered so far; a module's depth is −1 until it has run."""
-        if len(self._sites) != len(self._keys) or self._sites_depths != len(self.depths):
-            self._sites_depths = len(self.depths)
-            self._sites = tuple(
-                Site(
-                    module=module,
-                    module_type=self.module_types.get(module, ""),
-                    quantity=quantity,
-                    name=name,
-                    depth=0 if quantity is Quantity.INPUT and not module else self.depths.get(module, -1),
-                )
-                for module, quantity, name in self._keys
-            )
-        return self._sites
+        """All sites registered so far."""
+        return self.table.sites
 
     def observed(self, quantities: frozenset[Quantity]) -> list[Site]:
         """The sites of `quantities` that have had a value in any step."""
@@ -300,22 +273,22 @@ class StepRecorder:
         self._tell_listeners(lambda listener: listener.end())
         if self._losses:
             self.site("", Quantity.LOSS)
-        self._register_totals()
+        totals = self.table.totals()
         where, rows = self._reduced()
-        placed = [i for i, (_, quantity, _) in enumerate(self._keys) if quantity in _PLACED]
-        values, time_index, time_values = _by_site(where, rows, len(self._keys), placed)
+        placed = np.flatnonzero(self.table.are(_PLACED))
+        values, time_index, time_values = _by_site(where, rows, len(self.table), placed)
         losses = [float(loss) for loss in self._losses]
         if losses:
-            values[self._index["", Quantity.LOSS, ""]] = scalar_row(sum(losses) / len(losses))
+            values[self.site("", Quantity.LOSS)] = scalar_row(sum(losses) / len(losses))
         self._add_derived(values)
         if loss_scale not in (1.0, 0.0) and np.isfinite(loss_scale):
             self._unscale(values, time_index, time_values, 1.0 / loss_scale)
         if skipped:
-            gradients = self._are(GRADIENT_QUANTITIES)
+            gradients = self.table.are(GRADIENT_QUANTITIES)
             values[gradients] = np.nan
             kept = ~gradients[time_index[:, 0]]
             time_index, time_values = time_index[kept], time_values[kept]
-        self._add_total_norms(values)
+        totals.add_to(values)
         seen = ~np.isnan(values[:, COLUMN["numel"]])
         seen[: len(self._observed)] |= self._observed
         self._observed = seen
@@ -435,54 +408,10 @@ class StepRecorder:
 
     def _unscale(self, values: Rows, time_index: NDArray[np.int32], time_values: Rows, factor: float) -> None:
         """Gradients of a scaled loss, divided by the scale; the applied ones the scaler has unscaled itself."""
-        gradients = self._are(GRADIENT_QUANTITIES - {Quantity.APPLIED_GRAD})
+        gradients = self.table.are(GRADIENT_QUANTITIES - {Quantity.APPLIED_GRAD})
         values[gradients] = scaled(values[gradients], factor)
         in_time = gradients[time_index[:, 0]]
         time_values[in_time] = scaled(time_values[in_time], factor)
-
-    def _are(self, wanted: frozenset[Quantity]) -> NDArray[np.bool_]:
-        """Which sites are of a quantity among `wanted`."""
-        return np.array([quantity in wanted for _, quantity, _ in self._keys], dtype=bool)
-
-    def _add_total_norms(self, values: Rows) -> None:
-        """‖∂L/∂w‖₂ over all parameters, as backward left it and as it was applied."""
-        if self._totals_of != len(self._keys):
-            self._index_totals()
-        seen = ~np.isnan(values[:, COLUMN["numel"]])
-        raw, applied, pairs = self._raw_sites, self._applied_sites, self._pairs
-        # the two are compared, so where there are applied gradients both are over the parameters that have one
-        members = {"raw": raw[seen[raw]], "applied": applied[seen[applied]]}
-        if len(members["applied"]):
-            members["raw"] = pairs[seen[pairs[:, 0]] & seen[pairs[:, 1]], 0]
-        for name, sites in members.items():
-            if len(sites):
-                norms = values[sites, COLUMN["l2_norm"]].astype(np.float64)
-                finite = norms[~np.isnan(norms)]
-                row = scalar_row(float(np.linalg.norm(finite)) if len(finite) else np.nan)
-                for stat in ("numel", "nonfinite_count"):
-                    row[COLUMN[stat]] = values[sites, COLUMN[stat]].sum()
-                values[self._index["", Quantity.TOTAL_NORM, name]] = row
-
-    def _register_totals(self) -> None:
-        """Registers the total norms as soon as there is a gradient to add up."""
-        if ("", Quantity.TOTAL_NORM, "raw") not in self._index:
-            held = {quantity for _, quantity, _ in self._keys}
-            for quantity, name in ((Quantity.WEIGHT_GRAD, "raw"), (Quantity.APPLIED_GRAD, "applied")):
-                if quantity in held:
-                    self.site("", Quantity.TOTAL_NORM, name)
-
-    def _index_totals(self) -> None:
-        keys = self._index
-        raw = [i for (_, quantity, _), i in keys.items() if quantity is Quantity.WEIGHT_GRAD]
-        pairs = [
-            (keys[module, Quantity.WEIGHT_GRAD, name], i)
-            for (module, quantity, name), i in keys.items()
-            if quantity is Quantity.APPLIED_GRAD and (module, Quantity.WEIGHT_GRAD, name) in keys
-        ]
-        self._raw_sites = np.array(raw, dtype=np.int64)
-        self._pairs = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-        self._applied_sites = self._pairs[:, 1]
-        self._totals_of = len(keys)
 
 
 def _nothing() -> None:
@@ -501,7 +430,7 @@ def _numbers(values: Sequence[Tensor | float]) -> list[float]:
 
 
 def _by_site(
-    where: NDArray[np.int64], rows: Rows, sites: int, placed: Sequence[int]
+    where: NDArray[np.int64], rows: Rows, sites: int, placed: NDArray[np.intp]
 ) -> tuple[Rows, NDArray[np.int32], Rows]:
     """One row for each site over all its times, and the times of those that have several.
 

@@ -6,6 +6,7 @@ torch here: reading a trace must not cost the two seconds of importing it.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeAlias
 
 
 class Quantity(StrEnum):
@@ -82,6 +83,9 @@ class Site:
         if self.name:
             where += f".{self.name}" if self.quantity in PARAMETER_QUANTITIES else f"[{self.name}]"
         return f"{where}:{self.quantity.value}"
+
+
+Key: TypeAlias = tuple[str, Quantity, str]  # module, quantity and name: what tells a site from all others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,8 @@ optimizers that step one after the other make one step.
 """
 
 import logging
-import platform
-import time as clock
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from fnmatch import fnmatchcase
-from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self, TypeVar
@@ -26,16 +22,14 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from gradscope import at_exit, plugins, processes
 from gradscope.blind_spots import blind_spots
 from gradscope.compiled import Eagerly
-from gradscope.errors import UsageError, nearest
+from gradscope.errors import UsageError
 from gradscope.findings import Diagnosis, Json
 from gradscope.probes.base import Probe, Target, rarely
-from gradscope.probes.names import bare_modules, bare_parameters, class_name, leaves, unwrapped
-from gradscope.probes.recurrent import recurrent_mode
+from gradscope.probes.names import bare_modules, class_name, unwrapped
 from gradscope.recorder import RECORDER, StepRecorder
 from gradscope.records import Event, Quantity
 from gradscope.rules.base import Rule
@@ -43,6 +37,7 @@ from gradscope.rules.engine import diagnose
 from gradscope.schedule import Every, Schedule, as_schedule
 from gradscope.sharding import note_sharding
 from gradscope.steps import GradScaler, Steps
+from gradscope.target import about, about_optimizer, bare_optimizer, require_own, require_scaler, target_of
 from gradscope.trace import Follower, Sink, Trace, TraceBuilder
 
 _Item = TypeVar("_Item")
@@ -92,21 +87,25 @@ def attach(
         TraceError: `trace` cannot be written.
     """
     optimizers = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer or ())
-    optimizers = tuple(_bare_optimizer(one) for one in optimizers)
-    target = _target(model, tuple(modules), time_axes)
+    optimizers = tuple(bare_optimizer(one) for one in optimizers)
+    target = target_of(model, tuple(modules), time_axes)
+    if id(unwrapped(model)) in _attached:
+        raise UsageError(
+            f"`attach({type(model).__name__})`: this model is already attached; call `detach()` on its scope first."
+        )
     for one in optimizers:
-        _require_own(one, target)
+        require_own(one, target)
     chosen = _probes(probes)
     judges = None if rules is None else [_instance("rules", "Rule", r, isinstance(r, Rule)) for r in rules]
-    _require_scaler(scaler)
+    require_scaler(scaler)
     schedule = as_schedule(every)
-    about: dict[str, Json] = {**_about(target), "every": schedule.n if isinstance(schedule, Every) else "custom"}
+    known: dict[str, Json] = {**about(target), "every": schedule.n if isinstance(schedule, Every) else "custom"}
     here = processes.place()
     if here is not None:
-        about["distributed"] = {**here._asdict(), "parameters": "replicated"}
+        known["distributed"] = {**here._asdict(), "parameters": "replicated"}
         trace = trace and processes.file_of(trace, here.rank)
     sink = TraceBuilder() if trace is None else _writer(Path(trace))
-    return Scope(target, optimizers, chosen, judges, schedule, sink, scaler, first_step, {**about, **(meta or {})})
+    return Scope(target, optimizers, chosen, judges, schedule, sink, scaler, first_step, {**known, **(meta or {})})
 
 
 class Scope:
@@ -185,12 +184,12 @@ class Scope:
         Raises:
             UsageError: The optimizer moves none of the model's parameters, or the scaler is none.
         """
-        _require_scaler(scaler)
+        require_scaler(scaler)
         if scaler is not None:
             self._steps.scaler = scaler
         if optimizer is not None:
-            optimizer = _bare_optimizer(optimizer)
-            _require_own(optimizer, self._target)
+            optimizer = bare_optimizer(optimizer)
+            require_own(optimizer, self._target)
             if not self._detached and not any(optimizer is known for known in self._steps.optimizers):
                 self._watch(optimizer)
 
@@ -297,7 +296,7 @@ class Scope:
 
     def _describe(self) -> None:
         """Writes down what is known of the training only by now."""
-        self._meta["optimizers"] = [_about_optimizer(one) for one in self._steps.optimizers]
+        self._meta["optimizers"] = [about_optimizer(one) for one in self._steps.optimizers]
         if self._eagerly.refused:
             self._recorder.blind("", "runs inside of compiled code, so only its parameters are seen")
         if self._records:
@@ -406,100 +405,3 @@ def _writer(path: Path) -> Sink:
     from gradscope.storage import TraceWriter  # h5py is loaded by those who write a file
 
     return TraceWriter(path)
-
-
-def _target(
-    model: nn.Module,
-    wanted: tuple[str, ...],
-    time_axes: Mapping[str, int],
-) -> Target:
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"`attach({model!r})` needs a torch.nn.Module, this is a {type(model).__name__}.")
-    called = f"`attach({type(model).__name__})`"
-    if id(unwrapped(model)) in _attached:
-        raise UsageError(f"{called}: this model is already attached; call `detach()` on its scope first.")
-    parameters = bare_parameters(model)
-    if not parameters:
-        raise UsageError(f"{called}: the model has no parameters, so there is no gradient to watch.")
-    lazy = next((name for name, p in parameters.items() if is_lazy(p)), None)
-    if lazy is not None:
-        raise UsageError(f"{called}: {lazy!r} has no shape yet; run one batch through the model, then attach.")
-    modules = dict(leaves(model))
-    for pattern in wanted:
-        modules |= _matching(model, pattern, f"modules={pattern!r}")
-    if not isinstance(time_axes, Mapping):
-        raise UsageError(f"`time_axes={time_axes!r}` must give an axis for each name, such as {{'encoder.*': 1}}.")
-    axes: dict[str, int] = {}
-    for pattern, axis in time_axes.items():
-        written = f"time_axes={{{pattern!r}: {axis!r}}}"
-        if isinstance(axis, bool) or not isinstance(axis, int):
-            raise UsageError(f"`{written}`: an axis is a whole number, such as 1 or -1.")
-        found = _matching(model, pattern, written)
-        modules |= found
-        axes |= dict.fromkeys(found, axis)
-    return Target(model=model, modules=modules, parameters=parameters, time_axes=axes)
-
-
-def _bare_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer inside of a wrapper, such as Accelerate's or Lightning's, which has no hooks of its own."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner
-    return optimizer
-
-
-def _require_own(optimizer: torch.optim.Optimizer, target: Target) -> None:
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UsageError(f"`optimizer={optimizer!r}` must be a torch.optim.Optimizer or a list of them.")
-    own = {id(p) for p in target.parameters.values()}
-    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-        raise UsageError(
-            f"`optimizer={type(optimizer).__name__}` holds none of the parameters of "
-            f"{type(unwrapped(target.model)).__name__}; was it built for another model, or before this one was moved "
-            "or copied?"
-        )
-
-
-def _require_scaler(scaler: GradScaler | None) -> None:
-    if scaler is not None and not hasattr(scaler, "get_scale"):
-        raise UsageError(f"`scaler={scaler!r}` must be an AMP gradient scaler, with a method `get_scale`.")
-
-
-def _matching(model: nn.Module, pattern: str, written: str) -> dict[str, nn.Module]:
-    """The modules whose names match `pattern`, which the user has `written` so."""
-    named = bare_modules(model)
-    found = {name: module for name, module in named.items() if isinstance(pattern, str) and fnmatchcase(name, pattern)}
-    if not found:
-        raise UsageError(
-            f"`{written}` matches no module of {type(model).__name__}{nearest(str(pattern), filter(None, named))}"
-        )
-    return found
-
-
-def _about(target: Target) -> "dict[str, Json]":
-    trainable = [p for p in target.parameters.values() if p.requires_grad]
-    return {
-        "gradscope": version("gradscope"),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "created": clock.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "model": class_name(unwrapped(target.model)),
-        "modules": {name: class_name(module) for name, module in bare_modules(target.model).items()},
-        "parameters": sum(p.numel() for p in target.parameters.values()),
-        "shapes": {name: list(p.shape) for name, p in target.parameters.items()},
-        "trainable": sum(p.numel() for p in trainable),
-        "optimizers": [],
-        "recurrent": {
-            name: mode for name, module in bare_modules(target.model).items() if (mode := recurrent_mode(module))
-        },
-    }
-
-
-def _about_optimizer(optimizer: torch.optim.Optimizer) -> "dict[str, Json]":
-    group = optimizer.param_groups[0]
-    about: dict[str, Json] = {"type": type(optimizer).__name__}
-    for key, value in group.items():
-        if isinstance(value, bool | int | float | str):
-            about[key] = value
-        elif isinstance(value, tuple | list) and all(isinstance(v, int | float) for v in value):
-            about[key] = [float(v) for v in value]
-    return about

@@ -1,0 +1,118 @@
+"""What `attach` is given: is it right, what of it is observed, and what the trace says about it."""
+
+import platform
+import time as clock
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from importlib.metadata import version
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from gradscope.errors import UsageError, nearest
+from gradscope.findings import Json
+from gradscope.probes.base import Target
+from gradscope.probes.names import bare_modules, bare_parameters, class_name, leaves, unwrapped
+from gradscope.probes.recurrent import recurrent_mode
+from gradscope.steps import GradScaler
+
+
+def target_of(model: nn.Module, wanted: tuple[str, ...], time_axes: Mapping[str, int]) -> Target:
+    """What the probes attach to.
+
+    Raises:
+        UsageError: The model has no parameters, some have no shape yet, or a name matches nothing.
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"`attach({model!r})` needs a torch.nn.Module, this is a {type(model).__name__}.")
+    called = f"`attach({type(model).__name__})`"
+    parameters = bare_parameters(model)
+    if not parameters:
+        raise UsageError(f"{called}: the model has no parameters, so there is no gradient to watch.")
+    lazy = next((name for name, p in parameters.items() if is_lazy(p)), None)
+    if lazy is not None:
+        raise UsageError(f"{called}: {lazy!r} has no shape yet; run one batch through the model, then attach.")
+    modules = dict(leaves(model))
+    for pattern in wanted:
+        modules |= _matching(model, pattern, f"modules={pattern!r}")
+    if not isinstance(time_axes, Mapping):
+        raise UsageError(f"`time_axes={time_axes!r}` must give an axis for each name, such as {{'encoder.*': 1}}.")
+    axes: dict[str, int] = {}
+    for pattern, axis in time_axes.items():
+        written = f"time_axes={{{pattern!r}: {axis!r}}}"
+        if isinstance(axis, bool) or not isinstance(axis, int):
+            raise UsageError(f"`{written}`: an axis is a whole number, such as 1 or -1.")
+        found = _matching(model, pattern, written)
+        modules |= found
+        axes |= dict.fromkeys(found, axis)
+    return Target(model=model, modules=modules, parameters=parameters, time_axes=axes)
+
+
+def bare_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer inside of a wrapper, such as Accelerate's or Lightning's, which has no hooks of its own."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    return optimizer
+
+
+def require_own(optimizer: torch.optim.Optimizer, target: Target) -> None:
+    """Raises a `UsageError` where `optimizer` moves nothing of the model."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UsageError(f"`optimizer={optimizer!r}` must be a torch.optim.Optimizer or a list of them.")
+    own = {id(p) for p in target.parameters.values()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise UsageError(
+            f"`optimizer={type(optimizer).__name__}` holds none of the parameters of "
+            f"{type(unwrapped(target.model)).__name__}; was it built for another model, or before this one was moved "
+            "or copied?"
+        )
+
+
+def require_scaler(scaler: GradScaler | None) -> None:
+    """Raises a `UsageError` where `scaler` is none."""
+    if scaler is not None and not hasattr(scaler, "get_scale"):
+        raise UsageError(f"`scaler={scaler!r}` must be an AMP gradient scaler, with a method `get_scale`.")
+
+
+def _matching(model: nn.Module, pattern: str, written: str) -> dict[str, nn.Module]:
+    """The modules whose names match `pattern`, which the user has `written` so."""
+    named = bare_modules(model)
+    found = {name: module for name, module in named.items() if isinstance(pattern, str) and fnmatchcase(name, pattern)}
+    if not found:
+        raise UsageError(
+            f"`{written}` matches no module of {type(model).__name__}{nearest(str(pattern), filter(None, named))}"
+        )
+    return found
+
+
+def about(target: Target) -> "dict[str, Json]":
+    """What the trace says of the model and of where it is trained."""
+    trainable = [p for p in target.parameters.values() if p.requires_grad]
+    return {
+        "gradscope": version("gradscope"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "created": clock.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "model": class_name(unwrapped(target.model)),
+        "modules": {name: class_name(module) for name, module in bare_modules(target.model).items()},
+        "parameters": sum(p.numel() for p in target.parameters.values()),
+        "shapes": {name: list(p.shape) for name, p in target.parameters.items()},
+        "trainable": sum(p.numel() for p in trainable),
+        "optimizers": [],
+        "recurrent": {
+            name: mode for name, module in bare_modules(target.model).items() if (mode := recurrent_mode(module))
+        },
+    }
+
+
+def about_optimizer(optimizer: torch.optim.Optimizer) -> "dict[str, Json]":
+    """What the trace says of an optimizer."""
+    group = optimizer.param_groups[0]
+    about: dict[str, Json] = {"type": type(optimizer).__name__}
+    for key, value in group.items():
+        if isinstance(value, bool | int | float | str):
+            about[key] = value
+        elif isinstance(value, tuple | list) and all(isinstance(v, int | float) for v in value):
+            about[key] = [float(v) for v in value]
+    return about
