@@ -116,12 +116,24 @@ def _merged(parts: Rows, sites: Sequence[Site], meta: Mapping[str, Json]) -> Row
     for statistic in _ALIKE:
         values = parts[..., COLUMN[statistic]]
         whole[..., COLUMN[statistic]] = np.fmax.reduce(values, axis=2)
+    _average_entropies(whole, parts, sites)
     gradients = [i for i, site in enumerate(sites) if site.quantity in _OF_THE_LOSS]
     whole[:, gradients] = scaled(whole[:, gradients], 1 / parts.shape[2])
     for i, site in enumerate(sites):
         if site.quantity in PARAMETER_QUANTITIES:
             whole[:, i] = _parameter(whole[:, i], parts[:, i], _size(site, meta))
     return whole
+
+
+def _average_entropies(whole: Rows, parts: Rows, sites: Sequence[Site]) -> None:
+    """Means over queries, of which each rank has as many as its module has returned rows; a head has no elements."""
+    entropies, numel = parts[..., COLUMN["attention_entropy"]], np.nan_to_num(parts[..., COLUMN["numel"]])
+    for i in np.flatnonzero(~np.isnan(entropies).all(axis=(0, 2))):
+        same = [j for j, s in enumerate(sites) if s.module == sites[i].module and s.quantity is Quantity.OUTPUT]
+        weight = np.where(np.isnan(entropies[:, i]), 0.0, numel[:, same].max(axis=1).astype(np.float64))
+        with np.errstate(invalid="ignore"):
+            mean = (np.nan_to_num(entropies[:, i]) * weight).sum(axis=1) / weight.sum(axis=1)
+        whole[:, i, COLUMN["attention_entropy"]] = mean
 
 
 def _size(site: Site, meta: Mapping[str, Json]) -> float:

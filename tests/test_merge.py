@@ -72,6 +72,21 @@ def test_a_site_that_one_rank_lacks_or_has_not_seen_is_that_of_the_others():
     np.testing.assert_array_equal(merged.ranks.statistics["rms"][1, 0], [x[COLUMN["rms"]], np.nan])
 
 
+def test_entropies_are_weighted_by_the_rows_that_a_module_returned_though_a_head_has_none():
+    sites = [site("output"), site("output", name="head0")]
+    ranks = []
+    for rank, (size, entropy, logit) in enumerate([(4, 1.0, -3.0), (12, 0.5, 7.0)]):
+        rows = [measure(torch.ones(size)), measure(torch.ones(0))]
+        for row in rows:
+            row[COLUMN["attention_entropy"]], row[COLUMN["max_logit"]] = entropy, logit
+        ranks.append(recorded(rank, sites, [(rows, {}), ([rows[0], None], {})]))
+    merged = whole(*ranks)
+    for name, last in (("", 10 / 16), ("head0", np.nan)):
+        entropy = merged.series("fc", "output", "attention_entropy", name=name)
+        np.testing.assert_allclose(entropy, [10 / 16, last])
+        assert merged.series("fc", "output", "max_logit", name=name)[0] == 7
+
+
 WEIGHT = [site("weight", name="weight")]
 SHAPES = {"fc.weight": [4]}
 

@@ -88,6 +88,20 @@ class Attends(nn.Module):
         return self.head(y.mean(1))
 
 
+class Functions(nn.Module):
+    """Calls functions instead of modules; rank 1's attention is masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.mix, self.head = nn.Linear(1, 12, bias=False), nn.Linear(4, 9), nn.Linear(9, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x.unsqueeze(-1)).unflatten(-1, (6, 2)).transpose(1, 2).chunk(3, dim=1)
+        seen = (torch.arange(6) < 6 - 3 * (x[:, :1] > 1).long())[:, None, None, :]
+        y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(2)
+        return self.head(nn.functional.relu(self.mix(y) - 0.4).mean(1)).sigmoid()
+
+
 class Checkpointed(nn.Module):
     """Two of its layers are computed again in backward, each in a backward of its own."""
 
@@ -175,6 +189,7 @@ CASES: dict[str, Case] = {
     "ddp spoilt": Case(build=Gated, wrap=ddp, spoilt=9),
     "ddp accumulates": Case(build=Gated, wrap=partial(ddp, gradient_as_bucket_view=True), micro=3),
     "ddp static graph": Case(build=Attends, wrap=partial(ddp, static_graph=True)),
+    "ddp functions": Case(build=Functions, wrap=ddp),
     "ddp unused": Case(build=SometimesUsed, wrap=partial(ddp, find_unused_parameters=True)),
     "ddp packed lstm": Case(build=Reader, wrap=ddp),
     "ddp uneven": Case(build=Gated, wrap=ddp, steps=lambda rank: STEPS - 3 * rank, exact=False),
@@ -183,6 +198,7 @@ CASES: dict[str, Case] = {
     "fsdp": Case(build=Gated, wrap=fsdp),
     "fsdp accumulates": Case(build=Gated, wrap=fsdp, micro=3, clip=0.01, optimizer=adam),
     "fsdp transformer": Case(build=Attends, wrap=partial(fsdp, reshard_after_forward=False)),
+    "fsdp functions": Case(build=Functions, wrap=fsdp),
     "fsdp packed lstm": Case(build=Reader, wrap=fsdp),
     "fsdp attached before": Case(build=Reader, wrap=fsdp, first=True, exact=False),
     "fsdp one watched": Case(build=Reader, wrap=fsdp, alone=True, exact=False),
