@@ -128,7 +128,7 @@ def _merged(parts: Rows, sites: Sequence[Site], meta: Mapping[str, Json]) -> Row
 def _average_entropies(whole: Rows, parts: Rows, sites: Sequence[Site]) -> None:
     """Means over queries, of which each rank has as many as its module has returned rows; a head has no elements."""
     entropies, numel = parts[..., COLUMN["attention_entropy"]], np.nan_to_num(parts[..., COLUMN["numel"]])
-    for i in np.flatnonzero(~np.isnan(entropies).all(axis=(0, 2))):
+    for i in np.flatnonzero(~np.isnan(entropies).all(axis=(0, 2))).tolist():
         same = [j for j, s in enumerate(sites) if s.module == sites[i].module and s.quantity is Quantity.OUTPUT]
         weight = np.where(np.isnan(entropies[:, i]), 0.0, numel[:, same].max(axis=1).astype(np.float64))
         with np.errstate(invalid="ignore"):
