@@ -193,6 +193,10 @@ class Scope:
             if not self._detached and not any(optimizer is known for known in self._steps.optimizers):
                 self._watch(optimizer)
 
+    def blind(self, module: str, why: str) -> None:
+        """Notes in the trace that something of `module` cannot be seen, and why."""
+        self._recorder.blind(module, why)
+
     def record_loss(self, loss: Tensor | float) -> None:
         """The loss of the running step, or of the one that has just ended; optional. Several are averaged."""
         if self._recorder.on:

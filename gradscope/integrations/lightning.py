@@ -10,6 +10,7 @@ It attaches after the strategy has been set up and after the sanity check, so th
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from types import FunctionType
 from typing import Protocol, Unpack
 
 import torch
@@ -23,6 +24,9 @@ from gradscope.integrations.selection import Extreme
 from gradscope.integrations.tables import counts
 from gradscope.scope import Scope
 from gradscope.steps import GradScaler
+from gradscope.units import ACTIVATION_FUNCTIONS
+
+_ACTIVATIONS = {called.__name__ for known in ACTIVATION_FUNCTIONS for called in known.functions}
 
 
 def _callback() -> type:
@@ -46,6 +50,7 @@ class _Logger(Protocol):
 
 
 class _Trainer(Protocol):
+    model: nn.Module
     optimizers: Sequence[torch.optim.Optimizer]
     precision_plugin: _Precision
     accumulate_grad_batches: int
@@ -91,6 +96,11 @@ class GradscopeCallback(_callback()):  # type: ignore[misc]
         """Attaches."""
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         scope = self._lifecycle.begin(pl_module, trainer.optimizers, scaler, trainer.global_step)
+        # where a wrapper of the strategy is called, it calls training_step as the module's forward
+        called = _functions_called(pl_module) if trainer.model is pl_module else []
+        if called:
+            why = f"calls {', '.join(called)} outside of any module's forward, where functions are not seen"
+            scope.blind("training_step", f"{why}; move it into `forward`")
         if self._log and trainer.is_global_zero:
             tracking.follow(scope, _Loggers(trainer.loggers))
 
@@ -123,6 +133,18 @@ class GradscopeCallback(_callback()):  # type: ignore[misc]
     def teardown(self, trainer: _Trainer, pl_module: nn.Module, stage: str) -> None:
         """Detaches where nothing else did."""
         self._lifecycle.end(speak=False)
+
+
+def _functions_called(module: nn.Module) -> list[str]:
+    """Activations that methods of a LightningModule seem to call as functions, but for its forward."""
+    methods = (
+        method
+        for kind in type(module).__mro__
+        if not kind.__module__.startswith(("lightning.", "pytorch_lightning.", "torch."))
+        for method in vars(kind).values()
+        if isinstance(method, FunctionType) and method.__name__ != "forward"
+    )
+    return sorted({name for method in methods for name in method.__code__.co_names} & _ACTIVATIONS)
 
 
 class _Loggers:

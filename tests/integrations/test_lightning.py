@@ -198,6 +198,28 @@ def test_loss_names_and_options_are_as_of_attach(tmp_path: Path) -> None:
     assert {site.module for site in trace.sites} == {"", "encoder.0", "encoder.1", "head"}
 
 
+def test_what_is_called_outside_of_any_forward_is_said_not_to_be_seen() -> None:
+    class Inline(Net):
+        def training_step(self, batch, batch_idx):
+            return nn.functional.mse_loss(self.head(torch.tanh(self.encoder(batch[0]))), batch[1])
+
+    class Inside(Net):
+        def forward(self, x):
+            return self.head(torch.tanh(self.encoder(x)))
+
+        def training_step(self, batch, batch_idx):
+            return nn.functional.mse_loss(self(batch[0]), batch[1])
+
+    for build, seen in ((Inline, False), (Inside, True)):
+        watch = GradscopeCallback()
+        fitted(build(), watch)
+        trace = watch.scope.trace
+        assert ("tanh#0" in {site.module for site in trace.sites}) is seen
+        blind = {spot["module"]: spot["why"] for spot in trace.meta["blind_spots"]}
+        assert ("training_step" in blind) is not seen
+        assert seen or blind["training_step"].startswith("calls tanh outside of any module's forward")
+
+
 def test_two_fits_are_two_recordings() -> None:
     watch = GradscopeCallback()
     assert watch.diagnosis is None
