@@ -28,7 +28,7 @@ from gradscope.blind_spots import blind_spots
 from gradscope.compiled import Eagerly
 from gradscope.errors import UsageError
 from gradscope.findings import Diagnosis, Json
-from gradscope.probes.base import Probe, Target, rarely
+from gradscope.probes.base import Probe, Target, aside, rarely
 from gradscope.probes.names import bare_modules, class_name, unwrapped
 from gradscope.recorder import RECORDER, StepRecorder
 from gradscope.records import Event, Quantity
@@ -254,23 +254,26 @@ class Scope:
 
     def begins(self) -> None:
         """A step begins: ends the one before, if there is one."""
-        recorder = self._recorder
         try:
-            if self._begun:
-                self._close()
-            self._drop_failed()
-            recorder.boundary = False
-            self._begun = True
-            recorder.on = self._wants(recorder.step)
-            if recorder.on and not self._records:
-                note_sharding(self._target, self._recorder, self._meta)
-            self._eagerly.hold(recorder.on)
-            self._steps.begin()
-            if recorder.on:
-                recorder.begin_step()
+            aside(self._turn)
         except Exception as error:
             self.failed(error)
-            recorder.on = False
+            self._recorder.on = False
+
+    def _turn(self) -> None:
+        recorder = self._recorder
+        if self._begun:
+            self._close()
+        self._drop_failed()
+        recorder.boundary = False
+        self._begun = True
+        recorder.on = self._wants(recorder.step)
+        if recorder.on and not self._records:
+            note_sharding(self._target, self._recorder, self._meta)
+        self._eagerly.hold(recorder.on)
+        self._steps.begin()
+        if recorder.on:
+            recorder.begin_step()
 
     def ended(self) -> None:
         """A boundary has been reached: readies the next step."""

@@ -258,8 +258,9 @@ def symmetric_fraction(weight: Tensor) -> Tensor:
     rows = weight.detach().flatten(1)
     rows = rows.abs() if rows.is_complex() else rows
     rows = rows.float() if rows.dtype not in (torch.float32, torch.float64) else rows
-    generator = torch.Generator().manual_seed(0)
-    directions = torch.randn(rows.shape[1], _PROBES, generator=generator, dtype=rows.dtype).to(rows.device)
+    generator = torch.Generator("cpu").manual_seed(0)  # whatever the default device is
+    directions = torch.randn(rows.shape[1], _PROBES, generator=generator, dtype=rows.dtype, device="cpu")
+    directions = directions.to(rows.device)
     shadow = rows @ directions
     shadow = shadow[shadow[:, 0].argsort()]
     tolerance = _ROWS_EQUAL * torch.linalg.vector_norm(rows, dim=1).mean()

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from torch import Tensor, nn
 
 from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
-from gradscope.probes.tensors import given_tensors, named_tensors, time_axis
+from gradscope.probes.tensors import given_tensors, has_numbers, named_tensors, time_axis
 from gradscope.records import Quantity, Statistic
 from gradscope.statistics import fraction_where
 from gradscope.units import Activation, activation_of, features_last, is_activation, unit_axis
@@ -91,7 +91,7 @@ class _OutputHook(ForwardHook):
 
     def emit(self, module: nn.Module, name: str, output: Tensor) -> int:
         """Emits one output; how many times (positions of the sequence) it covers."""
-        if not (output.is_floating_point() or output.is_complex()):
+        if not has_numbers(output):
             return 1
         recorder = self.recorder
         site = self.sites.get(name)

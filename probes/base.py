@@ -21,14 +21,17 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import ClassVar, Protocol
+from typing import ClassVar, ParamSpec, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
+from torch.utils._python_dispatch import _disable_current_modes
 
 from gradscope.records import Quantity, Statistic
 from gradscope.units import Liveness, Predicate
+
+_Arguments = ParamSpec("_Arguments")
 
 
 class StepListener(Protocol):
@@ -221,8 +224,32 @@ class Hook:
 
 
 def in_transform() -> bool:
-    """Whether a transform of torch.func (vmap, jvp, …) or torch.jit's tracer is running: nothing of the training."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or torch._C._get_tracing_state() is not None
+    """Whether a transform of torch.func (vmap, jvp, …), torch.jit's tracer or a mode of fake tensors is running.
+
+    What runs in it is nothing of the training.
+    """
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or (torch._C._len_torch_dispatch_stack() > 0 and torch._C._get_dispatch_mode(_FAKE) is not None)
+    )
+
+
+def aside(act: Callable[_Arguments, None], *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+    """Runs `act` so that nobody of the training's takes what it computes for a part of it.
+
+    Subclasses of tensors and modes are left out: default devices, counters of operations, selective checkpoints, which
+    keep results of the forward and hand them out again, one after the other.
+    """
+    with torch._C.DisableTorchFunction():
+        if torch._C._len_torch_dispatch_stack() == 0:
+            act(*args, **kwargs)
+        else:
+            with _disable_current_modes():
+                act(*args, **kwargs)
+
+
+_FAKE = torch._C._TorchDispatchModeKey.FAKE
 
 
 class ParameterHook:
@@ -274,7 +301,7 @@ def _receive(
     if running is not None:
         if outer != -1:
             running.nested(outer)
-        running.emit_gradient(step, forward, site, time, axis, grad)
+        aside(running.emit_gradient, step, forward, site, time, axis, grad)
 
 
 class ForwardHook(Hook):
@@ -313,13 +340,15 @@ class ForwardHook(Hook):
         try:
             if self.step != recorder.step:
                 self._new_step()
-            elif (self.time or self._passed) and torch._C._current_graph_task_id() != -1:
-                self._see_again(module, args, more)
-                return
-            with torch._C.DisableTorchFunction():  # what we compute is no call of the model's
-                self.time += self.see(module, args, more)
+            if (self.time or self._passed) and torch._C._current_graph_task_id() != -1:
+                aside(self._see_again, module, args, more)
+            else:
+                aside(self._see, module, args, more)
         except Exception as error:
             recorder.failed(self.probe, error)
+
+    def _see(self, module: nn.Module, args: tuple[object, ...], more: object) -> None:
+        self.time += self.see(module, args, more)
 
     def _new_step(self) -> None:
         self.step, self.time = self.recorder.step, 0

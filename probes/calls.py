@@ -20,7 +20,7 @@ from torch import nn
 from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode
 
-from gradscope.probes.base import Hook, Recorder, in_transform
+from gradscope.probes.base import Hook, Recorder, aside, in_transform
 from gradscope.units import is_activation
 
 _Result = TypeVar("_Result")
@@ -160,7 +160,7 @@ class _Mode(TorchFunctionMode):
         result = func(*args, **kwargs)
         if noted is not None:
             try:
-                watcher.after(noted, args, kwargs, result)
+                aside(watcher.after, noted, args, kwargs, result)
             except Exception as error:
                 self._calls.recorder.failed(self._calls.probe, error)
         return result
@@ -173,7 +173,8 @@ class _Mode(TorchFunctionMode):
         if owner is None or not recorder.on or in_transform():
             return None
         try:
-            return watcher.before(owner, frame, args, kwargs)
+            with torch._C.DisableTorchFunction():  # as in `aside`; a hook is all that is placed here
+                return watcher.before(owner, frame, args, kwargs)
         except Exception as error:
             recorder.failed(calls.probe, error)
             return None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from gradscope.probes.base import Hook, ParameterHook, Probe, Recorder, Target, owner_and_name, rarely
+from gradscope.probes.base import Hook, ParameterHook, Probe, Recorder, Target, aside, owner_and_name, rarely
 from gradscope.probes.names import bare_parameters
 from gradscope.processes import are_sharded, local
 from gradscope.records import Quantity, Statistic
@@ -39,15 +39,18 @@ class Parameters(Probe):
             if parameter.requires_grad:
                 raw.place(name, parameter)
         by_hand = _ByHand(recorder, target.parameters)
+        all_moved = _AllMoved()
 
         def moves(optimizer: torch.optim.Optimizer, until: ExitStack) -> None:
             moved = _Moved(recorder, optimizer, raw)
+            all_moved.add(moved)
             by_hand.give_up(optimizer)
             until.callback(optimizer.register_step_pre_hook(_BeforeUpdate(recorder, moved)).remove)
             until.callback(optimizer.register_step_post_hook(_AfterUpdate(recorder, moved)).remove)
 
         recorder.on_optimizer(moves)
         recorder.on_step(by_hand, self.name)
+        recorder.on_step(all_moved, self.name)
         return handles
 
 
@@ -75,7 +78,7 @@ class _RawGradientHook(ParameterHook):
             if self.reduced is not None:
                 self.reduced.wait_for(self.site, parameter, recorder.step)
             elif parameter.grad is not None:
-                recorder.emit_gradient_of(self.site, parameter.grad)
+                aside(recorder.emit_gradient_of, self.site, parameter.grad)
         except Exception as error:
             recorder.failed(Parameters.name, error)
 
@@ -152,7 +155,7 @@ class _Weights:
             return
         if self._sharded:
             self._weights = [local(parameter) for parameter in self._parameters]
-        if not self._before:
+        if not all(map(_alike, self._before, self._weights)) or not self._before:
             self._before = [torch.empty_like(w) for w in self._weights]
         for site, weight, copy in zip(self._weight_sites[:large], self._weights, self._before, strict=False):
             recorder.emit_many([site], [weight])
@@ -187,6 +190,10 @@ class _Weights:
             recorder.emit_many(self._update_sites[large:], changes)
 
 
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype is other.dtype
+
+
 class _RawGradients:
     """The hooks on the parameters' gradients, one for each that is trainable, also if it becomes so later."""
 
@@ -195,7 +202,8 @@ class _RawGradients:
         self._model = model
         self._handles = handles
         self._reduced = _Reduced(recorder) if recorder.one_of_several else None
-        self._placed: dict[str, weakref.ref[nn.Parameter]] = {}
+        # not weak: torch refuses to swap the insides of a tensor to which there are weak references
+        self._placed: dict[str, nn.Parameter] = {}
 
     def names(self) -> dict[int, str]:
         """Full names of the parameters that the model has now, by identity."""
@@ -203,9 +211,8 @@ class _RawGradients:
 
     def place(self, name: str, parameter: nn.Parameter) -> None:
         """Hooks `parameter` if that has not been done."""
-        placed = self._placed.get(name)
-        if placed is None or placed() is not parameter:
-            self._placed[name] = weakref.ref(parameter)
+        if self._placed.get(name) is not parameter:
+            self._placed[name] = parameter
             site = self._recorder.site(*_site(name, Quantity.WEIGHT_GRAD))
             hook = _RawGradientHook(self._recorder, site, self._reduced)
             self._handles.callback(parameter.register_post_accumulate_grad_hook(hook).remove)
@@ -236,6 +243,22 @@ class _Moved:
         return self.weights
 
 
+class _AllMoved:
+    """When a step begins: a hook on a new parameter must be there before its first gradient is."""
+
+    def __init__(self) -> None:
+        self._moved: weakref.WeakSet[_Moved] = weakref.WeakSet()  # held by the hooks on their optimizers
+        self.add = self._moved.add
+
+    def begin(self) -> None:
+        """Looks up what the optimizers move."""
+        for moved in self._moved:
+            moved.lookup()
+
+    def end(self) -> None:
+        """Nothing is left to do."""
+
+
 class _BeforeUpdate(Hook):
     __slots__ = ("moved",)
 
@@ -247,7 +270,7 @@ class _BeforeUpdate(Hook):
         if is_compiling() or not self.recorder.on:
             return
         try:
-            self.moved.lookup().before()
+            aside(self.moved.lookup().before)
         except Exception as error:
             self.recorder.failed(self.probe, error)
 
@@ -263,7 +286,7 @@ class _AfterUpdate(Hook):
         if is_compiling() or not self.recorder.on:
             return
         try:
-            self.moved.weights.after()
+            aside(self.moved.weights.after)
         except Exception as error:
             self.recorder.failed(self.probe, error)
 

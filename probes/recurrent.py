@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from gradscope.probes.base import ForwardHook, Probe, Recorder, Target, rarely
+from gradscope.probes.base import ForwardHook, Probe, Recorder, Target, aside, rarely
 from gradscope.probes.bptt import GATES, Given, Unrolled, Weights, unroll
 from gradscope.probes.names import bare_modules
 from gradscope.probes.sequence import Sequence
@@ -281,7 +281,7 @@ class _Call:
             return
         try:
             with torch.no_grad(), torch.autocast(self._x.device.type, enabled=False):
-                self._go_back(self._mark)
+                aside(self._go_back, self._mark)
         except Exception as error:
             layer.recorder.failed(Recurrent.name, error)
         finally:

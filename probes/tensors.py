@@ -1,38 +1,88 @@
-"""The tensors inside what a module takes and returns: the one place where nested structures are walked."""
+"""The tensors inside what a module takes and returns: the one place where nested structures are walked.
 
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+A structure belongs to the model. Looking at it must not run the model's code, which may raise, take long, draw random
+numbers or never end. So built-in containers are read as what they are, whatever their subclasses have made of
+`__iter__` or `items`; mappings that are no dictionaries, properties, and objects of other kinds are left alone.
+"""
+
+from collections import UserDict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import fields
+from itertools import islice
+from types import MemberDescriptorType
+from typing import TypeGuard, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-_MAX_NESTING = 8  # deeper ones are not followed: a structure may contain itself
+_Kind = TypeVar("_Kind")
+_MOST_LEVELS = 8  # deeper ones are not followed
+_MOST_VALUES = 4096  # nor more than these: a structure may contain itself
 
 
-def named_tensors(value: object, name: str = "", nesting: int = 0) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """The floating-point or complex tensors in `value` with their paths: "" for a bare one, "1.0" in a nest.
 
-    Tuples, lists, mappings, dataclasses and packed sequences are followed, other objects are not.
+    Tuples, lists, dictionaries, dataclasses and packed sequences are followed, other objects are not.
     """
-    if isinstance(value, Tensor):
-        if value.is_floating_point() or value.is_complex():
-            yield name, value
-        return
-    if nesting == _MAX_NESTING:
-        return
-    items: Iterator[tuple[str, object]]
-    if isinstance(value, PackedSequence):
-        items = iter([("data", value.data)])
-    elif isinstance(value, Mapping):
-        items = ((str(key), item) for key, item in value.items())
-    elif isinstance(value, tuple | list):
-        items = ((str(index), item) for index, item in enumerate(value))
-    elif is_dataclass(value) and not isinstance(value, type):
-        items = ((f.name, getattr(value, f.name, None)) for f in fields(value))
-    else:
-        return
-    for key, item in items:
-        yield from named_tensors(item, f"{name}.{key}" if name else key, nesting + 1)
+    waiting = [(name, value, _MOST_LEVELS)]
+    seen = 0
+    while waiting and seen < _MOST_VALUES:
+        seen += 1
+        name, value, levels = waiting.pop()
+        if _is(value, Tensor):
+            if has_numbers(value):
+                yield name, value
+        elif levels:
+            before = f"{name}." if name else ""
+            waiting += [(f"{before}{key}", part, levels - 1) for key, part in reversed(_parts(value))]
+
+
+def has_numbers(tensor: Tensor) -> bool:
+    """Whether there is something to measure: floating-point or complex numbers that are really there."""
+    return (tensor.is_floating_point() or tensor.is_complex()) and not tensor.is_meta
+
+
+def _is(value: object, kind: type[_Kind]) -> TypeGuard[_Kind]:
+    """What `isinstance` says, without asking the value itself what it wants to be."""
+    return issubclass(type(value), kind)
+
+
+def _parts(value: object) -> Sequence[tuple[str, object]]:
+    """What a container holds, by name; nothing of what is no container."""
+    if _is(value, PackedSequence):
+        return [("data", tuple.__getitem__(value, 0))]
+    if _is(value, tuple):
+        return [(str(index), item) for index, item in enumerate(tuple.__getitem__(value, slice(_MOST_VALUES)))]
+    if _is(value, list):
+        return [(str(index), item) for index, item in enumerate(list.__getitem__(value, slice(_MOST_VALUES)))]
+    if _is(value, UserDict):
+        value = _attributes(value).get("data")
+    if _is(value, dict):
+        try:
+            return [(str(key), item) for key, item in islice(dict.items(value), _MOST_VALUES)]
+        except Exception:  # a key that will not be told
+            return []
+    if hasattr(type(value), "__dataclass_fields__"):
+        held, cls = _attributes(value), type(value)
+        return [(f.name, held[f.name]) for f in fields(cls) if f.name in held]  # type: ignore[arg-type]
+    return []
+
+
+def _attributes(value: object) -> dict[str, object]:
+    """What an object holds, in its dictionary or in slots."""
+    held: dict[str, object] = {}
+    for cls in type(value).__mro__:
+        for name, member in vars(cls).items():
+            if type(member) is MemberDescriptorType:
+                try:
+                    held[name] = member.__get__(value)
+                except AttributeError:
+                    continue  # never set
+    with suppress(AttributeError):  # it has slots alone
+        held |= object.__getattribute__(value, "__dict__")
+    return held
 
 
 def given_tensors(args: tuple[object, ...], kwargs: object) -> Iterator[tuple[str, Tensor]]:
