@@ -73,12 +73,12 @@ def activation_of(module: nn.Module) -> Activation | None:
     for cls in type(module).__mro__:
         if cls in _BY_MODULE:
             return _BY_MODULE[cls].of_module(module)
-    return _WRITTEN_OUT.get(type(module).__name__)
+    return _BY_NAME.get(type(module).__name__)
 
 
 def is_activation(module: nn.Module) -> bool:
     """Whether `module` is an activation function, so that what it calls is no function by itself."""
-    return type(module).__name__ in _WRITTEN_OUT or any(cls in _BY_MODULE for cls in type(module).__mro__)
+    return type(module).__name__ in _BY_NAME or any(cls in _BY_MODULE for cls in type(module).__mro__)
 
 
 # Where the slope, as a function of the output y, is below SLOPE of its largest:
@@ -162,13 +162,12 @@ ACTIVATION_FUNCTIONS: tuple[ActivationFunction, ...] = (
     ActivationFunction(nn.Tanhshrink, (F.tanhshrink,)),
 )
 _BY_MODULE = {known.module: known for known in ACTIVATION_FUNCTIONS}
-# what transformers' modules write out, by class; they stand in gradscope.rules.activations too
-_WRITTEN_OUT: dict[str, Activation] = {
-    "NewGELUActivation": _SMOOTH_RECTIFIER,
-    "FastGELUActivation": _SMOOTH_RECTIFIER,
-    "QuickGELUActivation": _SMOOTH_RECTIFIER,
-    "AccurateGELUActivation": _SMOOTH_RECTIFIER,
+# modules of transformers, by class; they stand in gradscope.rules.activations too
+_NAMES = "GELU NewGELU FastGELU QuickGELU AccurateGELU ClippedGELU SiLU Mish"
+_BY_NAME: dict[str, Activation] = {
+    "GELUTanh": _SMOOTH_RECTIFIER,
     "ReLUSquaredActivation": _RECTIFIER,
+    **{f"{name}Activation": _SMOOTH_RECTIFIER for name in _NAMES.split()},
 }
 
 
@@ -207,8 +206,8 @@ class Liveness:
 
     def see(self, site: int, y: Tensor, axis: int, silent: float) -> None:
         """Takes in an output whose units are counted by `axis`; several of one site and step count as one."""
-        if not y.numel():
-            return
+        if not y.numel() or not y.ndim or y.layout is not torch.strided:
+            return  # without elements, axes or one shape there are no units to tell apart
         y = y if silent == 0 else y.abs()  # a ReLU's output is not negative: one pass over it less
         # one axis at a time: torch reduces several at once three times slower
         peak = y.flatten(axis + 1).amax(axis + 1) if axis + 1 < y.ndim else y

@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.bias import CausalBias
 
 from gradscope import attention
 from gradscope.probes.base import Probe, Recorder, Target
@@ -226,6 +227,8 @@ class _FusedAttentionCalls(_Watcher):
         )
         if not isinstance(query, Tensor) or not isinstance(key, Tensor) or query.is_nested or key.is_nested:
             return
+        if isinstance(mask, CausalBias):
+            mask = mask._materialize(query.device)
         found = attention.of_queries_and_keys(
             query,
             key,

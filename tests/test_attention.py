@@ -98,6 +98,12 @@ def test_without_an_axis_of_heads_there_is_one():
     assert_found(of_logits(many), many.flatten(0, 1))
 
 
+@pytest.mark.parametrize(("query", "key"), [((1, 2), (3, 2)), ((3, 2), (1, 2)), ((3, 1), (3, 2)), ((1, 1), (3, 2))])
+def test_one_may_stand_for_a_batch(query, key):
+    q, k = torch.randn(*query, 5, 4), torch.randn(*key, 6, 4)
+    assert_found(of_queries_and_keys(q, k), q @ k.transpose(2, 3) / 2)
+
+
 def test_what_is_not_finite_or_empty_tells_nothing():
     x = torch.randn(1, 2, 3, 4)
     x[0, 0, 0, 0] = math.nan

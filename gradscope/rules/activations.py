@@ -4,8 +4,10 @@ from math import sqrt
 
 # They halve the mean square of a centred input, so the weights before them must double it (He et al. 2015, eq. 10).
 RECTIFIERS = frozenset(
-    {"ReLU", "LeakyReLU", "RReLU", "GELU", "SiLU", "Mish", "Hardswish", "ELU", "CELU", "ReLU6"}
-    | {"NewGELUActivation", "FastGELUActivation", "QuickGELUActivation", "AccurateGELUActivation"}
+    ["ReLU", "LeakyReLU", "RReLU", "GELU", "SiLU", "Mish", "Hardswish", "ELU", "CELU", "ReLU6"]
+    # modules of transformers
+    + ["GELUActivation", "NewGELUActivation", "FastGELUActivation", "QuickGELUActivation", "AccurateGELUActivation"]
+    + ["ClippedGELUActivation", "GELUTanh", "SiLUActivation", "MishActivation"]
 )
 
 # The largest slope of those that are bounded on both sides.

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
 
 import gradscope
 from gradscope.attention import of_queries_and_keys
@@ -227,3 +228,30 @@ def test_softmax_over_classes_is_no_attention() -> None:
     assert np.isnan(trace.statistics["attention_entropy"]).all()
     assert (trace.series("softmax#0", "output", "max") <= 1).all()
     assert (trace.series("log_softmax#0", "output", "max") <= 0).all()
+
+
+class Unusual(nn.Module):
+    """Calls with tensors that no module would be given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x)
+        nested = torch.nested.as_nested_tensor([y[:1], y], layout=torch.jagged)
+        inside = F.relu(nested).unflatten(-1, [2, 2]).transpose(1, 2)
+        seen = F.scaled_dot_product_attention(inside, inside, inside).values()
+        lower = F.scaled_dot_product_attention(y[None, :2], y[None], y[None], causal_lower_right(2, len(y)))
+        kinds = torch.tanh(y.to(torch.complex64)).abs() + F.relu((x > 0).int()) + F.elu(y.double()).float()
+        scalars = F.relu(y.sum()) + F.softmax(y.flatten(), 0).sum() + y[0, 0].sigmoid() + F.relu(y[:0]).sum()
+        with torch.no_grad():
+            torch.sigmoid(x, out=torch.empty_like(x))
+        return kinds + scalars + seen.sum() + lower.sum()
+
+
+@pytest.mark.filterwarnings("ignore:.*nested:UserWarning")
+def test_unusual_tensors_are_no_failure() -> None:
+    trace = recorded(Unusual(), torch.randn(5, 4))
+    assert (trace.series("elu#0", "output", "numel") == 20).all()
+    assert 0 < trace.series("scaled_dot_product_attention#1", "output", "attention_entropy")[0] < 1
