@@ -3,12 +3,11 @@
 from math import sqrt
 
 # They halve the mean square of a centred input, so the weights before them must double it (He et al. 2015, eq. 10).
-RECTIFIERS = frozenset(
-    ["ReLU", "LeakyReLU", "RReLU", "GELU", "SiLU", "Mish", "Hardswish", "ELU", "CELU", "ReLU6"]
+RECTIFIERS = frozenset({"ReLU", "LeakyReLU", "RReLU", "GELU", "SiLU", "Mish", "Hardswish", "ELU", "CELU", "ReLU6"}) | {
     # modules of transformers
-    + ["GELUActivation", "NewGELUActivation", "FastGELUActivation", "QuickGELUActivation", "AccurateGELUActivation"]
-    + ["ClippedGELUActivation", "GELUTanh", "SiLUActivation", "MishActivation"]
-)
+    "GELUActivation", "NewGELUActivation", "FastGELUActivation", "QuickGELUActivation", "AccurateGELUActivation",
+    "ClippedGELUActivation", "GELUTanh", "SiLUActivation", "MishActivation",
+}  # fmt: skip
 
 # The largest slope of those that are bounded on both sides.
 LARGEST_SLOPE: dict[str, float] = {
