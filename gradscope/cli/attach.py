@@ -119,7 +119,7 @@ class _Recording:
             if not quiet:
                 _show(root, diagnosis, several=len(recorded) > 1)
             if root.path is not None:
-                _tell(f"the trace of {root.name} is in {root.path}")
+                _tell(f"the trace of {root.name} is in {_written(root.path)}")
         return diagnoses
 
 
@@ -131,6 +131,16 @@ def _show(root: "Root", diagnosis: "Diagnosis", *, several: bool) -> None:
     if several:
         click.echo(f"\n{root.name}: {diagnosis.steps} steps recorded", err=True)
     Terminal().write(root.scope.trace, diagnosis, sys.stderr)
+
+
+def _written(path: Path) -> str:
+    """Where the trace went: of several processes each has a file of its own."""
+    from gradscope.processes import file_of, place
+
+    here = place()
+    if here is None:
+        return str(path)
+    return f"{file_of(path, here.rank)}; `gradscope merge` adds up those of all {here.world_size} ranks"
 
 
 def _tell(sentence: str) -> None:
