@@ -299,7 +299,7 @@ class StepRecorder:
             time_index=time_index,
             time_values=time_values,
             events=tuple(self.events),
-            silent=tuple(self.liveness.silent) if self.one_of_several else (),
+            silent=tuple(self.liveness.silent()) if self.one_of_several else (),
         )
         self.events = []
         self._clear()

@@ -191,7 +191,6 @@ class Liveness:
     """Which units of which activations have been silent in the running step, and for how many before.
 
     Attributes:
-        silent: Of the step that ended last: each site, and for each of its units whether it was silent.
         features_last: Where the layer that ran last put its features: activations do not decide that themselves.
         layer: Which layer that was.
     """
@@ -202,7 +201,7 @@ class Liveness:
         self._peaks: dict[int, Tensor] = {}
         self._silent: dict[int, float] = {}
         self._idle = IdleUnits()
-        self.silent: list[tuple[int, NDArray[np.bool_]]] = []
+        self._ended: tuple[list[tuple[int, int]], NDArray[np.bool_]] = [], np.zeros(0, dtype=bool)
 
     def see(self, site: int, y: Tensor, axis: int, silent: float) -> None:
         """Takes in an output whose units are counted by `axis`; several of one site and step count as one."""
@@ -218,17 +217,20 @@ class Liveness:
 
     def end_step(self) -> dict[int, float]:
         """The dead fraction of each site that was seen in this step."""
-        self.silent = []
-        if not self._peaks:
-            return {}
         layout = [(site, len(peak)) for site, peak in self._peaks.items()]
-        sizes = [size for _, size in layout]
-        silent = _gather(list(self._peaks.values())) <= np.repeat([self._silent[site] for site in self._peaks], sizes)
-        self._peaks = {}  # NaN is not silent
-        self.silent = [
-            (site, part) for (site, _), part in zip(layout, np.split(silent, np.cumsum(sizes)[:-1]), strict=True)
-        ]
+        silent = np.zeros(0, dtype=bool)
+        if layout:
+            limits = np.repeat([self._silent[site] for site in self._peaks], [size for _, size in layout])
+            silent = _gather(list(self._peaks.values())) <= limits  # NaN is not silent
+        self._peaks = {}
+        self._ended = layout, silent
         return self._idle.count(layout, silent)
+
+    def silent(self) -> list[tuple[int, NDArray[np.bool_]]]:
+        """Of the step that ended last each site, and for each of its units whether it was silent."""
+        layout, silent = self._ended
+        ends = np.cumsum([size for _, size in layout])
+        return [(site, silent[end - size : end]) for (site, size), end in zip(layout, ends, strict=True)]
 
     def forget_step(self) -> None:
         """The running step is not recorded after all."""

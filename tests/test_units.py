@@ -181,3 +181,13 @@ def test_the_share_is_that_of_the_rows_that_equal_another():
     weight[5] = weight[2] * (1 + 1e-7)
     assert symmetric_fraction(weight) == pytest.approx(0.3)
     assert symmetric_fraction(weight.bfloat16()) == pytest.approx(0.3)
+
+
+def test_which_units_were_silent_can_be_asked_after_the_step():
+    liveness = Liveness()
+    liveness.see(3, torch.tensor([[1.0, 0.0], [0.0, 0.0]]), 1, 0.0)
+    liveness.see(1, torch.tensor([[0.0]]), 1, 0.0)
+    liveness.end_step()
+    assert [(site, silent.tolist()) for site, silent in liveness.silent()] == [(3, [False, True]), (1, [True])]
+    liveness.end_step()
+    assert liveness.silent() == []
