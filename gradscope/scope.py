@@ -27,6 +27,7 @@ from gradscope import at_exit, plugins, processes
 from gradscope.blind_spots import blind_spots
 from gradscope.compiled import Eagerly
 from gradscope.errors import UsageError
+from gradscope.fast_path import FastPath
 from gradscope.findings import Diagnosis, Json
 from gradscope.probes.base import Probe, Target, aside, rarely
 from gradscope.probes.names import bare_modules, class_name, unwrapped
@@ -143,6 +144,7 @@ class Scope:
         self._probes: dict[str, ExitStack] = {}
         self._steps = Steps(target, self._recorder, self, scaler)
         self._eagerly = Eagerly()
+        self._fast_path = FastPath(target, self._recorder)
         self._place_hooks(probes, optimizers)
         _attached[id(unwrapped(target.model))] = unwrapped(target.model)
         self._ready(first_step)
@@ -155,16 +157,13 @@ class Scope:
             if not any(Quantity.WEIGHT_GRAD in probe.quantities for probe in probes):
                 self._steps.watch_gradients(target)
             for optimizer in optimizers:
-                self._watch(optimizer)
+                self._steps.watch(optimizer)
         except BaseException:
+            self._fast_path.close()
             for stack in self._probes.values():
                 stack.close()
             self._steps.close()
             raise
-
-    def _watch(self, optimizer: torch.optim.Optimizer) -> None:
-        self._steps.watch(optimizer)
-        self._describe()
 
     # ---------------------------------------------------------------- for the user
 
@@ -191,7 +190,7 @@ class Scope:
             optimizer = bare_optimizer(optimizer)
             require_own(optimizer, self._target)
             if not self._detached and not any(optimizer is known for known in self._steps.optimizers):
-                self._watch(optimizer)
+                self._steps.watch(optimizer)
 
     def blind(self, module: str, why: str) -> None:
         """Notes in the trace that something of `module` cannot be seen, and why."""
@@ -264,6 +263,7 @@ class Scope:
         recorder = self._recorder
         if self._begun:
             self._close()
+        self._fast_path.come_back()
         self._drop_failed()
         recorder.boundary = False
         self._begun = True
@@ -284,6 +284,10 @@ class Scope:
         self._close(skipped=True)
         self.begins()
 
+    def watched(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """These end the steps from now on."""
+        self._meta["optimizers"] = [about_optimizer(one) for one in optimizers]
+
     def stalled(self) -> None:
         """So many forward passes without an end of the step: what they left is dropped, recording waits for the end."""
         recorder = self._recorder
@@ -303,7 +307,6 @@ class Scope:
 
     def _describe(self) -> None:
         """Writes down what is known of the training only by now."""
-        self._meta["optimizers"] = [about_optimizer(one) for one in self._steps.optimizers]
         if self._eagerly.refused:
             self._recorder.blind("", "runs inside of compiled code, so only its parameters are seen")
         if self._records:
@@ -331,10 +334,8 @@ class Scope:
             self._begun = False
             if recorder.on:
                 recorder.on = False
-                groups = self._steps.optimizers[0].param_groups if self._steps.optimizers else []
-                lr = float(groups[0]["lr"]) if groups and "lr" in groups[0] else float("nan")
                 try:
-                    record = recorder.end_step(lr=lr, loss_scale=self._steps.scale, skipped=skipped)
+                    record = recorder.end_step(lr=self._steps.lr, loss_scale=self._steps.scale, skipped=skipped)
                     self._records += 1
                     if rarely(self._records - 1):  # should this be all that is ever written
                         self._describe()
@@ -369,6 +370,7 @@ class Scope:
             return
         self._detached = True
         self._eagerly.hold(False)
+        self._fast_path.close()
         for stack in self._probes.values():
             stack.close()
         skipped = self._steps.was_skipped()

@@ -8,8 +8,9 @@ Of a compiled model the first of these cannot be seen: Dynamo traces through a h
 looks, and leaves it out. What it keeps is `passed = True`.
 """
 
+import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Concatenate, ParamSpec, Protocol
 
@@ -50,6 +51,10 @@ class Edges(Protocol):
         """The running step has been skipped by the gradient scaler; the next one begins."""
         ...
 
+    def watched(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """An optimizer has come: these are all that there are now."""
+        ...
+
     def stalled(self) -> None:
         """The running step has so many forward passes that it seems to have no end."""
         ...
@@ -83,6 +88,7 @@ class Steps:
         edges: Is told of the edges of the steps.
         optimizers: Those whose steps end a step of the recording; without any, a backward does.
         scale: The loss scale at which the running step began.
+        lr: The learning rate, of the first group of parameters, that the running step was taken with; NaN until then.
     """
 
     def __init__(self, target: Target, recorder: StepRecorder, edges: Edges, scaler: GradScaler | None) -> None:
@@ -90,6 +96,7 @@ class Steps:
         self.optimizers: list[torch.optim.Optimizer] = []
         self.scaler = scaler
         self.scale = 1.0
+        self.lr = math.nan
         self._recorder = recorder
         self._own = {id(p) for p in target.parameters.values()}
         self._stepped: set[int] = set()  # the optimizers that have stepped in the running step
@@ -131,10 +138,12 @@ class Steps:
         self._recorder.new_optimizer(optimizer, handles)
         # placed last: what the others record of this step comes before its end
         handles.callback(optimizer.register_step_post_hook(_AfterStep(self, self._recorder)).remove)
+        self.edges.watched(self.optimizers)
 
     def begin(self) -> None:
         """A step begins."""
         self._stepped.clear()
+        self.lr = math.nan
         if self.scaler is not None:
             self.scale = float(self.scaler.get_scale())
 
@@ -194,6 +203,8 @@ class Steps:
     @_unheard
     def optimizer_stepped(self, optimizer: torch.optim.Optimizer) -> None:
         """`optimizer` has stepped."""
+        if not self._stepped and "lr" in (group := optimizer.param_groups[0]):
+            self.lr = float(group["lr"])  # now: a scheduler changes it before the step is closed
         self._stepped.add(id(optimizer))
         self.reach_boundary()
 

@@ -117,6 +117,11 @@ class Calls:
         owners = self._running.owners
         return owners[-1] if owners else None
 
+    @property
+    def running(self) -> bool:
+        """Whether a module is running in this thread."""
+        return bool(self._running.owners)
+
     def _leave_mode(self) -> None:
         """Takes our mode off this thread's stack, wherever it lies in it."""
         above = []
@@ -200,8 +205,8 @@ class _Enter(_OwnerHook):
         recorder = self.recorder
         if not (recorder.on or recorder.boundary) or in_transform():
             return
-        if not torch.is_grad_enabled() and recorder.boundary:
-            return
+        if not torch.is_grad_enabled() and (recorder.boundary or not self.calls.running):
+            return  # an evaluation; within a forward with gradients it may be a checkpoint, to be computed again
         if recorder.boundary:
             recorder.advance()
         if recorder.on:

@@ -35,6 +35,9 @@ class Heard:
         self.said.append("skipped")
         self.begins()
 
+    def watched(self, optimizers):
+        self.optimizers = len(optimizers)
+
     def stalled(self):
         self.said.append("stalled")
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.optim import Optimizer
 from torch.optim import optimizer as optimizer_hooks
+from torch.utils.hooks import RemovableHandle
 
 import gradscope
 from gradscope import Scope, Trace
@@ -64,6 +65,7 @@ def course(make: Callable[[], Training], *, watched: bool, steps: int = 3) -> Co
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)
+    since = RemovableHandle.next_id
     training = make()
     model = training.model
     parts = list(parts_of(model).items())  # those that a step replaces must be clean too
@@ -94,9 +96,8 @@ def course(make: Callable[[], Training], *, watched: bool, steps: int = 3) -> Co
     left["torch's generator"] = bits(torch.get_rng_state())
     left["numpy's generator"] = np.random.get_state()[1].tobytes()  # type: ignore[index]
     left["python's generator"] = repr(random.getstate()).encode()
-    return Course(
-        left, gradients, ran, dict(hooks([*parts, *parts_of(model).items()], training.optimizers)), training, scope
-    )
+    hooked = dict(hooks([*parts, *parts_of(model).items()], training.optimizers, since))
+    return Course(left, gradients, ran, hooked, training, scope)
 
 
 def _norms(model: nn.Module, gradients: list[dict[str, float | None]], each: bool) -> Callable[..., None]:
@@ -172,9 +173,12 @@ def _modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def hooks(
-    parts: Iterable[tuple[str, nn.Module | nn.Parameter]], optimizers: list[Optimizer]
+    parts: Iterable[tuple[str, nn.Module | nn.Parameter]], optimizers: list[Optimizer], since: int
 ) -> Iterator[tuple[str, int]]:
-    """How many hooks there are, of each kind, on everything; and what instances have been given beside."""
+    """How many hooks there are, of each kind, on everything; and what instances have been given beside.
+
+    Of torch's global ones those count that have been placed `since`: others may still go at any time.
+    """
     for number, (name, part) in enumerate(parts):
         if isinstance(part, nn.Module):
             for attribute, value in vars(part).items():
@@ -190,7 +194,7 @@ def hooks(
     for where in (module_hooks, optimizer_hooks):
         for attribute, value in vars(where).items():
             if attribute.startswith("_global_") and attribute.endswith("_hooks"):
-                yield attribute, len(value)
+                yield attribute, sum(number >= since for number in value)
 
 
 def assert_undisturbed(make: Callable[[], Training], *, steps: int = 3) -> tuple[Course, Course]:

@@ -464,6 +464,23 @@ def test_an_optimizer_can_be_watched_later():
         scope.watch(torch.optim.SGD(Net().parameters(), lr=0.1))
 
 
+def test_the_learning_rate_is_the_one_that_was_applied():
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=4)
+    scope = gradscope.attach(model, optimizer=optimizer)
+    applied = []
+    for _ in range(4):
+        loss_of(model).backward()
+        applied.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    trace = scope.trace
+    assert trace.per_step["lr"].tolist() == applied
+    assert trace.meta["optimizers"][0]["lr"] == 0.5
+
+
 def test_the_passes_of_an_accumulation_are_the_times_of_a_step():
     trace = train(accumulation, watched=True)[3].trace
     assert trace.by_time("head", "output", "numel").shape == (6, 4)
