@@ -350,9 +350,9 @@ class StepRecorder:
         passes = where[:, 0]
         kept = np.ones(len(where), dtype=bool)
         if touched:
-            kept &= (passes < 0) | np.isin(passes, list(touched))
+            kept &= (passes < 0) | _among(passes, touched)
         if tasks:
-            kept &= (passes > _BACKWARD) | np.isin(_BACKWARD - passes, list(tasks))
+            kept &= (passes > _BACKWARD) | _among(_BACKWARD - passes, tasks)
         where, moments = where[kept], moments[kept]
         if len(tasks) > 1:
             self._tell_of_several_backwards(where)
@@ -416,6 +416,11 @@ class StepRecorder:
 
 def _nothing() -> None:
     return None
+
+
+def _among(numbers: NDArray[np.int64], wanted: set[int]) -> NDArray[np.bool_]:
+    """Which `numbers` are `wanted`; most steps want one."""
+    return numbers == next(iter(wanted)) if len(wanted) == 1 else np.isin(numbers, list(wanted))
 
 
 def _numbers(values: Sequence[Tensor | float]) -> list[float]:
