@@ -38,7 +38,7 @@ from gradscope.rules.engine import diagnose
 from gradscope.schedule import Every, Schedule, as_schedule
 from gradscope.sharding import note_sharding
 from gradscope.steps import GradScaler, Steps
-from gradscope.target import about, about_optimizer, bare_optimizer, require_own, require_scaler, target_of
+from gradscope.target import about, about_optimizer, bare_optimizer, require_own, require_scaler, sizes, target_of
 from gradscope.trace import Follower, Sink, Trace, TraceBuilder
 
 _Item = TypeVar("_Item")
@@ -310,6 +310,7 @@ class Scope:
         if self._eagerly.refused:
             self._recorder.blind("", "runs inside of compiled code, so only its parameters are seen")
         if self._records:
+            self._meta |= sizes(self._target)
             self._meta["blind_spots"] = blind_spots(self._target, self._recorder, self._watched)
 
     def _ready(self, step: int) -> None:

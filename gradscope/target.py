@@ -22,7 +22,7 @@ def target_of(model: nn.Module, wanted: tuple[str, ...], time_axes: Mapping[str,
     """What the probes attach to.
 
     Raises:
-        UsageError: The model has no parameters, some have no shape yet, or a name matches nothing.
+        UsageError: The model has no parameters, or a name matches nothing.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"`attach({model!r})` needs a torch.nn.Module, this is a {type(model).__name__}.")
@@ -30,9 +30,6 @@ def target_of(model: nn.Module, wanted: tuple[str, ...], time_axes: Mapping[str,
     parameters = bare_parameters(model)
     if not parameters:
         raise UsageError(f"{called}: the model has no parameters, so there is no gradient to watch.")
-    lazy = next((name for name, p in parameters.items() if is_lazy(p)), None)
-    if lazy is not None:
-        raise UsageError(f"{called}: {lazy!r} has no shape yet; run one batch through the model, then attach.")
     modules = dict(leaves(model))
     for pattern in wanted:
         modules |= _matching(model, pattern, f"modules={pattern!r}")
@@ -88,7 +85,6 @@ def _matching(model: nn.Module, pattern: str, written: str) -> dict[str, nn.Modu
 
 def about(target: Target) -> "dict[str, Json]":
     """What the trace says of the model and of where it is trained."""
-    trainable = [p for p in target.parameters.values() if p.requires_grad]
     return {
         "gradscope": version("gradscope"),
         "torch": torch.__version__,
@@ -96,13 +92,21 @@ def about(target: Target) -> "dict[str, Json]":
         "created": clock.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "model": class_name(unwrapped(target.model)),
         "modules": {name: class_name(module) for name, module in bare_modules(target.model).items()},
-        "parameters": sum(p.numel() for p in target.parameters.values()),
-        "shapes": {name: list(p.shape) for name, p in target.parameters.items()},
-        "trainable": sum(p.numel() for p in trainable),
+        **sizes(target),
         "optimizers": [],
         "recurrent": {
             name: mode for name, module in bare_modules(target.model).items() if (mode := recurrent_mode(module))
         },
+    }
+
+
+def sizes(target: Target) -> "dict[str, Json]":
+    """How large the parameters are; those of lazy modules only once they are there."""
+    known = {name: p for name, p in target.parameters.items() if not is_lazy(p)}
+    return {
+        "parameters": sum(p.numel() for p in known.values()),
+        "shapes": {name: list(p.shape) for name, p in known.items()},
+        "trainable": sum(p.numel() for p in known.values() if p.requires_grad),
     }
 
 

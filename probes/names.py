@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 # the child that a wrapper holds, whatever the wrapper's class is called
 _WRAPPED = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -16,8 +17,13 @@ _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
 def class_name(module: nn.Module) -> str:
-    """What the module's class is called by who wrote it: `fully_shard` makes a class FSDPLinear of Linear."""
+    """What the module's class is called by who wrote it, and will be.
+
+    `fully_shard` makes a class FSDPLinear of Linear; a LazyLinear becomes a Linear in its first forward.
+    """
     cls = type(module)
+    if isinstance(module, LazyModuleMixin):
+        cls = module.cls_to_become or cls
     return cls.__bases__[1].__name__ if is_fully_sharded(module) else cls.__name__
 
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
+from torch.nn.parameter import is_lazy
 
 from gradscope.probes.base import Hook, ParameterHook, Probe, Recorder, Target, aside, owner_and_name, rarely
 from gradscope.probes.names import bare_parameters
@@ -215,7 +216,8 @@ class _RawGradients:
             self._placed[name] = parameter
             site = self._recorder.site(*_site(name, Quantity.WEIGHT_GRAD))
             hook = _RawGradientHook(self._recorder, site, self._reduced)
-            self._handles.callback(parameter.register_post_accumulate_grad_hook(hook).remove)
+            with torch._C.DisableTorchFunctionSubclass():  # one without a shape refuses, but keeps it all the same
+                self._handles.callback(parameter.register_post_accumulate_grad_hook(hook).remove)
 
 
 class _Moved:
@@ -230,8 +232,9 @@ class _Moved:
         self.lookup()
 
     def lookup(self) -> _Weights:
-        """The parameters as of now."""
-        held = [p for group in self._optimizer.param_groups for p in group["params"] if p.requires_grad]
+        """The parameters as of now; those of lazy modules once they have a shape."""
+        groups = self._optimizer.param_groups
+        held = [p for group in groups for p in group["params"] if p.requires_grad and not is_lazy(p)]
         ids = [id(p) for p in held]
         if ids != self._held:
             self._held = ids
@@ -310,9 +313,11 @@ class _ByHand:
         self._alone = self._sorted = False
 
     def _sort(self) -> None:
-        recorder, self._sorted = self._recorder, True
-        moving = {name: p for name, p in self._rest.items() if self._alone and p.requires_grad}
-        still = {name: p for name, p in self._rest.items() if name not in moving}
+        recorder = self._recorder
+        rest = {name: p for name, p in self._rest.items() if not is_lazy(p)}
+        self._sorted = len(rest) == len(self._rest)
+        moving = {name: p for name, p in rest.items() if self._alone and p.requires_grad}
+        still = {name: p for name, p in rest.items() if name not in moving}
         self._moving = _Weights(recorder, moving, applied=False)
         self._still = list(still.values())
         self._still_sites = [recorder.site(*_site(name, Quantity.WEIGHT)) for name in still]

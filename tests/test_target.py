@@ -20,7 +20,6 @@ def other() -> torch.optim.Optimizer:
 MISUSE = {
     "no module": (lambda: gradscope.attach([1, 2]), r"`attach\(\[1, 2\]\)` needs a torch.nn.Module"),
     "no parameters": (lambda: gradscope.attach(nn.ReLU()), r"`attach\(ReLU\)`: the model has no parameters"),
-    "lazy": (lambda: gradscope.attach(nn.LazyLinear(3)), r"'weight' has no shape yet; run one batch"),
     "another model's": (lambda: gradscope.attach(net(), optimizer=other()), r"`optimizer=SGD` holds none of the param"),
     "no optimizer": (lambda: gradscope.attach(net(), optimizer=["adam"]), r"must be a torch.optim.Optimizer"),
     "probes": (lambda: gradscope.attach(net(), probes=["activations"]), r"`probes=`: 'activations' is no Probe"),
@@ -70,3 +69,16 @@ def test_the_optimizer_inside_of_a_wrapper_is_the_one_with_hooks():
 
     assert bare_optimizer(Wrapper()) is inner
     assert bare_optimizer(inner) is inner
+
+
+def test_lazy_modules_are_known_by_what_they_become() -> None:
+    model = nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradscope.attach(model, optimizer=optimizer) as scope:
+        assert (scope.trace.meta["parameters"], scope.trace.meta["shapes"]) == (0, {})
+        model(torch.randn(4, 5)).square().sum().backward()
+        optimizer.step()
+    meta = scope.trace.meta
+    assert meta["modules"] == {"": "Sequential", "0": "Linear", "1": "BatchNorm1d"}
+    assert (meta["parameters"], meta["shapes"]["0.weight"]) == (24, [3, 5])  # type: ignore[index, call-overload]
+    assert scope.trace.series("0.weight", "weight_grad", "numel") == [15]

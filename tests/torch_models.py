@@ -42,6 +42,27 @@ def squares(model: nn.Module, *shape: int, dtype: torch.dtype = torch.float32) -
     return trained(model, lambda step: model(data(step, *shape, dtype=dtype)).abs().square().mean())
 
 
+def small() -> nn.Sequential:
+    """What most of these train."""
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Dropout(0.1), nn.Linear(6, 2))
+
+
+def loss_of(model: nn.Module, step: int) -> Tensor:
+    """Of random numbers of this step."""
+    return model(data(step, 3, 4)).square().mean()
+
+
+def beside(act: Callable[[nn.Sequential, int], object]) -> Training:
+    """A training that does something else before each step."""
+    model = small()
+
+    def both(step: int) -> Tensor:
+        act(model, step)
+        return loss_of(model, step)
+
+    return trained(model, both)
+
+
 def transformer() -> Training:
     model = nn.Transformer(16, 2, 2, 2, 24, batch_first=True)
     mask = nn.Transformer.generate_square_subsequent_mask(5)

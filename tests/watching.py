@@ -35,6 +35,15 @@ class Training:
     all_seen: bool = True
 
 
+class Table(dict[str, Callable[[], Training]]):
+    """Functions that make a training, by their names."""
+
+    def add(self, make: Callable[[], Training]) -> Callable[[], Training]:
+        """Puts one in, as a decorator."""
+        self[make.__name__.replace("_", " ")] = make
+        return make
+
+
 @dataclass
 class Course:
     """What a training has left behind.
@@ -215,10 +224,10 @@ def assert_harmless(make: Callable[[], Training], *, steps: int = 3, exact: bool
     """
     bare, watched = assert_undisturbed(make, steps=steps)
     trace = watched.trace
-    assert list(trace.steps)[: len(bare.gradients)] == list(range(len(bare.gradients)))  # a broken one may follow
     if bare.training.all_seen:
+        assert list(trace.steps)[: len(bare.gradients)] == list(range(len(bare.gradients)))  # a broken one may follow
         assert_gradients_seen(trace, bare.gradients, exact=exact)
-    assert sorted(bare.ran - {site.module for site in trace.by_depth("output", "rms")[0]}) == []
+        assert sorted(bare.ran - {site.module for site in trace.by_depth("output", "rms")[0]}) == []
     return watched
 
 

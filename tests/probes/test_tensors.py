@@ -1,6 +1,7 @@
 """The one place where nested outputs are walked."""
 
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, UserDict, namedtuple
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytest
@@ -44,6 +45,84 @@ def test_every_tensor_is_found_with_its_path(value, wanted):
 def test_a_packed_sequence_has_data():
     packed = pack_padded_sequence(torch.randn(3, 4, 5), [4, 2, 1], batch_first=True)
     assert [name for name, _ in named_tensors((packed, a))] == ["0.data", "1"]
+
+
+class Loud(dict):
+    def __getitem__(self, key):
+        raise AssertionError("its code ran")
+
+    items = values = keys = __iter__ = __getitem__
+
+
+class Shy(list):
+    def __iter__(self):
+        raise AssertionError("its code ran")
+
+    __len__ = __bool__ = __iter__
+
+
+class Lazy(Mapping):
+    def __getitem__(self, key):
+        raise AssertionError("its code ran")
+
+    __iter__ = __len__ = __getitem__
+
+
+@dataclass
+class Half:
+    x: torch.Tensor
+    never: torch.Tensor
+
+    def __init__(self):
+        self.x = a
+
+    def __getattr__(self, name):
+        raise AssertionError("its code ran")
+
+
+@dataclass(slots=True)
+class Slotted:
+    x: torch.Tensor
+    y: int
+
+
+class Nameless:
+    def __str__(self):
+        raise ValueError("no name")
+
+    __repr__ = __str__
+
+
+CODED = {
+    "a dictionary": (Loud(x=a), {"x": a}),
+    "a list": (Shy([a]), {"0": a}),
+    "a mapping that is none": (Lazy(), {}),
+    "a UserDict": (UserDict(x=a), {"x": a}),
+    "a dataclass that is not complete": (Half(), {"x": a}),
+    "a dataclass with slots": (Slotted(a, 3), {"x": a}),
+    "a class": (Slotted, {}),
+    "a key without a name": ({Nameless(): a}, {}),
+    "tensors without data": (torch.zeros(2, device="meta"), {}),
+}
+
+
+@pytest.mark.parametrize(("value", "wanted"), CODED.values(), ids=CODED)
+def test_looking_runs_nobodys_code(value, wanted):
+    found = dict(named_tensors((value, b)))
+    wanted = {f"0.{path}": tensor for path, tensor in wanted.items()} | {"1": b}
+    assert list(found) == list(wanted)
+    assert all(found[path] is wanted[path] for path in wanted)
+
+
+def test_more_than_anybody_returns_is_not_looked_through():
+    assert len(list(named_tensors([a] * 10_000))) < 5000
+    within = [a]
+    within += [within] * 50
+    assert len(list(named_tensors(within))) < 5000
+    deep = a
+    for _ in range(100):
+        deep = [deep]
+    assert list(named_tensors((deep, a))) == [("1", a)]
 
 
 def test_a_structure_that_contains_itself_ends():
