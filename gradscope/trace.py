@@ -132,10 +132,16 @@ class Trace:
         return sorted(found, key=lambda index: self.sites[index].depth)
 
     def by_depth(self, quantity: Quantity | str, stat: Statistic | str) -> tuple[tuple[Site, ...], Floats]:
-        """Sites of `quantity` that were observed at least once, by depth, and their `stat` of shape (step, depth)."""
-        numel = self.statistics[Statistic.NUMEL]
-        found = [i for i in self.columns(quantity) if not np.isnan(numel[:, i]).all()]
-        return tuple(self.sites[i] for i in found), self.statistics[_statistic(stat)][:, found]
+        """Sites of `quantity` that were observed at least once, by depth, and their `stat` of shape (step, depth).
+
+        Sites without elements, such as a head of attention, are left out where `stat` is of elements.
+        """
+        columns = list(self.columns(quantity))
+        numel, values = (self.statistics[s][:, columns] for s in (Statistic.NUMEL, _statistic(stat)))
+        seen = (numel > 0).any(axis=0)
+        if stat not in (Statistic.NUMEL, Statistic.NONFINITE_COUNT):
+            seen |= (~np.isnan(numel) & ~np.isnan(values)).any(axis=0)
+        return tuple(self.sites[i] for i, was in zip(columns, seen, strict=True) if was), values[:, seen]
 
     def column(self, module: str, quantity: Quantity | str, name: str | None = None) -> int:
         """Index of one site. Without `name`, the first that was registered for the module; ``"fc.weight"`` is fine too.

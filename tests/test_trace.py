@@ -97,12 +97,27 @@ def test_by_depth_leaves_out_what_was_never_observed() -> None:
     np.testing.assert_array_equal(rms, [[1, 0], [np.nan, 2]])
 
 
+def test_by_depth_leaves_out_what_has_no_elements_where_elements_are_asked_for() -> None:
+    sites = tuple(Site(module="attention", module_type="", quantity=Quantity.OUTPUT, name=n) for n in ("", "head0"))
+    builder = TraceBuilder()
+    record = record_of(0, {0: 4.0}, {}, 2)
+    record.values[1, [COLUMN["numel"], COLUMN["nonfinite_count"], COLUMN["attention_entropy"]]] = 0, 0, 0.5
+    builder.append(record, sites, {})
+    trace = builder.finish(sites, {})
+    for stat in ("rms", "numel", "nonfinite_count"):
+        assert trace.by_depth("output", stat)[0] == sites[:1]
+    assert trace.by_depth("output", "attention_entropy")[0] == sites
+
+
 @given(runs, st.sampled_from(Quantity), st.sampled_from(STATISTICS))
 @settings(max_examples=40, deadline=None)
 def test_by_depth_is_what_a_loop_finds(trace: Trace, quantity: Quantity, stat: Statistic) -> None:
     expected = []
     for i, site in enumerate(trace.sites):
-        observed = any(not math.isnan(trace.statistics["numel"][step, i]) for step in range(len(trace.steps)))
+        observed = False
+        for numel, value in zip(trace.statistics["numel"][:, i], trace.statistics[stat][:, i], strict=True):
+            counts = stat in ("numel", "nonfinite_count")
+            observed |= numel > 0 or not (counts or math.isnan(numel) or math.isnan(value))
         if site.quantity == quantity and observed:
             expected.append((site.depth, i))
     sites, table = trace.by_depth(quantity, stat)
