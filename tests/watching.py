@@ -160,16 +160,21 @@ def bits(x: Tensor | str) -> bytes:
 def parts_of(model: nn.Module) -> dict[str, nn.Module | nn.Parameter]:
     """Modules and parameters by name, each once, whatever the model's classes say of them."""
     found: dict[str, nn.Module | nn.Parameter] = {}
-    waiting: list[tuple[str, nn.Module | nn.Parameter]] = [("", model)]
-    seen = set()
-    while waiting:
-        name, part = waiting.pop(0)
-        if part is not None and id(part) not in seen:
-            seen.add(id(part))
-            found[name] = part
-            if isinstance(part, nn.Module):
-                inner = [*part._modules.items(), *part._parameters.items()]
-                waiting += [(f"{name}.{child}".lstrip("."), value) for child, value in inner]
+    seen: set[int] = set()
+
+    def walk(name: str, module: nn.Module) -> None:
+        seen.add(id(module))
+        found[name] = module
+        for kept in (module._parameters, module._modules):
+            for child, part in kept.items():
+                below = f"{name}.{child}".lstrip(".")
+                if isinstance(part, nn.Module) and id(part) not in seen:
+                    walk(below, part)
+                elif isinstance(part, nn.Parameter) and id(part) not in seen:
+                    seen.add(id(part))
+                    found[below] = part
+
+    walk("", model)
     return found
 
 
