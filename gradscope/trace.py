@@ -141,7 +141,8 @@ class Trace:
         seen = (numel > 0).any(axis=0)
         if stat not in (Statistic.NUMEL, Statistic.NONFINITE_COUNT):
             seen |= (~np.isnan(numel) & ~np.isnan(values)).any(axis=0)
-        return tuple(self.sites[i] for i, was in zip(columns, seen, strict=True) if was), values[:, seen]
+        found = np.flatnonzero(seen)
+        return tuple(self.sites[columns[i]] for i in found), values[:, found]
 
     def column(self, module: str, quantity: Quantity | str, name: str | None = None) -> int:
         """Index of one site. Without `name`, the first that was registered for the module; ``"fc.weight"`` is fine too.

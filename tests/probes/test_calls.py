@@ -238,6 +238,24 @@ def test_a_failure_of_ours_is_none_of_the_training(monkeypatch: pytest.MonkeyPat
     assert "ZeroDivisionError" in event.message
 
 
+def test_detaching_inside_of_a_forward_leaves_nothing() -> None:
+    class Detaches(Inner):
+        scope: gradscope.Scope | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = super().forward(x)
+            if self.scope is not None:
+                self.scope.detach()
+            return torch.tanh(x)
+
+    model = Detaches(4)
+    model.scope = gradscope.attach(model)
+    model(torch.randn(3, 4)).sum().backward()
+    assert modes() == 0
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+
+
 def test_torchs_own_modules_own_no_calls() -> None:
     class Mine(nn.Linear):
         pass
