@@ -185,7 +185,7 @@ class Scope:
         """
         require_scaler(scaler)
         if scaler is not None:
-            self._steps.scaler = scaler
+            self._steps.use(scaler)
         if optimizer is not None:
             optimizer = bare_optimizer(optimizer)
             require_own(optimizer, self._target)

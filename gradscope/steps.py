@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from gradscope.loss_scale import first_scale, only_scaler, scaler_that_steps
 from gradscope.probes.base import Hook, ParameterHook, Target, in_transform
 from gradscope.recorder import RECORDER, StepRecorder
 
 _MOST_PASSES = 4096  # forward passes in one step; more hint at a step that never ends, and would pile up for ever
 
 
+_NAMED, _UNKNOWN, _GUESSED, _KNOWN = range(4)  # what is known of the scaler: by the user, not yet, by guess, for sure
 _MOST_UNHERALDED = 4  # losses of one forward, each with a backward of its own; more hint at a forward that nobody sees
 
 
@@ -94,7 +96,8 @@ class Steps:
     def __init__(self, target: Target, recorder: StepRecorder, edges: Edges, scaler: GradScaler | None) -> None:
         self.edges = edges
         self.optimizers: list[torch.optim.Optimizer] = []
-        self.scaler = scaler
+        self.scaler: GradScaler | None = scaler
+        self._scaler_is = _NAMED if scaler is not None else _UNKNOWN
         self.scale = 1.0
         self.lr = math.nan
         self._recorder = recorder
@@ -122,6 +125,10 @@ class Steps:
         for parameter in target.parameters.values():
             if parameter.requires_grad:
                 self._handles.callback(parameter.register_post_accumulate_grad_hook(_Arrival(self._recorder)).remove)
+
+    def use(self, scaler: GradScaler) -> None:
+        """The user names the scaler."""
+        self.scaler, self._scaler_is = scaler, _NAMED
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
         """From now on `optimizer` ends steps; it replaces those all of whose parameters it has."""
@@ -153,9 +160,21 @@ class Steps:
         It tells nobody, and no optimizer steps, but it lowers its scale.
         """
         recorder = self._recorder
-        if self.scaler is None or recorder.boundary or not recorder.backward_ran:
+        if recorder.boundary or not recorder.backward_ran:
             return False
-        return float(self.scaler.get_scale()) < self.scale
+        if self._scaler_is == _UNKNOWN and self.optimizers:  # a micro-batch, or the first step was skipped
+            self._scaler_is = _GUESSED
+            if (scaler := only_scaler()) is not None:
+                self.scaler, self.scale = scaler, first_scale(scaler)
+        return self.scaler is not None and float(self.scaler.get_scale()) < self.scale
+
+    def _look_for_scaler(self) -> None:
+        """An optimizer steps for the first time: who makes it?"""
+        self._scaler_is = _KNOWN
+        scaler = scaler_that_steps()
+        if scaler is not self.scaler:
+            self.scaler = scaler
+            self.scale = 1.0 if scaler is None else float(scaler.get_scale())
 
     # ---------------------------------------------------------------- what the hooks report
 
@@ -193,6 +212,8 @@ class Steps:
     def optimizer_steps(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
         """`optimizer` is about to step; with a `closure`, that call runs the forward itself."""
         recorder = self._recorder
+        if self._scaler_is in (_UNKNOWN, _GUESSED):
+            self._look_for_scaler()
         if not recorder.boundary:
             return
         # Lightning hands a closure that does nothing to each of several optimizers: that is not yet a new step

@@ -390,12 +390,13 @@ def test_the_calls_of_one_layer_in_checkpoints_keep_their_order(reentrant):
         )
 
 
-def test_scaled_gradients_are_recorded_as_they_are_and_a_skipped_step_as_such():
+@pytest.mark.parametrize("named", [True, False], ids=["named", "found"])
+def test_scaled_gradients_are_recorded_as_they_are_and_a_skipped_step_as_such(named):
     torch.manual_seed(0)
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
-    scope = gradscope.attach(model, optimizer=optimizer, scaler=scaler)
+    scope = gradscope.attach(model, optimizer=optimizer, scaler=scaler if named else None)
     raw, scales = [], []
     for step in range(8):
         scales.append(scaler.get_scale())
