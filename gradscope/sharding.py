@@ -12,12 +12,11 @@ _FSDP1 = "FullyShardedDataParallel"  # by name: its import costs half a second
 
 
 def note_sharding(target: Target, recorder: StepRecorder, meta: "dict[str, Json]") -> None:
-    """Puts what is known of it into `recorder` and `meta`, of one process this is nothing.
+    """Puts what is known of it into `recorder` and `meta`; FSDP2 frees what it has gathered in a single process too.
 
     More may be known in the first step than when the model was attached: that may be before it is sharded.
     """
-    about = meta.get("distributed")
-    if recorder.sharded or not isinstance(about, dict):
+    if recorder.sharded:
         return
     flat = any(type(module).__name__ == _FSDP1 for module in target.model.modules())
     by_fsdp2 = any(map(is_fully_sharded, bare_modules(target.model).values()))
@@ -25,6 +24,9 @@ def note_sharding(target: Target, recorder: StepRecorder, meta: "dict[str, Json]
     if not (flat or by_fsdp2 or dtensors):
         return
     recorder.sharded = True
+    about = meta.get("distributed")
+    if not isinstance(about, dict):
+        return
     about["parameters"] = "sharded"
     if flat:
         meta["shapes"] = {}  # those that it shows are of the rank's parts

@@ -48,10 +48,10 @@ def test_whole_parameters_are_replicated():
     assert meta["distributed"]["parameters"] == "replicated"
 
 
-def test_one_process_has_nothing_to_note():
-    recorder, meta = noted(FSDPLinear(2, 2), distributed=None)
-    assert not recorder.sharded
-    assert meta["distributed"] is None
+def test_a_single_process_may_be_sharded_but_has_nothing_to_merge():
+    recorder, meta = noted(FSDPLinear(2, 2), part(Shard(), Shard()), distributed=None)
+    assert recorder.sharded
+    assert (meta["distributed"], recorder.events) == (None, [])
 
 
 @pytest.mark.parametrize("parameters", [None, part(Shard())], ids=["gathered", "sharded"])
