@@ -22,7 +22,8 @@ def test_each_process_writes_its_file_and_one_speaks(tmp_path: Path) -> None:
         [sys.executable, *torchrun, *attach], capture_output=True, text=True, timeout=HANGS_AFTER_S, cwd=root
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.splitlines()) == ["rank 0 is through", "rank 1 is through"]
+    said = sorted(done.stdout.replace("through", "through\n").split("\n"))  # the two may speak at once
+    assert list(filter(None, said)) == ["rank 0 is through", "rank 1 is through"]
     assert done.stderr.count("6 steps recorded") == 1
     assert "rank 0 of 2 only" in done.stderr
     assert f"{tmp_path / 'run.rank0.h5'}; `gradscope merge` adds up those of all 2 ranks" in done.stderr
