@@ -4,11 +4,9 @@ from torch import Tensor, nn
 
 from gradscope.findings import Json
 from gradscope.probes.base import Target
-from gradscope.probes.names import bare_modules, is_fully_sharded
+from gradscope.probes.names import FSDP1, bare_modules, has_flat_parameters, is_fully_sharded
 from gradscope.processes import local
 from gradscope.recorder import StepRecorder
-
-_FSDP1 = "FullyShardedDataParallel"  # by name: its import costs half a second
 
 
 def note_sharding(target: Target, recorder: StepRecorder, meta: "dict[str, Json]") -> None:
@@ -18,7 +16,7 @@ def note_sharding(target: Target, recorder: StepRecorder, meta: "dict[str, Json]
     """
     if recorder.sharded:
         return
-    flat = any(type(module).__name__ == _FSDP1 for module in target.model.modules())
+    flat = has_flat_parameters(target.model)
     by_fsdp2 = any(map(is_fully_sharded, bare_modules(target.model).values()))
     dtensors = [parameter for parameter in target.parameters.values() if local(parameter) is not parameter]
     if not (flat or by_fsdp2 or dtensors):
@@ -29,8 +27,7 @@ def note_sharding(target: Target, recorder: StepRecorder, meta: "dict[str, Json]
         return
     about["parameters"] = "sharded"
     if flat:
-        meta["shapes"] = {}  # those that it shows are of the rank's parts
-        message = f"{_FSDP1} hides the raw gradients of parameters; all else is seen, and under `fully_shard` all is"
+        message = f"{FSDP1} hides the raw gradients of parameters; all else is seen, and under `fully_shard` all is"
         recorder.tell("not-observed", "", message)
     if dtensors and (not by_fsdp2 or any(_cut_twice(parameter) for parameter in dtensors)):
         message = (

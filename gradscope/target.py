@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from gradscope.errors import UsageError, nearest
 from gradscope.findings import Json
 from gradscope.probes.base import Target
-from gradscope.probes.names import bare_modules, bare_parameters, class_name, leaves, unwrapped
+from gradscope.probes.names import bare_modules, bare_parameters, class_name, has_flat_parameters, leaves, unwrapped
 from gradscope.probes.recurrent import recurrent_mode
 from gradscope.steps import GradScaler
 
@@ -105,7 +105,7 @@ def sizes(target: Target) -> "dict[str, Json]":
     known = {name: p for name, p in target.parameters.items() if not is_lazy(p)}
     return {
         "parameters": sum(p.numel() for p in known.values()),
-        "shapes": {name: list(p.shape) for name, p in known.items()},
+        "shapes": {} if has_flat_parameters(target.model) else {name: list(p.shape) for name, p in known.items()},
         "trainable": sum(p.numel() for p in known.values() if p.requires_grad),
     }
 

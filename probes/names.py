@@ -12,6 +12,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 # the child that a wrapper holds, whatever the wrapper's class is called
 _WRAPPED = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+FSDP1 = "FullyShardedDataParallel"  # by name: its import costs half a second
 _PARALLEL = (nn.parallel.DistributedDataParallel, nn.DataParallel)  # theirs is called "module", as anybody's may be
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -31,6 +32,11 @@ def is_fully_sharded(module: nn.Module) -> bool:
     """Whether `fully_shard` was applied to this very module; it makes a class of two bases."""
     bases = type(module).__bases__
     return len(bases) == 2 and bases[0].__name__ == "FSDPModule"  # by name: its import costs what FSDP2 does
+
+
+def has_flat_parameters(model: nn.Module) -> bool:
+    """Whether FSDP1 wraps some of `model`: what its parameters show are parts, without the shape of the whole."""
+    return any(type(module).__name__ == FSDP1 for module in model.modules())
 
 
 def wrapped(module: nn.Module) -> nn.Module | None:

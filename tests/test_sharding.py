@@ -5,6 +5,7 @@ from torch import nn
 from gradscope.probes.base import Target
 from gradscope.recorder import StepRecorder
 from gradscope.sharding import note_sharding
+from gradscope.target import sizes
 
 
 def noted(model, parameters=None, **meta):
@@ -64,9 +65,11 @@ def test_fsdp2_is_recognised_also_while_its_parameters_are_whole(parameters):
 
 
 def test_of_flat_parameters_no_shape_is_known():
-    recorder, meta = noted(nn.Sequential(FullyShardedDataParallel(2, 2)))
+    model = nn.Sequential(FullyShardedDataParallel(2, 2))
+    recorder, _ = noted(model)
     assert recorder.sharded
-    assert meta["shapes"] == {}
+    target = Target(model=model, modules={}, parameters=dict(model.named_parameters()))
+    assert (sizes(target)["shapes"], sizes(target)["parameters"]) == ({}, 6)
     (event,) = recorder.events
     assert event.message.startswith("FullyShardedDataParallel hides the raw gradients of parameters")
 
