@@ -45,6 +45,14 @@ def loss_of(model: nn.Module, batch: int = 8) -> torch.Tensor:
     return nn.functional.cross_entropy(model(x), x[:, :3].argmax(1))
 
 
+def moved_by(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> float:
+    """`loss`, after a step downhill."""
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
+
+
 def plain(model, watch):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     watch(model, optimizer=optimizer)
@@ -135,10 +143,7 @@ def evaluation_between(model, watch):
     watch(model, optimizer=optimizer)
     losses = []
     for _ in range(6):
-        loss = loss_of(model)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        moved_by(optimizer, loss_of(model))
         model.eval()
         with torch.no_grad():
             losses.append(loss_of(model, batch=50).item())
@@ -186,11 +191,7 @@ def autocast(model, watch):
     losses = []
     for _ in range(6):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = loss_of(model)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+            losses.append(moved_by(optimizer, loss_of(model)))
     return losses
 
 
@@ -219,11 +220,7 @@ def second_optimizer_later(model, watch):
     for step in range(6):
         if step == 3:
             optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-        loss = loss_of(model)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+        losses.append(moved_by(optimizer, loss_of(model)))
     return losses
 
 
@@ -233,11 +230,7 @@ def several_steps_of_one_forward(model, watch):
     x, losses = torch.randn(8, 6), []
     features = model.drop(model.act(model.stem(x))).detach()
     for _ in range(6):
-        loss = model.head(features).square().mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+        losses.append(moved_by(optimizer, model.head(features).square().mean()))
     return losses
 
 
@@ -249,11 +242,7 @@ def unfreezing(model, watch):
     for step in range(6):
         if step == 3:
             model.stem.requires_grad_(True)
-        loss = loss_of(model)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+        losses.append(moved_by(optimizer, loss_of(model)))
     return losses
 
 
@@ -267,11 +256,7 @@ def exceptions_on_the_way(model, watch):
             with pytest.raises(error):
                 loss_of(model)
             handle.remove()
-        loss = loss_of(model)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+        losses.append(moved_by(optimizer, loss_of(model)))
     return losses
 
 
