@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from gradscope.idle import IdleUnits
 
 SLOPE = 0.05  # an element is saturated where its activation's slope is below this share of the largest
-_SILENT = 1e-6  # |y| of a smooth rectifier below which its slope is under 1e-5 too
+_SILENT = 1e-6  # −y of a smooth rectifier far below zero, where its slope is under 1e-5 too
 _ROWS_EQUAL = 1e-5  # relative; rows that start equal drift apart only by rounding
 _PROBES = 4  # random directions; two different rows agree along all of them by chance once in 10¹⁷
 
@@ -31,7 +31,7 @@ class Activation:
     """What the output of an activation function tells.
 
     Attributes:
-        silent: A unit whose |y| never exceeds this in any sample is dead; None where no output means dead.
+        silent: A unit whose output is never above zero, nor further below it than this, is dead; None: none can be told.
         saturated: y → bool, where the slope is below `SLOPE` of its largest; None where the function is not bounded.
     """
 
@@ -207,7 +207,8 @@ class Liveness:
         """Takes in an output whose units are counted by `axis`; several of one site and step count as one."""
         if not y.numel() or not y.ndim or y.layout is not torch.strided:
             return  # without elements, axes or one shape there are no units to tell apart
-        y = y if silent == 0 else y.abs()  # a ReLU's output is not negative: one pass over it less
+        if silent:  # a ReLU's output is not negative; of a smooth rectifier only what lies below zero can be dead
+            y = torch.where(y > 0, torch.inf, -y)
         # one axis at a time: torch reduces several at once three times slower
         peak = y.flatten(axis + 1).amax(axis + 1) if axis + 1 < y.ndim else y
         peak = peak.flatten(0, axis - 1).amax(0) if axis else peak

@@ -117,6 +117,16 @@ def test_several_outputs_of_a_step_count_as_one():
     assert liveness.end_step() == {}
 
 
+def test_a_smooth_rectifier_is_steep_at_zero_however_small_its_input_is():
+    x = 1e-10 * torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    x[:, 2] = -20.0
+    liveness = Liveness()
+    for _ in range(WINDOW):
+        liveness.see(0, nn.functional.gelu(x), 1, activation_of(nn.GELU()).silent)
+        dead = liveness.end_step()
+    assert dead == {0: pytest.approx(1 / 3)}
+
+
 def test_nan_is_not_silent():
     liveness = Liveness()
     liveness.see(0, torch.tensor([[float("nan"), 0.0]]), 1, 0.0)
