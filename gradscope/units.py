@@ -31,7 +31,7 @@ class Activation:
     """What the output of an activation function tells.
 
     Attributes:
-        silent: A unit whose output is never above zero, nor further below it than this, is dead; None: none can be told.
+        silent: A unit whose output is never above zero, nor further below it than this, is dead; None: cannot be told.
         saturated: y → bool, where the slope is below `SLOPE` of its largest; None where the function is not bounded.
     """
 
