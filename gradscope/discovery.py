@@ -122,18 +122,9 @@ def _own_parameters(module: nn.Module) -> list[Tensor]:
 # ---------------------------------------------------------------- what a root is called
 
 
-def name_of(root: nn.Module, main: ModuleType, taken: Collection[str]) -> str:
-    """What the script calls `root`: a variable's name or an attribute's, else its class's; with a number if `taken`."""
-    name = next(_names_given(root, main), type(root).__name__.lower())
-    return next(one for one in _numbered(name) if one not in taken)
-
-
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    number = 2
-    while True:
-        yield f"{name}{number}"
-        number += 1
+def name_of(root: nn.Module, main: ModuleType) -> str:
+    """What the script calls `root`: a variable's name or an attribute's, else its class's."""
+    return next(_names_given(root, main), type(root).__name__.lower())
 
 
 def _names_given(root: nn.Module, main: ModuleType) -> Iterator[str]:

@@ -15,9 +15,9 @@ import mmap
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -29,24 +29,37 @@ from gradscope.discovery import leaves_behind, name_of, narrowed, parameters_of,
 from gradscope.errors import UsageError
 from gradscope.probes.base import Hook, in_transform
 from gradscope.probes.names import bare_parameters
+from gradscope.processes import file_of, place
 from gradscope.scope import Scope, attach
+from gradscope.trace import Trace
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Root:
     """A model that the script trains.
 
     Attributes:
-        name: What the script calls it.
-        scope: Its recording.
-        path: Where that is written, if it is.
+        name: What the script calls it, made unique.
+        given: What the script calls it.
+        path: Where its trace is written, if it is.
+        scope: Its recording, while it runs.
         held: Identities of the parameters that it holds.
+        trace: What was recorded, once the recording has ended.
     """
 
-    name: str
-    scope: Scope
-    path: Path | None
-    held: frozenset[int]
+    def __init__(self, name: str, given: str, path: Path | None, scope: Scope, held: frozenset[int]) -> None:
+        self.name = name
+        self.given = given
+        self.path = path
+        self.scope: Scope | None = scope
+        self.held = held
+        self.trace: Trace | None = None
+
+    def close(self, error: BaseException | None) -> None:
+        """Ends the recording; the model is let go."""
+        if self.scope is not None:
+            self.scope.__exit__(None if error is None else type(error), error, None)
+            self.trace = self.scope.trace
+        self.scope, self.held = None, frozenset()
 
 
 class Onlooker:
@@ -85,6 +98,7 @@ class Onlooker:
         self._replace(torch.optim.Optimizer, "__init__", self._restore, after=self._optimizer_made)
         self._replace(torch, "compile", self._restore, before=self._something_compiles)
         self._replace(torch.autograd, "backward", self._backward, before=self._backward_runs)
+        self._replace_scripting()
         self._restore.callback(register_optimizer_step_post_hook(self._optimizer_stepped).remove)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._leave_to_parent)
@@ -94,7 +108,10 @@ class Onlooker:
         self._restore.close()
         self._disarm()
         for root in self.roots:
-            root.scope.__exit__(None if error is None else type(error), error, None)
+            try:
+                root.close(error)
+            except Exception as failure:
+                self._note(failure)
         if self._child_trains[0]:
             self.notes.append("a process that the script forked trained too; only the script's own process is recorded")
 
@@ -127,6 +144,21 @@ class Onlooker:
         setattr(owner, name, watched)
         restore.callback(lambda: setattr(owner, name, original) if getattr(owner, name) is watched else None)
 
+    def _replace_scripting(self) -> None:
+        """TorchScript compiles the hooks that it finds on a module, and cannot compile ours."""
+        owner, name = torch.jit._recursive, "create_script_module"
+        original = getattr(owner, name, None)
+        if original is None:
+            return
+
+        @functools.wraps(original)
+        def bare(module: nn.Module, *args: object, **kwargs: object) -> object:
+            with _without_hooks(module):
+                return original(module, *args, **kwargs)
+
+        setattr(owner, name, bare)
+        self._restore.callback(setattr, owner, name, original)
+
     def _quietly(self, act: Callable[[object], None], given: object) -> None:
         if self._busy or self.elsewhere:
             return
@@ -151,7 +183,7 @@ class Onlooker:
         self._backward.close()
         rest = {id(p) for p in parameters_of(optimizer)}
         for root in self.roots:
-            if rest & root.held:
+            if root.scope is not None and rest & root.held:
                 root.scope.watch(optimizer)
                 rest -= root.held
         if rest:
@@ -210,7 +242,8 @@ class Onlooker:
     def _leave_to_parent(self) -> None:
         """In a child nothing is recorded. Most children only load data, so the hooks are left where they are."""
         for root in self.roots:
-            self._forks.enter_context(root.scope.paused())
+            if root.scope is not None:
+                self._forks.enter_context(root.scope.paused())
 
     # ---------------------------------------------------------------- what is done about it
 
@@ -246,11 +279,16 @@ class Onlooker:
         self._attach(found, trained)
 
     def _attach(self, found: Mapping[nn.Module, list[torch.optim.Optimizer]], trained: set[int]) -> None:
+        before = list(self.roots)
         for model, optimizers in found.items():
             held = frozenset(id(p) for p in bare_parameters(model).values())
             if held & trained <= {key for root in self.roots for key in root.held}:
                 continue  # all of it is recorded
-            name = name_of(model, sys.modules["__main__"], {root.name for root in self.roots})
+            given = name_of(model, sys.modules["__main__"])
+            for root in before:
+                if root.given == given:
+                    root.close(None)  # the script has given its name to another: the next fold, the next trial
+            name = next(one for one in _numbered(given) if all(one != root.name for root in self.roots))
             path = self._out
             if path is not None and (self.roots or len(found) > 1):
                 path = path.with_name(f"{path.stem}.{name}{path.suffix}")
@@ -259,7 +297,10 @@ class Onlooker:
             except UsageError as error:
                 self._note(error)
                 continue
-            self.roots.append(Root(name, scope, path, held))
+            here = place()
+            if path is not None and here is not None:
+                path = file_of(path, here.rank)
+            self.roots.append(Root(name, given, path, scope, held))
             if not self._give_scaler(scope):
                 self._without_scaler.append(scope)
 
@@ -268,6 +309,31 @@ class Onlooker:
         if known:
             scope.watch(scaler=known[0])
         return bool(known)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}{number}" for number in count(2))
+
+
+@contextmanager
+def _without_hooks(model: nn.Module) -> Iterator[None]:
+    """Takes gradscope's hooks out of `model` and puts them back in their order."""
+    kept = []
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            if any(isinstance(hook, Hook | _FirstCall) for hook in hooks.values()):
+                kept.append((hooks, dict(hooks)))
+    for hooks, all_hooks in kept:
+        for key, hook in all_hooks.items():
+            if isinstance(hook, Hook | _FirstCall):
+                del hooks[key]
+    try:
+        yield
+    finally:
+        for hooks, all_hooks in kept:
+            hooks.clear()
+            hooks.update(all_hooks)
 
 
 class _FirstCall:

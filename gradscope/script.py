@@ -8,6 +8,7 @@ The process belongs to the script from here on: nothing is put back.
 """
 
 import atexit
+import functools
 import importlib.util
 import os
 import signal
@@ -18,9 +19,11 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
+from typing import NoReturn, ParamSpec
 
 from gradscope.errors import UsageError
 
+_Arguments = ParamSpec("_Arguments")
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _ALWAYS_LOADED = frozenset(
     {"abc", "builtins", "codecs", "encodings", "io", "os", "site", "stat", "sys", "time", "zipimport"}
@@ -258,6 +261,21 @@ def _join_threads() -> None:
     shutdown: Callable[[], None] | None = getattr(threading, "_shutdown", None)  # pools' idle threads end by it too
     if shutdown is not None:
         shutdown()
+
+
+def before_exec(act: Callable[[], None]) -> None:
+    """Calls `act` before the process becomes another program: after that there is no end at which to do it."""
+    os.execv = _preceded(os.execv, act)
+    os.execve = _preceded(os.execve, act)  # these two are what the others of the family call
+
+
+def _preceded(original: Callable[_Arguments, NoReturn], act: Callable[[], None]) -> Callable[_Arguments, NoReturn]:
+    @functools.wraps(original)
+    def preceded(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> NoReturn:
+        act()
+        return original(*args, **kwargs)
+
+    return preceded
 
 
 def die_of_interrupt_at_exit() -> None:

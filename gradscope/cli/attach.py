@@ -18,7 +18,8 @@ from gradscope.schedule import Every
 
 if TYPE_CHECKING:
     from gradscope.findings import Diagnosis
-    from gradscope.onlooker import Onlooker, Root
+    from gradscope.onlooker import Onlooker
+    from gradscope.trace import Trace
 
 NOTHING_RECORDED = 2
 _WORTH_TELLING = 1.0  # seconds of computing in the script's children
@@ -55,13 +56,14 @@ def attach(
     recording = _Recording(None if out is None else _destination(out), every)
     scripts.die_of_interrupt_at_exit()
     when_imported("torch", recording.begin)
+    scripts.before_exec(lambda: _say_goodbye(recording, script, quiet=quiet))
     leave_encoding_alone()
     outcome = scripts.run(script, arguments, is_module=is_module)
     if os.getpid() != recording.process:
         return outcome.code  # a child that the script forked and let go on
     sys.stdout.flush()
     tolerate_any_encoding(sys.stdout, sys.stderr)
-    diagnoses = recording.conclude(script, outcome, quiet=quiet)
+    diagnoses = recording.conclude(script, outcome.error, quiet=quiet)
     if isinstance(outcome.error, KeyboardInterrupt):
         scripts.interrupted()
     if outcome.code:
@@ -70,6 +72,14 @@ def attach(
         return NOTHING_RECORDED
     worst = [d.worst for d in diagnoses if d.worst is not None]
     return int(fail_on not in (None, NEVER) and any(severity.reaches(Severity(fail_on)) for severity in worst))
+
+
+def _say_goodbye(recording: "_Recording", script: str, *, quiet: bool) -> None:
+    """The script is about to put another program into its place."""
+    if os.getpid() == recording.process:
+        sys.stdout.flush()
+        _tell(f"{script} replaced itself by another program (os.exec), which is not recorded.")
+        recording.conclude(script, None, quiet=quiet)
 
 
 def _destination(out: Path) -> Path:
@@ -102,35 +112,37 @@ class _Recording:
         self._onlooker = Onlooker(out=self._out, every=self._every)
         self._onlooker.begin()
 
-    def conclude(self, script: str, outcome: scripts.Outcome, *, quiet: bool) -> "list[Diagnosis]":
+    def conclude(self, script: str, error: BaseException | None, *, quiet: bool) -> "list[Diagnosis]":
         """Ends it and shows what was recorded; a diagnosis for each model, none if nothing was."""
         onlooker = self._onlooker
         if onlooker is None:
             _tell(f"nothing was recorded: {script} never imported torch.")
             return []
-        onlooker.end(outcome.error)
-        recorded = [root for root in onlooker.roots if len(root.scope.trace.steps)]
+        from gradscope.rules.engine import diagnose
+
+        onlooker.end(error)
+        recorded = [(root, root.trace) for root in onlooker.roots if root.trace is not None and len(root.trace.steps)]
         for note in onlooker.notes:
-            _tell(f"{note}.")
+            _tell(note if note.endswith(".") else f"{note}.")
         if not recorded:
             _tell(f"nothing was recorded: {_why_nothing(script, onlooker)}")
-        diagnoses = [root.scope.diagnose() for root in recorded]
-        for root, diagnosis in zip(recorded, diagnoses, strict=True):
+        diagnoses = []
+        for root, trace in recorded:
+            diagnoses.append(diagnose(trace))
             if not quiet:
-                _show(root, diagnosis, several=len(recorded) > 1)
+                _show(trace, diagnoses[-1], root.name if len(recorded) > 1 else "")
             if root.path is not None:
                 _tell(f"the trace of {root.name} is in {_written(root.path)}")
         return diagnoses
 
 
-def _show(root: "Root", diagnosis: "Diagnosis", *, several: bool) -> None:
+def _show(trace: "Trace", diagnosis: "Diagnosis", name: str) -> None:
     from gradscope.reports.terminal import Terminal
 
-    if not _prints():
-        return
-    if several:
-        click.echo(f"\n{root.name}: {diagnosis.steps} steps recorded", err=True)
-    Terminal().write(root.scope.trace, diagnosis, sys.stderr)
+    if _prints():
+        if name:
+            click.echo(f"\n{name}", err=True)
+        Terminal().write(trace, diagnosis, sys.stderr)
 
 
 def _written(path: Path) -> str:

@@ -1,0 +1,3 @@
+import sys
+
+print("hello", sorted({"torch", "numpy", "rich", "h5py", "pandas"} & set(sys.modules)))
