@@ -9,7 +9,6 @@ import inspect
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import FrameType, ModuleType
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,6 @@ from gradscope.probes.names import unwrapped
 
 _NOT_THE_USERS = frozenset({"gradscope", "torch"})  # their frames call the root `self` and `module`
 _MOST_NODES = 200_000  # of an autograd graph: a second's walk
-_Kind = TypeVar("_Kind")
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -32,23 +30,30 @@ def without_shape(parameters: Iterable[Tensor]) -> bool:
     return any(is_lazy(p) for p in parameters)
 
 
-def roots_of(parameters: Iterable[Tensor]) -> list[nn.Module]:
-    """The outermost living modules that hold any of `parameters`."""
-    wanted = {id(p) for p in parameters}
-    parents: dict[int, list[nn.Module]] = {}
-    reached: dict[int, nn.Module] = {}
-    for module in _living(nn.Module):
-        for child in _children(module):
-            parents.setdefault(id(child), []).append(module)
-        if not isinstance(module, torch.jit.ScriptModule) and any(id(p) in wanted for p in _own_parameters(module)):
-            reached[id(module)] = module
-    waiting = list(reached.values())
-    while waiting:
-        for parent in parents.get(id(waiting.pop()), ()):
-            if id(parent) not in reached:
-                reached[id(parent)] = parent
-                waiting.append(parent)
-    return [module for key, module in reached.items() if not parents.get(key)]
+class Living:
+    """The modules and AMP scalers that are alive now. To look for them takes a tenth of a second."""
+
+    def __init__(self) -> None:
+        found = list(_of_kinds(nn.Module, torch.amp.GradScaler))
+        self._modules = [one for one in found if isinstance(one, nn.Module)]
+        self.scalers = [one for one in found if isinstance(one, torch.amp.GradScaler) and one.is_enabled()]
+        self._parents: dict[int, list[nn.Module]] = {}
+        for module in self._modules:
+            for child in _children(module):
+                self._parents.setdefault(id(child), []).append(module)
+
+    def roots_of(self, parameters: Iterable[Tensor]) -> list[nn.Module]:
+        """The outermost modules that hold any of `parameters`."""
+        wanted = {id(p) for p in parameters}
+        holders = (m for m in self._modules if any(id(p) in wanted for p in _own_parameters(m)))
+        reached = {id(module): module for module in holders}
+        waiting = list(reached.values())
+        while waiting:
+            for parent in self._parents.get(id(waiting.pop()), ()):
+                if id(parent) not in reached:
+                    reached[id(parent)] = parent
+                    waiting.append(parent)
+        return [module for key, module in reached.items() if not self._parents.get(key)]
 
 
 def narrowed(root: nn.Module, called: nn.Module | None, trained: Collection[int]) -> nn.Module:
@@ -58,7 +63,7 @@ def narrowed(root: nn.Module, called: nn.Module | None, trained: Collection[int]
     are called instead of it, and its names are those that its author knows.
 
     Args:
-        root: As `roots_of` finds it.
+        root: As `Living.roots_of` finds it.
         called: The outermost module that is being called, if that is known.
         trained: Identities of the parameters that optimizers move.
     """
@@ -74,11 +79,6 @@ def narrowed(root: nn.Module, called: nn.Module | None, trained: Collection[int]
 
 def _is_lightning(module: nn.Module) -> bool:
     return any(cls.__name__ == "LightningModule" for cls in type(module).__mro__)
-
-
-def scalers() -> list[torch.amp.GradScaler]:
-    """The AMP scalers that are switched on."""
-    return [scaler for scaler in _living(torch.amp.GradScaler) if scaler.is_enabled()]
 
 
 def leaves_behind(tensors: Iterable[object]) -> list[Tensor]:
@@ -98,13 +98,13 @@ def leaves_behind(tensors: Iterable[object]) -> list[Tensor]:
     return [] if waiting else found
 
 
-def _living(kind: type[_Kind]) -> Iterator[_Kind]:
-    """All objects of a class, by their type: some objects run code of their own when they are asked for their class."""
+def _of_kinds(*kinds: type) -> Iterator[object]:
+    """All objects of these classes, by their type: some objects run code of their own when asked for their class."""
     fitting: dict[type, bool] = {}
     for one in gc.get_objects():
         cls = type(one)
         if cls not in fitting:
-            fitting[cls] = issubclass(cls, kind)
+            fitting[cls] = issubclass(cls, kinds) and not issubclass(cls, torch.jit.ScriptModule)
         if fitting[cls]:
             yield one
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from gradscope.discovery import leaves_behind, name_of, narrowed, parameters_of, roots_of, scalers, without_shape
+from gradscope.discovery import Living, leaves_behind, name_of, narrowed, parameters_of, without_shape
 from gradscope.errors import UsageError
 from gradscope.probes.base import Hook, in_transform
 from gradscope.probes.names import bare_parameters
@@ -112,8 +112,13 @@ class Onlooker:
                 root.close(error)
             except Exception as failure:
                 self._note(failure)
-        if self._child_trains[0]:
+        if self.child_trained:
             self.notes.append("a process that the script forked trained too; only the script's own process is recorded")
+
+    @property
+    def child_trained(self) -> bool:
+        """Whether an optimizer has stepped in a process that the script has forked."""
+        return bool(self._child_trains[0])
 
     @property
     def elsewhere(self) -> bool:
@@ -191,7 +196,7 @@ class Onlooker:
             if self._compiles:
                 self._attach_waiting(None)
             else:
-                self._arm(roots_of(parameters_of(optimizer)))
+                self._arm(Living().roots_of(parameters_of(optimizer)))
 
     def _something_compiles(self, _: object) -> None:
         self._compiles = True
@@ -202,10 +207,10 @@ class Onlooker:
             return
         given = [tensors] if isinstance(tensors, Tensor) else tensors if isinstance(tensors, list | tuple) else []
         moved = leaves_behind(given)
-        found = roots_of(moved)
-        if found:
+        living = Living() if moved else None
+        if living is not None and (found := living.roots_of(moved)):
             self._backward.close()
-            self._attach({narrowed(root, None, ()): [] for root in found}, {id(p) for p in moved})
+            self._attach({narrowed(root, None, ()): [] for root in found}, {id(p) for p in moved}, living)
             self.notes.append(
                 "no optimizer of torch.optim was made, so the first step came before it could be recorded"
             )
@@ -219,13 +224,13 @@ class Onlooker:
         elif self._waiting or self._without_scaler:
             self._quietly(self._late, optimizer)
 
-    def _late(self, _: object) -> None:
-        if self._waiting:
+    def _late(self, optimizer: object) -> None:
+        if any(waiting() is optimizer for waiting in self._waiting):
             self._attach_waiting(None)
             self.notes.append("the first step came before it could be recorded: no module was called as one")
-        for scope in self._without_scaler:
-            self._give_scaler(scope)
-        self._without_scaler.clear()
+        living = Living() if self._without_scaler else None
+        while living is not None and self._without_scaler:
+            self._give_scaler(self._without_scaler.pop(), living)
 
     def first_call(self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """A module that waits is called: the hooks that are placed now are called for it too."""
@@ -267,18 +272,21 @@ class Onlooker:
             return  # after the first step they have one
         self._waiting.clear()
         trained = {id(p) for optimizer in optimizers for p in parameters_of(optimizer)}
+        living = Living()
         found: dict[nn.Module, list[torch.optim.Optimizer]] = {}
         for optimizer in optimizers:
-            roots = roots_of(parameters_of(optimizer))
+            roots = living.roots_of(parameters_of(optimizer))
             if not roots:
                 self.notes.append(
                     f"no module holds the parameters of {type(optimizer).__name__}; only modules are recorded"
                 )
             for root in roots:
                 found.setdefault(narrowed(root, called, trained), []).append(optimizer)
-        self._attach(found, trained)
+        self._attach(found, trained, living)
 
-    def _attach(self, found: Mapping[nn.Module, list[torch.optim.Optimizer]], trained: set[int]) -> None:
+    def _attach(
+        self, found: Mapping[nn.Module, list[torch.optim.Optimizer]], trained: set[int], living: Living
+    ) -> None:
         before = list(self.roots)
         for model, optimizers in found.items():
             held = frozenset(id(p) for p in bare_parameters(model).values())
@@ -301,14 +309,13 @@ class Onlooker:
             if path is not None and here is not None:
                 path = file_of(path, here.rank)
             self.roots.append(Root(name, given, path, scope, held))
-            if not self._give_scaler(scope):
+            self._give_scaler(scope, living)
+            if not living.scalers:
                 self._without_scaler.append(scope)
 
-    def _give_scaler(self, scope: Scope) -> bool:
-        known = scalers()
-        if known:
-            scope.watch(scaler=known[0])
-        return bool(known)
+    def _give_scaler(self, scope: Scope, living: Living) -> None:
+        if living.scalers:
+            scope.watch(scaler=living.scalers[0])
 
 
 def _numbered(name: str) -> Iterator[str]:

@@ -245,9 +245,11 @@ def _without_ours(error: BaseException) -> None:
 
 def _of_others(traceback: TracebackType | None) -> TracebackType | None:
     kept = [frame for frame in _frames(traceback) if not frame.tb_frame.f_code.co_filename.startswith(_OURS)]
-    for frame, following in zip(kept, [*kept[1:], None], strict=True):
+    following = None
+    for frame in reversed(kept):
         frame.tb_next = following
-    return kept[0] if kept else None
+        following = frame
+    return following
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
@@ -273,7 +275,7 @@ def _preceded(original: Callable[_Arguments, NoReturn], act: Callable[[], None])
     @functools.wraps(original)
     def preceded(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> NoReturn:
         act()
-        return original(*args, **kwargs)
+        original(*args, **kwargs)
 
     return preceded
 

@@ -167,7 +167,7 @@ def _prints() -> bool:
 
 def _why_nothing(script: str, onlooker: "Onlooker") -> str:
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if children.ru_utime + children.ru_stime > _WORTH_TELLING:
+    if onlooker.child_trained or children.ru_utime + children.ru_stime > _WORTH_TELLING:
         return (
             f"processes that {script} started did the computing, and only its own is recorded; start them with"
             " `torchrun -m gradscope attach`, or call gradscope.attach in them."
