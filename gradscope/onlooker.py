@@ -29,7 +29,6 @@ from gradscope.discovery import Living, leaves_behind, name_of, narrowed, parame
 from gradscope.errors import UsageError
 from gradscope.probes.base import Hook, in_transform
 from gradscope.probes.names import bare_parameters
-from gradscope.processes import file_of, place
 from gradscope.scope import Scope, attach
 from gradscope.trace import Trace
 
@@ -305,9 +304,6 @@ class Onlooker:
             except UsageError as error:
                 self._note(error)
                 continue
-            here = place()
-            if path is not None and here is not None:
-                path = file_of(path, here.rank)
             self.roots.append(Root(name, given, path, scope, held))
             self._give_scaler(scope, living)
             if not living.scalers:

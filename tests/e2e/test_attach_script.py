@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -194,22 +193,16 @@ def test_frameworks_are_recorded_and_not_changed(frameworks, tmp_path, script, m
 
 @pytest.mark.slow
 def test_each_of_two_processes_is_recorded_and_one_speaks(tmp_path):
-    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port")
-    alone = python(*torchrun, free_port(), "distributed.py")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    alone = python(*torchrun, "distributed.py")
     words = ("-m", "gradscope", "attach", "--out", tmp_path / "run.h5", "distributed.py")
-    attached = python(*torchrun, free_port(), *words)
+    attached = python(*torchrun, *words)
     assert alone.code == attached.code == 0, attached.err
     assert attached.out == alone.out
     assert attached.err.count("steps recorded") == 1
     assert f"the trace of model is in {tmp_path / 'run.rank0.h5'}" in attached.err
     for rank in range(2):
         assert len(read_trace(tmp_path / f"run.rank{rank}.h5").steps) == 4
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return str(one.getsockname()[1])
 
 
 def test_all_that_a_script_sees_of_its_start_is_as_without():

@@ -20,4 +20,5 @@ for _ in range(4):
         print([repr(one.item()) for one in losses])
 if distributed.get_rank() == 0:
     show(model)
+distributed.barrier()  # a process that leaves first takes the connections along
 distributed.destroy_process_group()
