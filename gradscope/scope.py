@@ -326,8 +326,8 @@ class Scope:
         record = None
         if skipped and recorder.on:
             message = (
-                f"the gradient scaler skipped step {recorder.step}: at a loss scale of {self._steps.scale:g} its"
-                " gradients overflowed; they are not recorded"
+                f"skipped by the gradient scaler: at a loss scale of {self._steps.scale:g} its gradients overflowed;"
+                " they are not recorded"
             )
             recorder.tell("step-skipped", "", message)
         with at_exit.undisturbed():

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gradscope.findings import Diagnosis, Finding, Json, Severity
-from gradscope.records import Quantity, Statistic
+from gradscope.records import ORDINARY_EVENTS, Quantity, Statistic
 from gradscope.reports.bars import ASCII, BLOCKS, Glyphs, Panel, chart_heading, draw_panels, sparkline
 from gradscope.reports.base import Destination
 from gradscope.reports.by_rank import about_ranks
@@ -196,11 +196,13 @@ def _blind_spots(trace: Trace) -> list[tuple[str, str]]:
 def _events(trace: Trace) -> Iterator[RenderableType]:
     """What happened to the recording, the first few of each kind."""
     for kind, count in Counter(event.kind for event in trace.events).items():
+        style = "dim" if kind in ORDINARY_EVENTS else "yellow"
         for event in [event for event in trace.events if event.kind == kind][:MOST_EVENTS]:
             place = "" if event.module in event.message else f"{event.module} "
-            yield Text(f"step {event.step}: {event.kind} {place}{event.message}", "yellow")
+            what = "" if kind in ORDINARY_EVENTS else f"{event.kind} "
+            yield Text(f"step {event.step}: {what}{place}{event.message}", style)
         if count > MOST_EVENTS:
-            yield Text(f"{kind} in {count - MOST_EVENTS} more steps", "yellow")
+            yield Text(f"{kind} {count - MOST_EVENTS} more times", style)
 
 
 def ends_note(profile: Profile) -> str:

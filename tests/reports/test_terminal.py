@@ -88,6 +88,24 @@ def test_what_happened_to_the_recording_is_said():
     assert "step 3: probe-failed fc boom" in printed(TraceReport(broken, HEALTHY))
 
 
+def test_events_of_a_healthy_training_are_told_apart_and_counted():
+    fields = {f: getattr(network(0.9), f) for f in network(0.9).__slots__}
+    events = tuple(Event(step=i, kind="step-skipped", message="skipped by the scaler") for i in range(5))
+    text = printed(TraceReport(Trace(**{**fields, "events": events}), HEALTHY))
+    assert "step 2: skipped by the scaler" in text
+    assert "step 3:" not in text
+    assert "step-skipped 2 more times" in text
+
+
+def test_what_could_not_be_seen_stands_there_with_the_reason():
+    spots = [{"module": f"m{i}", "why": "never ran"} for i in range(20)] + [{"module": "", "why": "is compiled"}]
+    text = printed(TraceReport(trace_of(output_grad_rms=[1.0], meta={**META, "blind_spots": spots}), HEALTHY))
+    said = " ".join(text.split())
+    assert "not seen m0, m1, m2" in said
+    assert "m11 and 8 more: never ran" in said
+    assert "(model): is compiled" in said
+
+
 def test_a_scenario_s_trace_says_which_it_is():
     trace = trace_of(output_grad_rms=[1.0], meta={"scenario": "a-vs-b", "variant": "a", "seed": 3})
     assert "a-vs-b: a, seed 3" in printed(TraceReport(trace, HEALTHY))
