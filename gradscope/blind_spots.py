@@ -27,6 +27,8 @@ def blind_spots(target: Target, recorder: StepRecorder, watched: frozenset[Quant
             found.setdefault(name, "is compiled by torch.jit and takes no hooks")
         elif name not in recorder.table.module_types:
             found.setdefault(name, "was added after `attach`; detach and attach again to see it")
+        elif target.modules.get(name, module) is not module:
+            found.setdefault(name, "was replaced after `attach`; detach and attach again to see it")
     if watched & _OUTPUTS and "" not in recorder.blind_spots:
         trained = {site.module for site in recorder.observed(_GRADIENTS)}
         for name in target.modules:

@@ -25,6 +25,7 @@ from gradscope.probes.layers import layer_watchers
 from gradscope.probes.multihead import MultiheadHook
 from gradscope.probes.names import bare_modules
 from gradscope.probes.sharpness import SharpSite
+from gradscope.probes.tensors import has_numbers
 from gradscope.records import Quantity
 from gradscope.units import ACTIVATION_FUNCTIONS, ActivationFunction, unit_axis
 
@@ -168,7 +169,9 @@ class _Watcher:
 
     def after(self, noted: object, args: tuple[object, ...], kwargs: Mapping[str, object], result: object) -> None:
         """Emits the output and hooks it."""
-        if not isinstance(noted, _Site) or not isinstance(result, Tensor) or not result.is_floating_point():
+        if not isinstance(noted, _Site) or not isinstance(result, Tensor):
+            return
+        if result.is_complex() or not has_numbers(result):
             return
         site, recorder = noted, self.recorder
         if site.output < 0:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.probes.base import ForwardHook, Probe, Recorder, Target, gradient_receiver
-from gradscope.probes.tensors import given_tensors, named_tensors, time_axis
+from gradscope.probes.tensors import given_tensors, has_numbers, named_tensors, time_axis
 from gradscope.records import Quantity
 
 
@@ -99,7 +99,7 @@ class _GradientHook(ForwardHook):
 
     def place(self, module: nn.Module, name: str, tensor: Tensor) -> int:
         """Hooks one tensor that has a gradient; how many times (positions of the sequence) it covers."""
-        if not tensor.requires_grad:
+        if not tensor.requires_grad or not has_numbers(tensor):
             return 1
         site = self.sites.get(name)
         if site is None:

@@ -13,10 +13,12 @@ from itertools import islice
 from types import MemberDescriptorType
 from typing import TypeGuard, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 _Kind = TypeVar("_Kind")
+_SPARSE = frozenset({torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc})
 _MOST_LEVELS = 8  # deeper ones are not followed
 _MOST_VALUES = 4096  # nor more than these: a structure may contain itself
 
@@ -40,8 +42,17 @@ def named_tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]
 
 
 def has_numbers(tensor: Tensor) -> bool:
-    """Whether there is something to measure: floating-point or complex numbers that are really there."""
-    return (tensor.is_floating_point() or tensor.is_complex()) and not tensor.is_meta
+    """Whether there is something to measure: floating-point or complex numbers that are really there.
+
+    Reading a tensor whose memory was freed would end the process.
+    """
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return False
+    if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:  # whatever it is, it decides what is in it
+        return hasattr(tensor, "_local_tensor") or tensor.layout is torch.jagged
+    if tensor.layout is torch.strided:
+        return not tensor.is_nested and (tensor.data_ptr() != 0 or (tensor.numel() == 0 and not tensor.is_meta))
+    return tensor.layout in _SPARSE and not tensor.is_meta
 
 
 def _is(value: object, kind: type[_Kind]) -> TypeGuard[_Kind]:

@@ -195,25 +195,39 @@ def a_tensor_twice_and_its_views() -> Training:
 @DATA.add
 def tensors_of_every_kind() -> Training:
     def wrap(x: Tensor) -> object:
-        sparse = x.to_sparse()
+        alone = x.detach()
+        freed = alone.clone()
+        freed.untyped_storage().resize_(0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it will go some day
-            quantized = torch.quantize_per_tensor(x.detach(), 0.1, 0, torch.qint8)
-        meta = torch.empty(3, device="meta")
-        return (
-            x,
-            sparse,
-            quantized,
-            meta,
-            x > 0,
-            x.argmax(),
-            x[:0],
-            x.to(torch.float8_e4m3fn),
-            x.conj(),
-            torch.ones(()),
-        )
+            warnings.simplefilter("ignore")  # that some will go some day, and that others are new
+            odd = [
+                torch.quantize_per_tensor(alone, 0.1, 0, torch.qint8),
+                torch.masked.masked_tensor(alone, alone > 0),
+                torch.nested.as_nested_tensor(list(x.split([1, 2])), layout=torch.strided),
+                x.to_sparse_csr(),
+                x.to(torch.complex32),
+            ]
+        floats = [alone.to(dtype) for dtype in (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu)]
+        more = [torch._neg_view(alone), x.conj(), torch.ones(()), x[:0], x[0, 0].expand(4096, 64)]
+        whole = [x > 0, x.argmax(), torch.ones(2, dtype=torch.uint16), torch.empty(3, device="meta"), freed]
+        return (x, x.to_sparse(), Closed(x), nn.Parameter(torch.ones(3)), odd, floats, more, whole)
 
     return wrapped(wrap, lambda given: given[1].to_dense() + given[0])  # type: ignore[index]
+
+
+class Closed(Tensor):
+    """Wraps a tensor and does nothing with it."""
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> "Closed":
+        return Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, requires_grad=inner.requires_grad)
+
+    def __init__(self, inner: Tensor) -> None:
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        raise NotImplementedError(str(function))
 
 
 @DATA.add

@@ -51,6 +51,8 @@ def test_a_module_that_was_added_later_is_told():
     scope = trained(model)
     model.append(nn.Linear(4, 4))
     assert "added after `attach`" in spots(scope)["1"]
+    model[0] = nn.Linear(4, 4)
+    assert "replaced after `attach`" in spots(scope)["0"]
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore:.*TorchScript.*")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from gradscope.probes.tensors import given_tensors, named_tensors, time_axis
+from gradscope.probes.tensors import given_tensors, has_numbers, named_tensors, time_axis
 
 a, b = torch.zeros(1), torch.zeros(2)
 Pair = namedtuple("Pair", "left right")
@@ -112,6 +112,23 @@ def test_looking_runs_nobodys_code(value, wanted):
     wanted = {f"0.{path}": tensor for path, tensor in wanted.items()} | {"1": b}
     assert list(found) == list(wanted)
     assert all(found[path] is wanted[path] for path in wanted)
+
+
+def _freed() -> torch.Tensor:
+    x = torch.ones(4)
+    x.untyped_storage().resize_(0)
+    return x
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore:Sparse CSR tensor support")
+def test_only_what_can_be_read_has_numbers():
+    parts = [torch.ones(2), torch.ones(3)]
+    measurable = [a, nn.Parameter(a), torch.zeros(0), torch.ones(2, dtype=torch.complex64), torch.eye(3).to_sparse()]
+    measurable += [torch.eye(3).to_sparse_csr(), torch.nested.nested_tensor(parts, layout=torch.jagged)]
+    others = [torch.ones(2, dtype=torch.long), torch.ones(2, device="meta"), torch.zeros(0, device="meta"), _freed()]
+    others += [torch.nested.nested_tensor(parts, layout=torch.strided), torch.ones(2, 2).to_mkldnn()]
+    assert [has_numbers(x) for x in measurable] == [True] * len(measurable)
+    assert [has_numbers(x) for x in others] == [False] * len(others)
 
 
 def test_more_than_anybody_returns_is_not_looked_through():
