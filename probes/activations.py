@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from torch import Tensor, nn
 
 from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
+from gradscope.probes.names import bare_parameters
 from gradscope.probes.tensors import given_tensors, has_numbers, named_tensors, time_axis
 from gradscope.records import Quantity, Statistic
 from gradscope.statistics import fraction_where
@@ -67,7 +68,7 @@ class _OutputHook(ForwardHook):
         self.module = name
         self.axis = axis
         self.features_last = features_last(module)
-        self.is_layer = not is_activation(module) and next(module.parameters(), None) is not None
+        self.is_layer = not is_activation(module) and bool(bare_parameters(module))
         self.activation: Activation | None = activation_of(module)
         self.sites: dict[str, int] = {}
 

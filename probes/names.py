@@ -36,7 +36,15 @@ def is_fully_sharded(module: nn.Module) -> bool:
 
 def has_flat_parameters(model: nn.Module) -> bool:
     """Whether FSDP1 wraps some of `model`: what its parameters show are parts, without the shape of the whole."""
-    return any(type(module).__name__ == FSDP1 for module in model.modules())
+    waiting, seen = [model], {id(model)}
+    while waiting:
+        module = waiting.pop()
+        if type(module).__name__ == FSDP1:
+            return True
+        inner = [child for child in module._modules.values() if child is not None and id(child) not in seen]
+        seen.update(map(id, inner))
+        waiting += inner
+    return False
 
 
 def wrapped(module: nn.Module) -> nn.Module | None:
