@@ -193,10 +193,9 @@ def test_frameworks_are_recorded_and_not_changed(frameworks, tmp_path, script, m
 
 @pytest.mark.slow
 def test_each_of_two_processes_is_recorded_and_one_speaks(tmp_path):
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    alone = python(*torchrun, "distributed.py")
+    alone = torchrun("distributed.py")
     words = ("-m", "gradscope", "attach", "--out", tmp_path / "run.h5", "distributed.py")
-    attached = python(*torchrun, *words)
+    attached = torchrun(*words)
     assert alone.code == 0, alone.err
     assert attached.code == 0, attached.err
     assert attached.out == alone.out
@@ -204,6 +203,15 @@ def test_each_of_two_processes_is_recorded_and_one_speaks(tmp_path):
     assert f"the trace of model is in {tmp_path / 'run.rank0.h5'}" in attached.err
     for rank in range(2):
         assert len(read_trace(tmp_path / f"run.rank{rank}.h5").steps) == 4
+
+
+def torchrun(*words):
+    """Two processes. Now and then gloo aborts while it takes its connections down (torch 2.13): then once more."""
+    for _ in range(3):
+        ended = python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words)
+        if "Signal 6 (SIGABRT)" not in ended.err:
+            break
+    return ended
 
 
 def test_all_that_a_script_sees_of_its_start_is_as_without():
