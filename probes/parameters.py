@@ -195,6 +195,14 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and one.dtype is other.dtype
 
 
+def _put_first(ours: int, hooks: dict[int, object]) -> None:
+    """Hooks of others may step an optimizer and drop the gradient, so ours is called before.
+
+    Autograd goes by the order of insertion, whatever an OrderedDict says of it.
+    """
+    hooks.update({number: hooks.pop(number) for number in list(hooks) if number != ours})
+
+
 class _RawGradients:
     """The hooks on the parameters' gradients, one for each that is trainable, also if it becomes so later."""
 
@@ -217,7 +225,10 @@ class _RawGradients:
             site = self._recorder.site(*_site(name, Quantity.WEIGHT_GRAD))
             hook = _RawGradientHook(self._recorder, site, self._reduced)
             with torch._C.DisableTorchFunctionSubclass():  # one without a shape refuses, but keeps it all the same
-                self._handles.callback(parameter.register_post_accumulate_grad_hook(hook).remove)
+                handle = parameter.register_post_accumulate_grad_hook(hook)
+                if torch._C._current_graph_task_id() == -1:  # it may be going through them otherwise
+                    _put_first(handle.id, parameter._post_accumulate_grad_hooks)
+                self._handles.callback(handle.remove)
 
 
 class _Moved:

@@ -225,3 +225,73 @@ def a_lazy_module_that_no_optimizer_moves() -> Training:
     model = nn.Sequential(nn.Linear(4, 3), nn.LazyLinear(4), nn.Tanh(), nn.Linear(4, 2))
     moved = [*model[0].parameters(), *model[3].parameters()]
     return trained(model, lambda i: model(data(i, 3, 4)).square().mean(), torch.optim.AdamW(moved))
+
+
+class Frozen(nn.Module):
+    """Allows no attribute to be set once it is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        vars(self)["done"] = True
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if "done" in vars(self):
+            raise AttributeError("frozen")
+        super().__setattr__(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+
+@MODULES.add
+def modules_that_cannot_be_changed() -> Training:
+    return squares(nn.Sequential(Frozen(), Frozen()), 3, 4)
+
+
+class Becoming(nn.Linear):
+    """Changes its own class when it runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.__class__ = nn.Linear  # type: ignore[assignment]
+        return nn.Linear.forward(self, x) * 2
+
+
+@MODULES.add
+def modules_that_become_another_class() -> Training:
+    return squares(nn.Sequential(nn.Linear(4, 4), Becoming(4, 4)), 3, 4)
+
+
+class Coroutine(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    async def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+
+class Awaiting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.source = Coroutine()
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            self.source(x).send(None)
+        except StopIteration as end:
+            return end.value
+        raise RuntimeError("waits for something")
+
+
+@MODULES.add
+def coroutines() -> Training:
+    return squares(Awaiting(), 3, 4)
+
+
+@MODULES.add
+def names_with_odd_characters() -> Training:
+    model = nn.Sequential()
+    for name in ("a/b", "ü \n", "%s", "0 "):
+        model.add_module(name, nn.Linear(4, 4))
+    return squares(model, 3, 4)

@@ -271,3 +271,24 @@ def the_model_is_swapped_for_one_of_another_type() -> Training:
     training = beside(act)
     training.all_seen = False  # torch leaves the hooks on the parameters' gradients behind
     return training
+
+
+@TRAINING.add
+def optimizers_that_step_in_the_backward() -> Training:
+    """One for each parameter, which saves the memory of the gradients."""
+    model = small()
+    optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
+
+    def step_at_once(parameter: Tensor) -> None:
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(step_at_once)
+
+    def step(number: int) -> Tensor:
+        loss = loss_of(model, number)
+        loss.backward()
+        return loss
+
+    return Training(model, list(optimizers.values()), step)
