@@ -130,6 +130,7 @@ class StepRecorder:
 
     def emit(self, site: int, tensor: Tensor, time: int = 0, saturated: Predicate | None = None) -> None:
         """Reduces `tensor` to its statistics, or copies it where that is cheaper."""
+        tensor = local(tensor)
         self._emit(self.forward, site, tensor, time)
         if saturated is None:
             return

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradscope.idle import IdleUnits
+from gradscope.processes import local
 
 SLOPE = 0.05  # an element is saturated where its activation's slope is below this share of the largest
 _SILENT = 1e-6  # −y of a smooth rectifier far below zero, where its slope is under 1e-5 too
@@ -205,6 +206,7 @@ class Liveness:
 
     def see(self, site: int, y: Tensor, axis: int, silent: float) -> None:
         """Takes in an output whose units are counted by `axis`; several of one site and step count as one."""
+        y = local(y)
         if not y.numel() or not y.ndim or y.layout is not torch.strided:
             return  # without elements, axes or one shape there are no units to tell apart
         if silent:  # a ReLU's output is not negative; of a smooth rectifier only what lies below zero can be dead

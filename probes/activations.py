@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
 from gradscope.probes.names import bare_parameters
 from gradscope.probes.tensors import given_tensors, has_numbers, named_tensors, time_axis
+from gradscope.processes import local
 from gradscope.records import Quantity, Statistic
 from gradscope.statistics import fraction_where
 from gradscope.units import Activation, activation_of, features_last, is_activation, unit_axis
@@ -111,7 +112,7 @@ class _OutputHook(ForwardHook):
             times = output.shape[axis]
             recorder.emit_slices(site, output, axis, self.time)
             if activation is not None and activation.saturated is not None:
-                share = fraction_where(output, activation.saturated)
+                share = fraction_where(local(output), activation.saturated)
                 recorder.derive(site, Statistic.SATURATED_FRACTION, share)
         else:
             recorder.emit(site, output, self.time, activation.saturated if activation is not None else None)

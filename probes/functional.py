@@ -26,6 +26,7 @@ from gradscope.probes.multihead import MultiheadHook
 from gradscope.probes.names import bare_modules
 from gradscope.probes.sharpness import SharpSite
 from gradscope.probes.tensors import has_numbers
+from gradscope.processes import local
 from gradscope.records import Quantity
 from gradscope.units import ACTIVATION_FUNCTIONS, ActivationFunction, unit_axis
 
@@ -216,7 +217,9 @@ class _SoftmaxCalls(_Watcher):
         super().emit(site, args, kwargs, result)
         logits = first(args, kwargs)
         axis = args[1] if len(args) > 1 else kwargs.get("dim")
-        if isinstance(logits, Tensor) and logits.ndim >= 3 and axis in (-1, logits.ndim - 1) and result.shape[-1] > 1:
+        if not isinstance(logits, Tensor) or local(logits) is not logits:  # a shard need not have all keys
+            return
+        if logits.ndim >= 3 and axis in (-1, logits.ndim - 1) and result.shape[-1] > 1:
             site.sharpness.emit(self.recorder, attention.of_logits(logits), site.time, each=result.ndim == 4)
 
 
@@ -229,6 +232,8 @@ class _FusedAttentionCalls(_Watcher):
             args[i] if i < len(args) else kwargs.get(name) for i, name in enumerate(_FUSED_ARGUMENTS)
         )
         if not isinstance(query, Tensor) or not isinstance(key, Tensor) or query.is_nested or key.is_nested:
+            return
+        if local(key) is not key:  # a shard need not have all keys
             return
         if isinstance(mask, CausalBias):
             mask = mask._materialize(query.device)

@@ -2,7 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.nn import functional as F
 
 import gradscope
 from gradscope import processes
@@ -86,3 +89,41 @@ def test_one_process_alone_has_no_rank(monkeypatch):
     assert not len(trace.units.step)
     with pytest.raises(TraceError, match=r"the trace is of one process; `gradscope merge` keeps what each rank has"):
         trace.by_rank("0", "output", "rms")
+
+
+class Attends(nn.Module):
+    """All that is told of activations and attention, of whatever kind of tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu, self.tanh = nn.ReLU(), nn.Tanh()
+
+    def forward(self, x):
+        y = torch.sigmoid(F.relu(self.tanh(self.relu(x)))).unflatten(-1, (2, 4)).transpose(0, 1)
+        F.scaled_dot_product_attention(y, y, y)  # has no backward as shards
+        return torch.softmax(y @ y.transpose(1, 2), -1)
+
+
+def test_what_modules_and_functions_return_may_be_shards():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        traces = []
+        for shard in (False, True):
+            torch.manual_seed(0)
+            model, weight = Attends(), nn.Parameter(torch.randn(4, 8))
+            model.weight = weight
+            with gradscope.attach(model) as scope:
+                for _ in range(3):
+                    x = 2 * weight
+                    model(DTensor.from_local(x, mesh, [Shard(1)]) if shard else x).sum().backward()
+                    scope.step()
+            traces.append(scope.trace)
+    finally:
+        distributed.destroy_process_group()
+    whole, shards = traces
+    assert shards.events == ()
+    for module in ("relu", "tanh", "relu#0", "sigmoid#0", "softmax#0"):
+        for stat in ("rms", "dead_fraction", "saturated_fraction"):
+            ours, theirs = (t.series(module, "output", stat, name="").tolist() for t in (shards, whole))
+            assert ours == pytest.approx(theirs, nan_ok=True), (module, stat)
