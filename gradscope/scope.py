@@ -135,6 +135,7 @@ class Scope:
         self._followers: list[Follower] = []
         types = {name: class_name(module) for name, module in bare_modules(target.model).items()}
         self._detached = False
+        self._kept = (False, False, 0, False, False)  # of the recorder, during a pause; see `_pause`
         self._recorder = StepRecorder(types, self.begins)
         self._recorder.step = first_step
         self._recorder.one_of_several = "distributed" in meta
@@ -163,6 +164,7 @@ class Scope:
             for stack in self._probes.values():
                 stack.close()
             self._steps.close()
+            self._sink.close()  # else its file could not be given to the next `attach`
             raise
 
     # ---------------------------------------------------------------- for the user
@@ -204,8 +206,7 @@ class Scope:
     @property
     def trace(self) -> Trace:
         """What was recorded so far, finished: a step that is still running is not in it."""
-        if self._recorder.boundary and self._begun:
-            self._close()
+        self._close_complete()
         self._describe()
         return self._sink.finish(self._recorder.sites, self._meta, [*self._late, *self._recorder.events])
 
@@ -216,15 +217,14 @@ class Scope:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Nothing that runs inside is recorded. An evaluation needs it only if it computes gradients."""
-        recorder = self._recorder
-        kept = recorder.on, recorder.boundary, recorder.forward, recorder.backward_ran
-        recorder.on = recorder.boundary = False
-        recorder.forward = 0
+        if self._steps.paused:  # within another pause
+            yield
+            return
+        self._pause()
         try:
             yield
         finally:
-            if not self._detached:
-                recorder.on, recorder.boundary, recorder.forward, recorder.backward_ran = kept
+            self._resume()
 
     def follow(self, follower: Follower) -> None:
         """`follower` is told of every recorded step from now on, and of the end. If it raises it is told no more."""
@@ -297,8 +297,9 @@ class Scope:
             " optimizer was replaced, call `Scope.watch` with the new one"
         )
         recorder.events.append(Event(step=recorder.step, kind="not-observed", message=message))
+        passes = recorder.forward
         recorder.drop_step()
-        recorder.on = False
+        recorder.on, recorder.forward = False, passes  # counting on: a step is said to stall once
 
     def failed(self, error: Exception) -> None:
         """Something in gradscope failed that no probe is to blame for: recording ends, the training goes on."""
@@ -358,8 +359,29 @@ class Scope:
 
     def _last_call(self) -> None:
         """The process ends, or the sink is closed: a step that is complete is handed over."""
+        self._close_complete()
+
+    def _close_complete(self) -> None:
+        """Closes a step that lacks nothing but the next one's beginning; during a pause it is the one before that."""
+        paused = self._steps.paused
+        self._resume()
         if self._recorder.boundary and self._begun:
             self._close()
+        if paused:
+            self._pause()
+
+    def _pause(self) -> None:
+        recorder = self._recorder
+        self._kept = recorder.on, recorder.boundary, recorder.forward, recorder.backward_ran, recorder.passed
+        recorder.on = recorder.boundary = recorder.backward_ran = recorder.passed = False
+        recorder.forward = 0
+        self._steps.paused = True
+
+    def _resume(self) -> None:
+        if self._steps.paused:
+            recorder = self._recorder
+            self._steps.paused = False
+            recorder.on, recorder.boundary, recorder.forward, recorder.backward_ran, recorder.passed = self._kept
 
     def _drop_failed(self) -> None:
         """Removes the hooks of failed probes, here where no hook of torch's is being iterated over."""
@@ -369,6 +391,7 @@ class Scope:
     def _detach(self, *, keep_partial: bool) -> None:
         if self._detached:
             return
+        self._resume()
         self._detached = True
         self._eagerly.hold(False)
         self._fast_path.close()

@@ -24,8 +24,6 @@ from gradscope.probes.base import Hook, ParameterHook, Target, in_transform
 from gradscope.recorder import RECORDER, StepRecorder
 
 _MOST_PASSES = 4096  # forward passes in one step; more hint at a step that never ends, and would pile up for ever
-
-
 _NAMED, _UNKNOWN, _GUESSED, _KNOWN = range(4)  # what is known of the scaler: by the user, not yet, by guess, for sure
 _MOST_UNHERALDED = 4  # losses of one forward, each with a backward of its own; more hint at a forward that nobody sees
 
@@ -72,9 +70,11 @@ _Arguments = ParamSpec("_Arguments")
 def _unheard(
     report: Callable[Concatenate["Steps", _Arguments], None],
 ) -> Callable[Concatenate["Steps", _Arguments], None]:
-    """An error in `report`, which a hook calls, does not get into the training."""
+    """An error in `report`, which a hook calls, does not get into the training. During a pause nothing is reported."""
 
     def guarded(self: "Steps", /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+        if self.paused:
+            return
         try:
             report(self, *args, **kwargs)
         except Exception as error:
@@ -90,7 +90,9 @@ class Steps:
         edges: Is told of the edges of the steps.
         optimizers: Those whose steps end a step of the recording; without any, a backward does.
         scale: The loss scale at which the running step began.
-        lr: The learning rate, of the first group of parameters, that the running step was taken with; NaN until then.
+        lr: The learning rate, of the first group of parameters, that the running step was taken with; NaN until then,
+            and where the step is not recorded.
+        paused: What runs is none of the training: it has no steps.
     """
 
     def __init__(self, target: Target, recorder: StepRecorder, edges: Edges, scaler: GradScaler | None) -> None:
@@ -100,12 +102,12 @@ class Steps:
         self._scaler_is = _NAMED if scaler is not None else _UNKNOWN
         self.scale = 1.0
         self.lr = math.nan
+        self.paused = False
         self._recorder = recorder
         self._own = {id(p) for p in target.parameters.values()}
         self._stepped: set[int] = set()  # the optimizers that have stepped in the running step
-        self._strangers: weakref.WeakSet[torch.optim.Optimizer] = (
-            weakref.WeakSet()
-        )  # that move nothing that those attached move
+        # optimizers that move nothing that those attached move
+        self._strangers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self._task = -1  # the last backward pass that has brought a gradient
         self._unheralded = 0  # backward passes since a forward was seen
         self._handles = ExitStack()
@@ -224,8 +226,9 @@ class Steps:
     @_unheard
     def optimizer_stepped(self, optimizer: torch.optim.Optimizer) -> None:
         """`optimizer` has stepped."""
-        if not self._stepped and "lr" in (group := optimizer.param_groups[0]):
-            self.lr = float(group["lr"])  # now: a scheduler changes it before the step is closed
+        # now: a scheduler changes it before the step is closed; a rate that lies on an accelerator is waited for
+        if self._recorder.on and not self._stepped and "lr" in (group := optimizer.param_groups[0]):
+            self.lr = float(group["lr"])
         self._stepped.add(id(optimizer))
         self.reach_boundary()
 
@@ -302,7 +305,8 @@ class _BeforeStep(_StepsHook):
         self, optimizer: torch.optim.Optimizer, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> None:
         if not is_compiling():
-            self.steps.optimizer_steps(optimizer, len(args) > 1 or bool(kwargs))
+            given = (*args[1:], *kwargs.values())  # wrappers pass on a closure that is None
+            self.steps.optimizer_steps(optimizer, any(one is not None for one in given))
 
 
 class _AfterStep(_StepsHook):

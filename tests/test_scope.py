@@ -5,6 +5,8 @@ import gc
 import io
 import logging
 import weakref
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ import gradscope
 from gradscope.errors import UsageError
 from gradscope.probes import PROBES, Activations, Gradients, Parameters, Recurrent
 from gradscope.probes.base import Probe
+from gradscope.records import Quantity
 from gradscope.schedule import LogSpaced
 
 
@@ -616,13 +619,14 @@ def test_a_step_that_never_ends_is_given_up(monkeypatch):
     monkeypatch.setattr("gradscope.steps._MOST_PASSES", 20)
     model = net()
     scope = gradscope.attach(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
-    for step in range(30):
+    for step in range(50):
         loss_of(model, step).backward()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter -= 0.1 * parameter.grad
     assert not scope._recorder.holds_something
-    assert "20 forward passes ran before an attached optimizer has stepped" in scope.trace.events[0].message
+    (event,) = scope.trace.events
+    assert "20 forward passes ran before an attached optimizer has stepped" in event.message
 
 
 def test_a_failed_attach_leaves_nothing(monkeypatch):
@@ -727,3 +731,63 @@ def test_nothing_that_runs_while_paused_is_recorded() -> None:
     assert len(plain.times.step) == len(evaluated.times.step) == 0
     for stat, values in plain.statistics.items():
         np.testing.assert_array_equal(values, evaluated.statistics[stat])
+
+
+@pytest.mark.parametrize("optimized", [False, True])
+def test_an_evaluation_that_is_trained_upon_makes_no_step_while_paused(optimized: bool) -> None:
+    model, scaler = nn.Linear(4, 2), Scaler(8.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    scope = gradscope.attach(model, optimizer=optimizer if optimized else None, scaler=scaler if optimized else None)
+
+    def backward(size: float) -> None:
+        (model(torch.full((3, 4), size)).sum()).backward()
+
+    for step in range(4):
+        backward(1.0)
+        if optimized and step == 1:
+            scaler.scale /= 2  # the step is skipped, and only the next forward will tell
+        elif optimized:
+            optimizer.step()
+        with scope.paused():
+            for _ in range(6):
+                backward(1e6)
+                if optimized:
+                    optimizer.step()
+    scope.detach()
+    inputs = scope.trace.series("", "input", "abs_max")
+    assert scope.trace.steps.tolist() == [0, 1, 2, 3]
+    assert inputs.tolist() == [1.0] * 4
+    kinds = [event.kind for event in scope.trace.events]
+    assert kinds == ["step-skipped"] * optimized
+
+
+def test_during_a_pause_the_step_before_it_is_there_and_the_pause_goes_on() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scope = gradscope.attach(model, optimizer=optimizer)
+    for step in range(2):
+        loss_of(model, step).backward()
+        optimizer.step()
+        with scope.paused(), scope.paused():
+            assert scope.trace.steps.tolist() == list(range(step + 1))
+            loss_of(model, step).backward()
+            optimizer.step()
+    loss_of(model, 2).backward()
+    optimizer.step()
+    with scope.paused():
+        scope.detach()
+    assert scope.trace.steps.tolist() == [0, 1, 2]
+
+
+def test_an_attach_that_fails_gives_its_file_back(tmp_path: Path) -> None:
+    class Broken(Probe):
+        name = "broken"
+        quantities = frozenset({Quantity.OUTPUT})
+
+        def attach(self, target: object, recorder: object) -> ExitStack:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as failure:
+        gradscope.attach(net(), probes=[Broken()], trace=tmp_path / "run.h5")
+    assert failure.tb is not None  # as a notebook keeps it, and with it the scope
+    gradscope.attach(net(), trace=tmp_path / "run.h5").detach()
