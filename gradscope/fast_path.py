@@ -30,7 +30,7 @@ class FastPath:
 
     def leave(self, layer: nn.Module) -> None:
         """Takes our hooks off `layer` and all that is in it."""
-        for module in layer.modules():
+        for module in bare_modules(layer).values():
             for hooks in (module._forward_pre_hooks, module._forward_hooks):
                 ours = [(number, hook) for number, hook in hooks.items() if isinstance(hook, Hook)]
                 for number, hook in ours:

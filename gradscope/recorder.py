@@ -401,9 +401,12 @@ class StepRecorder:
         for place in self._withheld:
             count[place] = 0
         largest = COLUMN[Statistic.MAX_LOGIT]
-        for site, stat, number in zip(sites, stats, numbers, strict=True):
-            if stat == largest and not number * count[site, stat] <= total[site, stat]:
-                total[site, stat] = number * count[site, stat]
+        logits = np.flatnonzero(np.array(stats) == largest)
+        if len(logits):
+            places = np.array(sites)[logits]
+            total[places, largest] = np.nan
+            np.fmax.at(total[:, largest], places, np.array(numbers)[logits])
+            total[places, largest] *= count[places, largest]  # to be divided by it
         known = (count > 0) & ~np.isnan(values[:, [COLUMN[Statistic.NUMEL]]])  # a pass that was dropped derives nothing
         values[known] = total[known] / count[known]
 

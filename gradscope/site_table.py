@@ -29,6 +29,7 @@ class SiteTable:
         self._sites_of = (0, 0)  # how many sites and depths there were when _sites was made
         self._totals = TotalNorms({})
         self._totals_of = 0
+        self._are: dict[frozenset[Quantity], NDArray[np.bool_]] = {}  # see `are`
 
     def __len__(self) -> int:
         return len(self._index)
@@ -68,7 +69,11 @@ class SiteTable:
 
     def are(self, wanted: frozenset[Quantity]) -> NDArray[np.bool_]:
         """Which sites are of a quantity among `wanted`."""
-        return np.array([quantity in wanted for _, quantity, _ in self._index], dtype=bool)
+        known = self._are.get(wanted)
+        if known is None or len(known) != len(self._index):
+            known = np.array([quantity in wanted for _, quantity, _ in self._index], dtype=bool)
+            self._are[wanted] = known
+        return known
 
     def totals(self) -> TotalNorms:
         """What adds up to the total norms, which are registered as soon as there is a gradient to add up."""

@@ -231,9 +231,7 @@ class TraceWriter:
         access.set_libver_bounds(h5py.h5f.LIBVER_LATEST, h5py.h5f.LIBVER_LATEST)
         access.set_file_locking(False, True)
         access.set_cache(0, 1, 0, 0.75)
-        index = (
-            access.get_mdc_config()
-        )  # of the chunks, of which a long run has many: HDF5 would keep up to 32 MB of it
+        index = access.get_mdc_config()  # of the chunks: of a long run's HDF5 would keep up to 32 MB
         index.initial_size = index.min_size = index.max_size = _INDEX_CACHE
         access.set_mdc_config(index)
         flags = h5py.h5f.ACC_RDWR | h5py.h5f.ACC_SWMR_WRITE

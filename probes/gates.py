@@ -64,8 +64,8 @@ class Gates:
         return None
 
 
-class _Product:
-    """A product of a followed tensor with another activation makes it a gate."""
+class _OfFollowed:
+    """Calls that are given a followed tensor."""
 
     def __init__(self, gates: Gates) -> None:
         self.gates = gates
@@ -73,7 +73,12 @@ class _Product:
     def before(
         self, owner: str, frame: FrameType, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> tuple[int, object] | None:
+        """The site that it comes from, and the tensor."""
         return self.gates.among(args)
+
+
+class _Product(_OfFollowed):
+    """A product of a followed tensor with another activation makes it a gate."""
 
     def after(self, noted: object, args: tuple[object, ...], kwargs: Mapping[str, object], result: object) -> None:
         if isinstance(noted, tuple):
@@ -84,16 +89,8 @@ class _Product:
                 self.gates.follow(site, result)
 
 
-class _Rearrangement:
+class _Rearrangement(_OfFollowed):
     """What is made of a followed tensor alone is followed."""
-
-    def __init__(self, gates: Gates) -> None:
-        self.gates = gates
-
-    def before(
-        self, owner: str, frame: FrameType, args: tuple[object, ...], kwargs: Mapping[str, object]
-    ) -> tuple[int, object] | None:
-        return self.gates.among(args)
 
     def after(self, noted: object, args: tuple[object, ...], kwargs: Mapping[str, object], result: object) -> None:
         if isinstance(noted, tuple):

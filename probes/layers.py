@@ -36,7 +36,7 @@ class _LayerCalls:
     def before(self, owner: str, frame: FrameType, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """A product of activations is no layer: it has no parameter."""
         for x in (*args, *kwargs.values()) if kwargs else args:
-            weight = x if isinstance(x, nn.Parameter) else getattr(x, "_base", None)
+            weight = x._base if isinstance(x, Tensor) and not isinstance(x, nn.Parameter) else x
             if isinstance(weight, nn.Parameter):
                 self.recorder.liveness.layer = id(weight)
                 self.recorder.liveness.features_last = self.features_last

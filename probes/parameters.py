@@ -120,7 +120,7 @@ class _Reduced:
             for site, reference in self._waiting.items():
                 parameter = reference()
                 if parameter is not None and parameter.grad is not None:
-                    recorder.emit_gradient_of(site, parameter.grad)
+                    aside(recorder.emit_gradient_of, site, parameter.grad)
             if not recorder.is_nested(torch._C._current_graph_task_id()):  # else the end of the outer one counts
                 self._waiting.clear()
         except Exception as error:
@@ -192,7 +192,7 @@ class _Weights:
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.dtype is other.dtype
+    return one.shape == other.shape and one.dtype is other.dtype and one.device == other.device
 
 
 def _put_first(ours: int, hooks: dict[int, object]) -> None:
