@@ -159,7 +159,7 @@ def _parameter(whole: Rows, parts: Rows, size: float) -> Rows:
 def _dead_fractions(ranks: Sequence[_Rank], steps: int, sites: int) -> Floats:
     """(step, site): counted again from the units that are silent on every rank that has seen them."""
     result = np.full((steps, sites), np.nan, dtype=np.float32)
-    silent: list[dict[int, NDArray[np.bool_]]] = [{} for _ in range(steps)]
+    silent: list[dict[int, tuple[int, NDArray[np.uint8]]]] = [{} for _ in range(steps)]  # a site's units, their bits
     odd: set[tuple[int, int]] = set()  # of another number of units on each rank: they are not the same units
     for rank in ranks:
         units = rank.trace.units
@@ -169,17 +169,18 @@ def _dead_fractions(ranks: Sequence[_Rank], steps: int, sites: int) -> Floats:
             step, site = step_of.get(int(row)), int(rank.columns[column])
             if step is None:
                 continue
-            bits = np.unpackbits(units.bits[end - -(-int(count) // 8) : end], count=int(count)).astype(bool)
-            known = silent[step].get(site)
-            if known is not None and len(known) != len(bits):
+            bits = units.bits[end - -(-int(count) // 8) : end]
+            known_count, known = silent[step].get(site, (count, bits))
+            if known_count != count:
                 odd.add((step, site))
             else:
-                silent[step][site] = bits if known is None else known & bits
+                silent[step][site] = int(count), known & bits
     idle = IdleUnits()
     for step, found in enumerate(silent):
-        layout = [(site, len(bits)) for site, bits in found.items() if (step, site) not in odd]
+        layout = [(site, count) for site, (count, _) in found.items() if (step, site) not in odd]
         if layout:
-            dead = idle.count(layout, np.concatenate([found[site] for site, _ in layout]))
+            unpacked = [np.unpackbits(found[site][1], count=count) for site, count in layout]
+            dead = idle.count(layout, np.concatenate(unpacked).astype(bool))
             result[step, list(dead)] = list(dead.values())
     return result
 
