@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from gradscope.loss_scale import first_scale, only_scaler, scaler_that_steps
 from gradscope.probes.base import Hook, ParameterHook, Target, in_transform
@@ -117,6 +118,7 @@ class Steps:
 
     def close(self) -> None:
         """Removes every hook."""
+        _newcomers.forget(self)
         for handles in self._of_optimizer.values():
             handles.close()
         self._of_optimizer.clear()
@@ -134,9 +136,7 @@ class Steps:
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
         """From now on `optimizer` ends steps; it replaces those all of whose parameters it has."""
-        if not self.optimizers:
-            handle = register_optimizer_step_pre_hook(_Newcomer(self))
-            self._handles.callback(weakref.finalize(self, handle.remove))
+        _newcomers.tell(self)
         moved = _moved(optimizer)
         for other in [o for o in self.optimizers if _moved(o) & self._own <= moved]:
             self.optimizers.remove(other)
@@ -321,15 +321,34 @@ class _AfterStep(_StepsHook):
             self.steps.optimizer_stepped(optimizer)
 
 
-class _Newcomer:
-    """Some optimizer of the process is about to step. Torch keeps this hook, so it must not keep the recording."""
+class _Newcomers:
+    """Some optimizer of the process is about to step. Torch keeps this hook, so it must not keep the recordings.
 
-    __slots__ = ("_steps",)
+    It is one for all of them and stays until the last is detached. One that left with a recording that is merely
+    collected could do so while torch goes through the hooks, and that raises into whatever training is running.
+    """
 
-    def __init__(self, steps: Steps) -> None:
-        self._steps = weakref.ref(steps)
+    def __init__(self) -> None:
+        self._told: weakref.WeakSet[Steps] = weakref.WeakSet()
+        self._handle: RemovableHandle | None = None
+
+    def tell(self, steps: Steps) -> None:
+        """From now on `steps` is told."""
+        self._told.add(steps)
+        if self._handle is None:
+            self._handle = register_optimizer_step_pre_hook(self)
+
+    def forget(self, steps: Steps) -> None:
+        """`steps` is told no more."""
+        self._told.discard(steps)
+        if self._handle is not None and not self._told:
+            self._handle.remove()
+            self._handle = None
 
     def __call__(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
-        steps = None if is_compiling() else self._steps()
-        if steps is not None:
-            steps.newcomer(optimizer)
+        if not is_compiling():
+            for steps in list(self._told):
+                steps.newcomer(optimizer)
+
+
+_newcomers = _Newcomers()

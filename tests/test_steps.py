@@ -1,12 +1,12 @@
 """The edges of steps, from the hooks' reports alone: no model, no gradients."""
 
 import gc
+import weakref
 from dataclasses import dataclass, field
 
-import pytest
 import torch
 from torch import nn
-from torch.optim.optimizer import _global_optimizer_pre_hooks
+from torch.optim.optimizer import _global_optimizer_pre_hooks, register_optimizer_step_pre_hook
 
 from gradscope.probes.base import Target
 from gradscope.probes.names import bare_modules, bare_parameters
@@ -153,17 +153,44 @@ def test_what_goes_wrong_at_an_edge_is_reported_and_does_not_raise():
     assert said == ["begins", "failed: no scale"]
 
 
-@pytest.mark.parametrize("close", [True, False])
-def test_torch_keeps_no_hook_of_steps_that_are_gone(close):
+def newcomer_hooks():
+    return [hook for hook in _global_optimizer_pre_hooks.values() if type(hook).__module__ == "gradscope.steps"]
+
+
+def test_closed_steps_leave_no_hook():
     gc.collect()  # scopes that other tests have dropped
-    before = len(_global_optimizer_pre_hooks)
-    steps, recorder, said, made = listening(optimizers=1)
-    assert len(_global_optimizer_pre_hooks) == before + 1
-    if close:
-        steps.close()
-        assert not made[0]._optimizer_step_pre_hooks
-        assert not made[0]._optimizer_step_post_hooks
-    else:
-        del steps, recorder, said, made
+    one, _, _, made = listening(optimizers=1)
+    other = listening(optimizers=1)[0]
+    assert len(newcomer_hooks()) == 1
+    one.close()
+    assert not made[0]._optimizer_step_pre_hooks
+    assert not made[0]._optimizer_step_post_hooks
+    assert len(newcomer_hooks()) == 1
+    other.close()
+    assert not newcomer_hooks()
+
+
+def test_torch_keeps_no_steps_that_are_gone():
+    gone = weakref.ref(listening(optimizers=1)[0])
+    gc.collect()
+    assert gone() is None
+    listening(optimizers=1)[0].close()
+    assert not newcomer_hooks()
+
+
+def test_steps_that_are_collected_while_another_optimizer_steps_do_not_disturb_it():
+    lost = [listening(optimizers=1)]
+    collected = weakref.ref(lost[0][0])
+    other = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
+
+    def collect(*_):
+        lost.clear()
         gc.collect()
-    assert len(_global_optimizer_pre_hooks) == before
+
+    handles = [register_optimizer_step_pre_hook(hook) for hook in (collect, lambda *_: None)]
+    try:
+        other.step()
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert collected() is None
