@@ -25,8 +25,8 @@ class ClippingDominates(Rule):
         less, the threshold is a second learning rate. Under an optimizer that divides the gradient's size out, this
         matters only where what is left comes near to its eps: else it is worth knowing.
     What to try: a clip threshold at the 90th percentile of the observed norms, which the message gives.
-    Where it stays silent: clipping now and then, or by a small factor; a factor that is the same in every step, which
-        is a loss scale and no clipping.
+    Where it stays silent: clipping now and then, or by a small factor; a factor that is the same in every step, or
+        a power of two in each, which is a loss scale and no clipping.
     Source: Pascanu et al. 2013, section 3.2 (a threshold from the average norm over many updates).
     """
 
@@ -54,7 +54,8 @@ class ClippingDominates(Rule):
         if not len(rows):
             return
         typical = float(np.median(factor[rows]))
-        a_scale = np.ptp(np.log(factor[known])) < 0.01  # the same factor always: unscaling, not clipping
+        scales = np.log2(factor[known])
+        a_scale = np.ptp(scales) < 0.01 or np.abs(scales - np.round(scales)).max() < 1e-4  # unscaling, not clipping
         if share < self.min_share or typical < self.min_factor or a_scale:
             return
         optimizer = optimizer_of(trace)

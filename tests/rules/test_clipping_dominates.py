@@ -29,7 +29,8 @@ CLEAN = {
     "no clipping": trace(RAW, RAW),
     "now and then": trace(RAW, np.minimum(RAW, 4.0)),
     "always, by a little": trace(RAW, np.minimum(RAW, 0.1 + 0 * RAW) * 20),
-    "a loss scale": trace(1024 * RAW, RAW),
+    "a loss scale": trace(1000 * RAW, RAW),
+    "a loss scale that changes": trace(2.0 ** np.linspace(10, 18, 40).round() * RAW, RAW),
 }
 
 
