@@ -39,6 +39,8 @@ def blind_spots(target: Target, recorder: StepRecorder, watched: frozenset[Quant
             else:
                 why = "never ran with gradients in a recorded step"
             found.setdefault(name, why)
+        for name in recorder.table.called - recorder.table.depths.keys() - now.keys():
+            found.setdefault(name, "is called without gradients, or within a checkpoint with `use_reentrant=True`")
     seen = {site.module for site in recorder.observed(frozenset({Quantity.WEIGHT_GRAD}))}
     held = {id(parameter) for parameter in bare_parameters(target.model).values()}
     lost = [name for name, parameter in target.parameters.items() if id(parameter) not in held]

@@ -11,6 +11,7 @@ import weakref
 from contextlib import ExitStack, suppress
 
 import torch
+from torch.compiler import is_compiling
 
 
 class _Switch:
@@ -53,10 +54,13 @@ class Eagerly:
 
     def hold(self, wanted: bool) -> None:
         """Wants the switch thrown from now on, or no more."""
+        if is_compiling():  # Dynamo cannot look at the switch
+            self.refused = self.refused or wanted
+            return
         if not wanted:
             _switch.release(id(self))
             return
         try:
             _switch.want(id(self))
-        except RuntimeError:
+        except (RuntimeError, AssertionError):  # the latter is what Dynamo says of the switch
             self.refused = True

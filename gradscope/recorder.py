@@ -67,6 +67,7 @@ class StepRecorder:
         self.passed = False
         self.by_backward = True
         self.gradient_arrives: Callable[[], None] = _nothing
+        self.computes_again: Callable[[], None] = _nothing
         self._optimizers: list[Callable[[torch.optim.Optimizer, ExitStack], None]] = []
         self._listeners: list[tuple[StepListener, str]] = []
         self._told_of_several = False
@@ -124,9 +125,11 @@ class StepRecorder:
             listener(optimizer, handles)
 
     def advance(self) -> None:
-        """Ends the step at whose boundary we are; not from a recomputation inside of backward."""
+        """Ends the step at whose boundary we are; inside of backward, where a checkpoint computes again, perhaps."""
         if torch._C._current_graph_task_id() == -1:
             self._advance()
+        else:
+            self.computes_again()
 
     def emit(self, site: int, tensor: Tensor, time: int = 0, saturated: Predicate | None = None) -> None:
         """Reduces `tensor` to its statistics, or copies it where that is cheaper."""

@@ -255,6 +255,7 @@ class Scope:
         """A step begins: ends the one before, if there is one."""
         try:
             aside(self._turn)
+            self._eagerly.hold(self._recorder.on)  # it has to see whether compiled code is running
         except Exception as error:
             self.failed(error)
             self._recorder.on = False
@@ -270,7 +271,6 @@ class Scope:
         recorder.on = self._wants(recorder.step)
         if recorder.on and not self._records:
             note_sharding(self._target, self._recorder, self._meta)
-        self._eagerly.hold(recorder.on)
         self._steps.begin()
         if recorder.on:
             recorder.begin_step()

@@ -51,6 +51,11 @@ class SiteTable:
         self._order.setdefault(module, len(self._order) + 1)
 
     @property
+    def called(self) -> frozenset[str]:
+        """Whatever has run, with gradients or without."""
+        return frozenset(self._order)
+
+    @property
     def sites(self) -> tuple[Site, ...]:
         """All sites registered so far; a module's depth is −1 until it has run."""
         if self._sites_of != (len(self._index), len(self.depths)):

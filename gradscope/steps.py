@@ -2,6 +2,7 @@
 
     forward of the model    at a boundary the next step begins
     a gradient arrives      the same, where the forward could not be seen; without an optimizer it makes the boundary
+    a checkpoint computes again    the next step begins, where nothing can be left to the one before
     an optimizer has stepped    a boundary: what follows belongs to the next step, unless another optimizer steps first
 
 Of a compiled model the first of these cannot be seen: Dynamo traces through a hook, finds that it does nothing while it
@@ -114,6 +115,7 @@ class Steps:
         self._handles = ExitStack()
         self._of_optimizer: dict[int, ExitStack] = {}
         recorder.gradient_arrives = self.gradient_arrives
+        recorder.computes_again = self.computes_again
         self._handles.callback(target.model.register_forward_pre_hook(_PassHook(self, recorder)).remove)
 
     def close(self) -> None:
@@ -209,6 +211,16 @@ class Steps:
                     self.edges.begins()
             if not recorder.boundary:
                 self.reach_boundary()
+
+    @_unheard
+    def computes_again(self) -> None:
+        """A checkpoint around the whole model computes again at a boundary: the forward has run without gradients."""
+        if self.optimizers:
+            over = not self._stepped or len(self._stepped) >= len(self.optimizers)
+        else:
+            over = self._recorder.explicit or self._task == -1  # else the gradients of this backward made the boundary
+        if over:
+            self.edges.begins()
 
     @_unheard
     def optimizer_steps(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:

@@ -25,6 +25,8 @@ from typing import ClassVar, ParamSpec, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch._C._dynamo.eval_frame import set_eval_frame
+from torch._compile import _disable_dynamo
 from torch.compiler import is_compiling
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -239,8 +241,20 @@ def aside(act: Callable[_Arguments, None], *args: _Arguments.args, **kwargs: _Ar
     """Runs `act` so that nobody of the training's takes what it computes for a part of it.
 
     Subclasses of tensors and modes are left out: default devices, counters of operations, selective checkpoints, which
-    keep results of the forward and hand them out again, one after the other.
+    keep results of the forward and hand them out again, one after the other. So is Dynamo, which takes whatever is
+    called by a function that was given to `torch.compile`, a whole step of the training for one.
     """
+    if is_compiling():  # it cannot look at its own switch
+        _not_compiled(act, *args, **kwargs)
+        return
+    compiler = set_eval_frame(None)
+    try:
+        _run(act, *args, **kwargs)
+    finally:
+        set_eval_frame(compiler)
+
+
+def _run(act: Callable[_Arguments, None], *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
     with torch._C.DisableTorchFunction():
         if torch._C._len_torch_dispatch_stack() == 0:
             act(*args, **kwargs)
@@ -249,6 +263,7 @@ def aside(act: Callable[_Arguments, None], *args: _Arguments.args, **kwargs: _Ar
                 act(*args, **kwargs)
 
 
+_not_compiled = _disable_dynamo(_run)
 _FAKE = torch._C._TorchDispatchModeKey.FAKE
 
 
@@ -330,8 +345,12 @@ class ForwardHook(Hook):
         if not (recorder.on or recorder.boundary) or in_transform():
             return
         if not torch.is_grad_enabled():
+            if torch._C._current_graph_task_id() != -1:
+                return  # a checkpoint in one that computes again: it was counted when that one first ran
             if recorder.on and not recorder.boundary:
                 self._pass_by()
+            elif recorder.boundary and module.training:
+                self.pass_by()  # of a step that has not begun yet, if it is a checkpoint
             return
         if recorder.boundary:
             recorder.advance()

@@ -92,6 +92,8 @@ class _Site:
             self._step = recorder.step
             self._called = self._passed = self._unseen = 0
         if not torch.is_grad_enabled():  # a part that is not trained, or a checkpoint that will call again
+            if torch._C._current_graph_task_id() != -1:
+                return False  # within another that computes again
             self._passed += 1
             self._unseen += 1
             if self.output < 0:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import gradscope
 
@@ -40,6 +41,22 @@ def test_a_module_that_no_hook_saw_is_told_with_the_reason():
     assert found["direct"] == found["read"]
     assert "gets gradients but is never called" in found["direct"]
     assert found["never"] == found["silently"] == "never ran with gradients in a recorded step"
+
+
+def test_a_function_that_only_a_reentrant_checkpoint_calls_is_told():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def part(self, x):
+            return torch.relu(self.second(x))
+
+        def forward(self, x):
+            return checkpoint(self.part, self.first(x), use_reentrant=True)
+
+    (found,) = spots(trained(Checkpointed())).items()
+    assert found == ("relu#0", "is called without gradients, or within a checkpoint with `use_reentrant=True`")
 
 
 def test_a_model_that_was_seen_whole_has_none():

@@ -224,3 +224,32 @@ def test_a_compiled_optimizer_steps_as_without():
     assert scope.trace.steps.tolist()[0] == 0
     assert not [event for event in scope.trace.events if event.kind == "probe-failed"]
     scope.detach()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_step_that_is_compiled_as_a_whole_goes_on_as_without():
+    def run(watched):
+        torch._dynamo.reset()
+        counters.clear()
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scope = gradscope.attach(model, optimizer=optimizer, every=3) if watched else None
+
+        def step(x):
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        compiled = torch.compile(step, backend="aot_eager")
+        for _ in range(7):
+            compiled(torch.randn(6, 4))
+        return [p.detach().clone() for p in model.parameters()], counters["stats"]["unique_graphs"], scope
+
+    bare, graphs, _ = run(False)
+    state, graphs_watched, scope = run(True)
+    scope.detach()
+    assert all(torch.equal(a, b) for a, b in zip(state, bare, strict=True))
+    assert graphs_watched == graphs  # nothing of ours is compiled
+    assert scope.trace.events == ()
+    assert scope.trace.steps.tolist()[0] == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import gradscope
 
@@ -344,25 +344,61 @@ def test_a_checkpoint_changes_no_figure(loop, reentrant):
         np.testing.assert_allclose(found[statistic], expected[statistic], rtol=1e-5, err_msg=statistic)
 
 
-class Twice(nn.Module):
-    """One layer that runs twice, each time in a checkpoint of its own."""
+def in_one(model, x, reentrant):
+    return checkpoint(model, x, use_reentrant=reentrant)
 
-    def __init__(self, reentrant: bool | None):
+
+def in_segments(model, x, reentrant):
+    return checkpoint_sequential(model, 3, x, use_reentrant=reentrant)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("around", [in_one, in_segments])
+def test_a_checkpoint_around_the_model_changes_no_figure(around, reentrant):
+    def rows(run):
+        torch.manual_seed(0)
+        model = nn.Sequential(*(layer for _ in range(6) for layer in (nn.Linear(6, 6), nn.Tanh())))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scope = gradscope.attach(model, optimizer=optimizer)
+        for _ in range(4):
+            run(model, torch.randn(4, 6, requires_grad=True)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        scope.detach()
+        return scope.trace
+
+    expected, found = rows(lambda model, x: model(x)), rows(lambda model, x: around(model, x, reentrant))
+    assert found.steps.tolist() == expected.steps.tolist()
+    for quantity in ("output", "output_grad", "weight_grad"):
+        sites, values = expected.by_depth(quantity, "rms")
+        assert found.by_depth(quantity, "rms")[0] == sites
+        np.testing.assert_allclose(found.by_depth(quantity, "rms")[1], values, rtol=1e-5, err_msg=quantity)
+
+
+class Twice(nn.Module):
+    """One layer that runs three times, each time in a checkpoint of its own; those may lie in another checkpoint."""
+
+    def __init__(self, reentrant: bool | None, nested: bool):
         super().__init__()
         self.reentrant, self.stem, self.layer = reentrant, nn.Linear(6, 6), nn.Linear(6, 6)
+        self.nested = nested
+
+    def part(self, x):
+        return self.layer(x) if self.reentrant is None else checkpoint(self.layer, x, use_reentrant=self.reentrant)
 
     def forward(self, x):
         x = self.stem(x)
         for _ in range(3):
-            x = self.layer(x) if self.reentrant is None else checkpoint(self.layer, x, use_reentrant=self.reentrant)
+            x = checkpoint(self.part, x, use_reentrant=self.reentrant) if self.nested else self.part(x)
         return x
 
 
+@pytest.mark.parametrize("nested", [False, True], ids=["", "nested"])
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_the_calls_of_one_layer_in_checkpoints_keep_their_order(reentrant):
+def test_the_calls_of_one_layer_in_checkpoints_keep_their_order(reentrant, nested):
     def rows(kind):
         torch.manual_seed(0)
-        model = Twice(kind)
+        model = Twice(kind, nested and kind is not None)
         scope = gradscope.attach(model)
         for _ in range(2):
             model(torch.randn(4, 6)).sum().backward()
