@@ -9,6 +9,7 @@ import sys
 from types import FrameType
 
 import torch
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 _FILE = torch.amp.grad_scaler.__file__
@@ -38,3 +39,13 @@ def only_scaler() -> GradScaler | None:
 def first_scale(scaler: GradScaler) -> float:
     """The scale with which `scaler` began."""
     return float(scaler._init_scale)
+
+
+def times_set(scaler: object) -> int | None:
+    """How often the scale has been set so far; None where that cannot be told.
+
+    `get_scale` waits for the device, so a micro-batch that asked for it could not be queued behind the one before.
+    """
+    read = getattr(scaler, "_get_scale_async", None)
+    scale = read() if read is not None else None
+    return scale._version if isinstance(scale, Tensor) else None

@@ -21,7 +21,7 @@ from torch.compiler import is_compiling
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from gradscope.loss_scale import first_scale, only_scaler, scaler_that_steps
+from gradscope.loss_scale import first_scale, only_scaler, scaler_that_steps, times_set
 from gradscope.probes.base import Hook, ParameterHook, Target, in_transform
 from gradscope.recorder import RECORDER, StepRecorder
 
@@ -103,6 +103,7 @@ class Steps:
         self.scaler: GradScaler | None = scaler
         self._scaler_is = _NAMED if scaler is not None else _UNKNOWN
         self.scale = 1.0
+        self._times_set: int | None = None  # the scale, when the running step began
         self.lr = math.nan
         self.paused = False
         self._recorder = recorder
@@ -134,7 +135,7 @@ class Steps:
 
     def use(self, scaler: GradScaler) -> None:
         """The user names the scaler."""
-        self.scaler, self._scaler_is = scaler, _NAMED
+        self.scaler, self._scaler_is, self._times_set = scaler, _NAMED, None
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
         """From now on `optimizer` ends steps; it replaces those all of whose parameters it has."""
@@ -156,7 +157,7 @@ class Steps:
         self._stepped.clear()
         self.lr = math.nan
         if self.scaler is not None:
-            self.scale = float(self.scaler.get_scale())
+            self.scale, self._times_set = float(self.scaler.get_scale()), times_set(self.scaler)
 
     def was_skipped(self) -> bool:
         """Whether the scaler has refused to apply the gradients of the running step.
@@ -169,15 +170,17 @@ class Steps:
         if self._scaler_is == _UNKNOWN and self.optimizers:  # a micro-batch, or the first step was skipped
             self._scaler_is = _GUESSED
             if (scaler := only_scaler()) is not None:
-                self.scaler, self.scale = scaler, first_scale(scaler)
-        return self.scaler is not None and float(self.scaler.get_scale()) < self.scale
+                self.scaler, self.scale, self._times_set = scaler, first_scale(scaler), None
+        if self.scaler is None or (self._times_set is not None and times_set(self.scaler) == self._times_set):
+            return False
+        return float(self.scaler.get_scale()) < self.scale
 
     def _look_for_scaler(self) -> None:
         """An optimizer steps for the first time: who makes it?"""
         self._scaler_is = _KNOWN
         scaler = scaler_that_steps()
         if scaler is not self.scaler:
-            self.scaler = scaler
+            self.scaler, self._times_set = scaler, None
             self.scale = 1.0 if scaler is None else float(scaler.get_scale())
 
     # ---------------------------------------------------------------- what the hooks report

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import gradscope
-from gradscope.loss_scale import first_scale, only_scaler, scaler_that_steps
+from gradscope.loss_scale import first_scale, only_scaler, scaler_that_steps, times_set
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +81,26 @@ def test_of_several_scalers_none_is_guessed():
 
 def test_nobody_steps_here():
     assert scaler_that_steps() is None
+
+
+def test_a_micro_batch_does_not_wait_for_the_scale(monkeypatch):
+    asked = []
+    read = torch.amp.GradScaler.get_scale
+    monkeypatch.setattr(torch.amp.GradScaler, "get_scale", lambda self: asked.append(1) or read(self))
+    counts = []
+    for micro_batches in (1, 5):
+        model, asked[:] = nn.Linear(4, 2), []
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        trained(model, optimizer, scaler(init_scale=1024.0), micro_batches=micro_batches)
+        counts.append(len(asked))
+    assert counts[0] == counts[1]
+
+
+def test_how_often_a_scale_was_set_is_told_of_torchs_scaler_alone():
+    one = scaler(init_scale=8.0)
+    assert times_set(one) is None  # there is none before the first loss
+    one.scale(torch.ones(()))
+    before = times_set(one)
+    one.update(4.0)
+    assert times_set(one) > before
+    assert times_set(object()) is None

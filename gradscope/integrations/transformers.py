@@ -70,8 +70,7 @@ class GradscopeCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Attaches."""
         scaler = getattr(optimizer, "scaler", None)  # Accelerate's wrapper has it
-        inner = getattr(optimizer, "optimizer", optimizer)
-        self._lifecycle.begin(model, [] if inner is None else [inner], scaler, state.global_step)
+        self._lifecycle.begin(model, [] if optimizer is None else [optimizer], scaler, state.global_step)
 
     def on_log(
         self, args: object, state: _State, control: object, *, logs: Mapping[str, object], **more: object
