@@ -69,10 +69,6 @@ class GradscopeCallback(_callback()):  # type: ignore[misc]
         log: Sends the aggregates of each recorded step to the trainer's loggers.
         follow: Called with the scope of each training, e.g. to hand it to an experiment tracker.
         **options: As of `gradscope.attach`.
-
-    Attributes:
-        scope: Of the training that runs, or of the last one; None before the first.
-        diagnosis: What was found, or has been found so far; None before the first training.
     """
 
     def __init__(
