@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.findings import Finding, Severity
+from gradscope.ranks import rank_of
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
 from gradscope.rules.wording import number
@@ -104,7 +105,7 @@ class NonFinite(Rule):
 def _birth(trace: Trace, bad: NDArray[np.bool_]) -> Birth:
     """What came first in a step, given which sites have become non-finite in it."""
     hits = {quantity: [c for c in trace.columns(quantity) if bad[c]] for quantity in Quantity}
-    born = _forward_birth(trace, hits) or _backward_birth(trace, hits)
+    born = _forward_birth(trace, hits) or _foreign_birth(trace, hits) or _backward_birth(trace, hits)
     if born is None:
         column = int(np.flatnonzero(bad)[0])
         site = trace.sites[column]
@@ -128,6 +129,23 @@ def _forward_birth(trace: Trace, hits: Mapping[Quantity, list[int]]) -> Birth | 
     else:
         return None
     return Birth(module=trace.sites[found[0]].module, column=found[0], how=how, remedy=remedy)
+
+
+def _foreign_birth(trace: Trace, hits: Mapping[Quantity, list[int]]) -> Birth | None:
+    """What came with the sum of the gradients over the ranks, where nothing that this rank has computed is broken."""
+    place, found = rank_of(trace), hits[Quantity.WEIGHT_GRAD]
+    if place is None or not found or hits[Quantity.INPUT_GRAD] or hits[Quantity.OUTPUT_GRAD]:
+        return None
+    site = trace.sites[found[-1]]
+    return Birth(
+        module="",
+        column=found[-1],
+        how=(
+            f"Rank {place[0]} computes finite gradients, but the sum over all ranks is not finite for"
+            f" {f'{site.module}.{site.name}'.lstrip('.')}"
+        ),
+        remedy="Merge the files of all ranks with `gradscope merge`: the report names the rank and the module.",
+    )
 
 
 def _backward_birth(trace: Trace, hits: Mapping[Quantity, list[int]]) -> Birth | None:

@@ -43,10 +43,10 @@ class SymmetricInit(Rule):
             for layer in learned_layers(trace)
             if layer.module_type not in LOOKUPS and (layer.module, trace.sites[layer.weight].name) in trained
         ]
-        if not layers or len(trace.steps) < self.min_steps:
-            raise NotJudged(
-                f"needs a trainable layer that ran in {self.min_steps} steps, the trace has {len(trace.steps)}"
-            )
+        if not layers:
+            raise NotJudged("needs a trainable weight of a layer that ran; the trace has none")
+        if len(trace.steps) < self.min_steps:
+            raise NotJudged(f"needs {self.min_steps} steps, the trace has {len(trace.steps)}")
         shares = {layer: _equal_rows(trace, layer) for layer in layers}
         found = []
         for layer, share in shares.items():

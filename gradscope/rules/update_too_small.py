@@ -73,6 +73,8 @@ class UpdateTooSmall(Rule):
             largest = max(float(np.nanmax(norms(trace, p.grad))) for p in members)
             size = sum(p.size for p in members)
             optimizer = optimizer_of(trace)
+            under_eps = optimizer.adaptive and largest < optimizer.eps
+            further = f" by more than {ratio:.1e} of the norm" if ratio > 0 else ""
             weights = count(len(members), "weight")
             lr = trace.per_step["lr"]
             rate = float(np.nanmax(lr)) if not np.isnan(lr).all() else float("nan")
@@ -91,19 +93,26 @@ class UpdateTooSmall(Rule):
                     f"No optimizer holds {weights} of {region} ({size:.0f} elements): a gradient arrives, but"
                     " nothing moves."
                     if left_out
-                    else f"{weights} of {region} never moved by more than {ratio:.1e} of the norm in"
-                    f" {len(trace.steps)} recorded steps."
+                    else f"{weights} of {region} never moved{further} in {len(trace.steps)} recorded steps."
                 ),
                 cause=(
                     f"They are trainable, but were not given to {optimizer.name}."
                     if left_out
                     else f"{optimizer.name or 'The update'} has a learning rate of at most {rate:g} in its first group;"
-                    f" their gradients have norms of up to {largest:.1e}."
+                    f" their gradients have norms of up to {largest:.1e}"
+                    + (
+                        f", below its eps of {optimizer.eps:g}: it no longer divides their scale out."
+                        if under_eps
+                        else "."
+                    )
                 ),
                 remedy=(
                     f"Pass the parameters of {region} to the optimizer, or freeze them with requires_grad_(False)."
                     if left_out
-                    else f"Raise the learning rate of {region}: an update ratio near 1e-3 is usual, which is"
-                    f" {number(1e-3 / max(ratio, 1e-30))} times as much."
+                    else f"Find what shrinks the gradient on its way to {region}, as a gate that is shut or a loss of a"
+                    " tiny scale; a learning rate hardly makes up for it."
+                    if under_eps
+                    else f"Raise the learning rate of {region}: an update ratio near 1e-3 is usual"
+                    + (f", which is {number(1e-3 / ratio)} times as much." if ratio > 0 else ".")
                 ),
             )

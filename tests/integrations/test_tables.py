@@ -28,6 +28,8 @@ def test_the_text_is_a_table_with_what_was_not_judged() -> None:
     assert lines[2].startswith("| severity | code |")
     assert "| \\|a\\| b |" in lines[5], "a cell stays in its cell"
     assert lines[-1] == "- saturation: no tanh"
+    one = Diagnosis(findings=(finding(),), not_judged=(), steps=10, sites=30)
+    assert findings_text(one).startswith("1 root finding, 10 steps")
     assert "healthy" in findings_text(Diagnosis(findings=(), not_judged=(), steps=1, sites=1))
 
 

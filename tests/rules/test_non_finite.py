@@ -9,7 +9,7 @@ BORN = 6
 D = 4
 
 
-def trace(*, heals=False, modules=("a", "b", "angle", "head"), **bad):
+def trace(*, heals=False, modules=("a", "b", "angle", "head"), meta=None, **bad):
     """Counts of non-finite elements from step `BORN` on, by quantity."""
     step = np.arange(10)[:, None]
     sick = step == BORN if heals else step >= BORN
@@ -18,7 +18,7 @@ def trace(*, heals=False, modules=("a", "b", "angle", "head"), **bad):
         measured[f"{quantity}_rms"] = np.ones(D)
         measured[f"{quantity}_abs_max"] = np.broadcast_to(np.arange(10.0)[:, None] + 1, (10, D))
         measured[f"{quantity}_nonfinite_count"] = np.where(sick, bad.get(quantity, np.zeros(D)), 0)
-    return trace_of(modules=list(modules), **measured)
+    return trace_of(modules=list(modules), meta=meta, **measured)
 
 
 ALL = np.full(D, 7.0)
@@ -50,6 +50,22 @@ def test_the_place_and_the_direction_of_the_birth_are_named(bad, module, said):
     assert finding.module == module
     assert said in finding.message
     assert (finding.first_step, finding.last_step, finding.severity) == (BORN, 9, Severity.ERROR)
+
+
+RANK = {"distributed": {"rank": 1, "world_size": 2}}
+
+
+def test_what_another_rank_brought_is_not_blamed_on_a_module_of_this_one():
+    (finding,) = NonFinite().check(trace(meta=RANK, weight_grad=[7, 7, 7, 7]))
+    assert (finding.module, finding.severity) == ("", Severity.ERROR)
+    assert finding.message.startswith("Rank 1 computes finite gradients, but the sum over all ranks is not finite")
+    assert "gradscope merge" in finding.remedy
+
+
+def test_what_a_rank_makes_itself_is_named_in_its_own_file():
+    bad = {"output_grad": [7, 7, 0, 0], "input_grad": [7, 7, 7, 0], "weight_grad": [7, 7, 7, 7]}
+    (finding,) = NonFinite().check(trace(meta=RANK, **bad))
+    assert finding.module == "angle"
 
 
 def test_finite_numbers_are_clean():

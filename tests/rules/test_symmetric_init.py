@@ -56,6 +56,11 @@ def test_a_weight_that_stays_constant_needs_no_rows():
     assert len(finding.sites) == 2
 
 
+def test_where_no_layer_is_trained_there_is_nothing_to_judge():
+    with pytest.raises(NotJudged, match="a trainable weight of a layer that ran; the trace has none"):
+        list(SymmetricInit().check(CLEAN["frozen"]))
+
+
 def test_two_steps_are_too_few_to_judge():
     with pytest.raises(NotJudged, match="3 steps, the trace has 2"):
         list(SymmetricInit().check(trace([1, 1], steps=2)))

@@ -49,6 +49,14 @@ def test_where_nothing_moves_it_is_the_model():
     assert "3 weights of stem to head" in finding.message
 
 
+def test_a_gradient_below_the_eps_of_adam_is_not_for_the_learning_rate_to_mend():
+    adam = {"optimizers": [{"type": "Adam", "lr": 1e-3, "eps": 1e-8}]}
+    (finding,) = UpdateTooSmall().check(trace([1e-3, 0, 1e-3], grad=(1, 1e-17, 1), meta=adam))
+    assert finding.message == "1 weight of body never moved in 20 recorded steps."
+    assert "norms of up to 1.0e-17, below its eps of 1e-08" in finding.cause
+    assert finding.remedy.startswith("Find what shrinks the gradient on its way to body")
+
+
 def test_a_weight_that_no_optimizer_holds_is_an_error():
     found = trace_of(
         modules=["stem", "body"],
