@@ -10,7 +10,7 @@ except the layers of nn.Transformer, which call their activation. So a model of 
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import ExitStack
 from types import CodeType, FrameType
 from typing import Protocol, TypeVar
@@ -228,12 +228,18 @@ def is_torchs_own(module: nn.Module) -> bool:
     return all(cls.__module__.split(".")[0] in ("torch", "builtins", "typing", "abc") for cls in type(module).__mro__)
 
 
-def place_of_call(frame: FrameType) -> tuple[CodeType, int] | None:
-    """Where in the model's code a call stands that was made in `frame`; None if a module of torch.nn makes it."""
+def place_of_call(frame: FrameType, own: Container[int]) -> tuple[CodeType, int] | None:
+    """Where in the model's code a call stands that was made in `frame`.
+
+    None if one of torch.nn's modules makes it that is observed itself, as its id in `own` says. Others, as that of
+    `nn.Softmax(-1)(x)` or those in a plain list, are no part of the model: they do what a function does.
+    """
     caller: FrameType | None = frame
-    while caller is not None and caller.f_code.co_filename in _PASSED_THROUGH:
+    while caller is not None and (file := caller.f_code.co_filename) not in _CALLERS:
+        if file.startswith(_MODULES):
+            if id(caller.f_locals.get("self")) in own:
+                return None
+        elif file not in _PASSED_THROUGH:
+            break
         caller = caller.f_back
-    if caller is None:
-        return None
-    file = caller.f_code.co_filename
-    return None if file.startswith(_MODULES) and file not in _CALLERS else (caller.f_code, caller.f_lasti)
+    return None if caller is None else (caller.f_code, caller.f_lasti)

@@ -40,7 +40,7 @@ class Functional(Probe):
     """Activations and attention called as functions, such as `F.relu(x)`: outputs, gradients, per head how sharp.
 
     Seen by a mode that is on while a module of the model runs in a recorded step; calls inside of torch's own modules
-    are those modules' business.
+    are those modules' business, where they are part of the model.
     """
 
     name = "functional"
@@ -48,7 +48,8 @@ class Functional(Probe):
 
     def attach(self, target: Target, recorder: Recorder) -> ExitStack:
         """Places hooks around the forward of each module that can call a function."""
-        sites, gates = _Sites(recorder), Gates(recorder)
+        own = frozenset(map(id, target.model.modules()))
+        sites, gates = _Sites(recorder, own), Gates(recorder)
         watchers: dict[Callable[..., object], Watcher] = {**layer_watchers(recorder), **gates.watchers()}
         for function in ACTIVATION_FUNCTIONS:
             watchers |= dict.fromkeys(function.functions, _ActivationCalls(sites, gates, function))
@@ -114,17 +115,18 @@ class _Site:
 
 
 class _Sites:
-    """All places that were seen."""
+    """All places that were seen, in modules of the model, whose ids are `own`."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, own: frozenset[int]) -> None:
         self.recorder = recorder
+        self._own = own
         self.hooked: HookedTensors = hooked_tensors(recorder)
         self._known: dict[tuple[str, str, CodeType, int, str | int], _Site] = {}
         self._last: dict[tuple[str, str], tuple[int, _Site]] = {}
 
     def at(self, owner: str, frame: FrameType, module_type: str, function: str) -> _Site | None:
         """The place at which `owner` is calling `function`; None where the call does not count."""
-        place = place_of_call(frame)
+        place = place_of_call(frame, self._own)
         if place is None:
             return None
         key = (owner, module_type, *place, self.recorder.liveness.layer)

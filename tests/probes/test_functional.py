@@ -173,6 +173,23 @@ def test_owners_are_the_modules_that_call() -> None:
     assert sorted(depths, key=lambda m: depths[m])[-3:] == ["blocks.1.relu#1", "mine", "gelu#0"]
 
 
+def test_modules_that_are_no_part_of_the_model_are_functions() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.out, self.known = nn.Linear(4, 6), nn.Linear(6, 1), nn.ReLU()
+            self.hidden_away = [nn.Sequential(nn.Tanh())]
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.hidden_away[0](nn.ReLU()(self.fc(x)))
+            return self.out(self.known(nn.Softmax(dim=-1)(x) * x))
+
+    trace = recorded(Net(), torch.randn(2, 3, 5, 4))
+    functions = {s.module: s.module_type for s in trace.sites if "#" in s.module}
+    assert functions == {"relu#0": "ReLU", "tanh#0": "Tanh", "softmax#0": "Softmax"}
+    assert np.isfinite(trace.statistics["dead_fraction"][:, trace.column("relu#0", "output")]).all()
+
+
 def test_the_layers_of_a_transformer_call_their_activation() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
     trace = recorded(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), torch.randn(3, 5, 8))
