@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.attention.bias import CausalBias
 
 from gradscope import attention
-from gradscope.probes.base import Probe, Recorder, Target
+from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
 from gradscope.probes.calls import Calls, Watcher, place_of_call
 from gradscope.probes.gates import Gates
 from gradscope.probes.gradients import HookedTensors, hooked_tensors
@@ -63,9 +63,10 @@ class Functional(Probe):
         modules = bare_modules(target.model)
         handles = calls.watch(modules)
         for name, module in modules.items():
-            if isinstance(module, nn.MultiheadAttention):
-                hook = MultiheadHook(self.name, recorder, name)
-                handles.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            for kind, hook in ((nn.MultiheadAttention, MultiheadHook), (nn.Softmax, _SoftmaxHook)):
+                if isinstance(module, kind):
+                    handle = module.register_forward_pre_hook(hook(self.name, recorder, name), with_kwargs=True)
+                    handles.callback(handle.remove)
         handles.callback(sites.hooked.clear)
         return handles
 
@@ -221,10 +222,30 @@ class _SoftmaxCalls(_Watcher):
         super().emit(site, args, kwargs, result)
         logits = first(args, kwargs)
         axis = args[1] if len(args) > 1 else kwargs.get("dim")
-        if not isinstance(logits, Tensor) or local(logits) is not logits:  # a shard need not have all keys
-            return
-        if logits.ndim >= 3 and axis in (-1, logits.ndim - 1) and result.shape[-1] > 1:
-            site.sharpness.emit(self.recorder, attention.of_logits(logits), site.time, each=result.ndim == 4)
+        _emit_sharpness(self.recorder, site.sharpness, logits, axis, site.time)
+
+
+class _SoftmaxHook(ForwardHook):
+    """The same for `nn.Softmax`, as a part of the model."""
+
+    __slots__ = ("site",)
+
+    def __init__(self, probe: str, recorder: Recorder, name: str) -> None:
+        super().__init__(probe, recorder)
+        self.site = SharpSite(name)
+
+    def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
+        logits = first(args, more) if isinstance(more, Mapping) else None
+        if isinstance(module, nn.Softmax) and isinstance(logits, Tensor) and has_numbers(logits):
+            _emit_sharpness(self.recorder, self.site, logits, module.dim, self.time)
+        return 1
+
+
+def _emit_sharpness(recorder: Recorder, site: SharpSite, logits: object, axis: object, time: int) -> None:
+    if not isinstance(logits, Tensor) or local(logits) is not logits:  # a shard need not have all keys
+        return
+    if logits.ndim >= 3 and axis in (-1, logits.ndim - 1) and logits.shape[-1] > 1:
+        site.emit(recorder, attention.of_logits(logits), time, each=logits.ndim == 4)
 
 
 class _FusedAttentionCalls(_Watcher):

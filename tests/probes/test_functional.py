@@ -201,7 +201,7 @@ class Attention(nn.Module):
     def __init__(self, how: str) -> None:
         super().__init__()
         self.how = how
-        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 1)
+        self.qkv, self.attend, self.out = nn.Linear(8, 24), nn.Softmax(dim=-1), nn.Linear(8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (part.view(*x.shape[:2], 2, 4).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
@@ -210,19 +210,20 @@ class Attention(nn.Module):
         else:
             logits = (q @ k.transpose(2, 3)) / 2
             hidden = torch.ones(x.shape[1], x.shape[1]).triu(1).bool()
-            p = F.softmax(logits.masked_fill(hidden, torch.finfo(x.dtype).min), dim=-1)
+            logits = logits.masked_fill(hidden, torch.finfo(x.dtype).min)
+            p = self.attend(logits) if self.how == "module" else F.softmax(logits, dim=-1)
             y = p @ v
         return self.out(y.transpose(1, 2).flatten(2))
 
 
-@pytest.mark.parametrize("how", ["fused", "written"])
+@pytest.mark.parametrize("how", ["fused", "written", "module"])
 def test_attention_is_recorded_for_each_head(how: str) -> None:
     torch.manual_seed(0)
     model, x = Attention(how), torch.randn(3, 6, 8)
     q, k, _ = (part.view(3, 6, 2, 4).transpose(1, 2) for part in model.qkv(x).chunk(3, -1))
     wanted = of_queries_and_keys(q, k, causal=True)
     trace = recorded(model, x, steps=2)
-    site = {"fused": "scaled_dot_product_attention#0", "written": "softmax#0"}[how]
+    site = {"fused": "scaled_dot_product_attention#0", "written": "softmax#0", "module": "attend"}[how]
     for head in (0, 1):
         for stat, values in (("attention_entropy", wanted.entropy), ("max_logit", wanted.max_logit)):
             found = trace.series(site, "output", stat, name=f"head{head}")
