@@ -29,13 +29,14 @@ class FastPath:
             self._handles.callback(root.register_forward_pre_hook(_Return(self, recorder), prepend=True).remove)
 
     def leave(self, layer: nn.Module) -> None:
-        """Takes our hooks off `layer` and all that is in it."""
-        for module in bare_modules(layer).values():
-            for hooks in (module._forward_pre_hooks, module._forward_hooks):
-                ours = [(number, hook) for number, hook in hooks.items() if isinstance(hook, Hook)]
-                for number, hook in ours:
-                    self._away.append((hooks, number, hook))
-                    del hooks[number]
+        """Takes our hooks off `layer` and all that is in it, unless others keep it from the fast path anyway."""
+        modules = bare_modules(layer).values()
+        held = [hooks for module in modules for hooks in (module._forward_pre_hooks, module._forward_hooks)]
+        if not all(isinstance(hook, Hook) for hooks in held for hook in hooks.values()):
+            return  # and ours would come back behind them, to see what they have changed
+        for hooks in held:
+            self._away += [(hooks, number, hook) for number, hook in hooks.items()]
+            hooks.clear()
 
     def come_back(self) -> None:
         """Puts them where they were."""

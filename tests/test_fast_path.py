@@ -79,3 +79,19 @@ def test_detaching_leaves_no_hook_wherever_they_are(during_evaluation):
             model.eval()(torch.randn(1, 2, 16))
     scope.detach()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_hooks_of_others_keep_their_place_behind_ours():
+    model = Encoder()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    scope = gradscope.attach(model, optimizer=optimizer)
+    model.encoder.layers[0].linear1.register_forward_hook(lambda module, args, output: 100 * output)
+    x = torch.randn(2, 3, 16)
+    for _ in range(2):
+        model.train()(x).sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.eval()(x)
+    scope.detach()
+    before, after = scope.trace.series("encoder.layers.0.linear1", "output", "rms")
+    assert after == pytest.approx(before, rel=0.5)  # but for dropout
