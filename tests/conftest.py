@@ -1,9 +1,13 @@
 """Options and fixtures for all tests."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# before anybody imports torch, here or in a child process: the workers share the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest.register_assert_rewrite("watching")
 
