@@ -8,7 +8,7 @@ forward of a compiled model is too late.
 
 import sys
 import weakref
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, suppress
 
 import torch
 from torch.compiler import is_compiling
@@ -19,14 +19,12 @@ class _Switch:
 
     def __init__(self) -> None:
         self.wanted_by: set[int] = set()
-        self.thrown: ExitStack | None = None
+        self.thrown: AbstractContextManager[None] | None = None
 
     def want(self, who: int) -> None:
         """Throws it. Raises RuntimeError where torch does not let it be thrown: in compiled code."""
         if self.thrown is None and "torch._dynamo" in sys.modules:  # without it nothing can be compiled
-            stance = ExitStack()
-            stance.enter_context(torch.compiler.set_stance("force_eager"))
-            self.thrown = stance
+            self.thrown = torch.compiler.set_stance("force_eager")  # from now on, not only from its __enter__ on
         self.wanted_by.add(who)
 
     def release(self, who: int) -> None:
@@ -34,7 +32,7 @@ class _Switch:
         self.wanted_by.discard(who)
         if self.thrown is not None and not self.wanted_by:
             with suppress(RuntimeError):  # as above: then it stays thrown until the next time
-                self.thrown.close()
+                self.thrown.__exit__(None, None, None)
                 self.thrown = None
 
 

@@ -322,6 +322,12 @@ class StepRecorder:
         self.liveness.forget_step()
         self._clear()
 
+    def release(self) -> None:
+        """Nothing more will be recorded: lets go of the probes, and by that of the model."""
+        self._listeners.clear()
+        self._optimizers.clear()
+        self.gradient_arrives = self.computes_again = _nothing
+
     # ---------------------------------------------------------------- closing a step
 
     def _reduced(self) -> tuple[NDArray[np.int64], Rows]:

@@ -183,15 +183,17 @@ class Scope:
         One that moves what an attached optimizer moved is taken in without being asked.
 
         Raises:
-            UsageError: The optimizer moves none of the model's parameters, or the scaler is none.
+            UsageError: The optimizer moves nothing of the model, the scaler is none, or the scope is detached.
         """
+        if self._detached:
+            raise UsageError("`watch`: this scope is detached; attach to the model anew.")
         require_scaler(scaler)
         if scaler is not None:
             self._steps.use(scaler)
         if optimizer is not None:
             optimizer = bare_optimizer(optimizer)
             require_own(optimizer, self._target)
-            if not self._detached and not any(optimizer is known for known in self._steps.optimizers):
+            if not any(optimizer is known for known in self._steps.optimizers):
                 self._steps.watch(optimizer)
 
     def blind(self, module: str, why: str) -> None:
@@ -207,7 +209,8 @@ class Scope:
     def trace(self) -> Trace:
         """What was recorded so far, finished: a step that is still running is not in it."""
         self._close_complete()
-        self._describe()
+        if not self._detached:
+            self._describe()
         return self._sink.finish(self._recorder.sites, self._meta, [*self._late, *self._recorder.events])
 
     def diagnose(self) -> Diagnosis:
@@ -415,6 +418,8 @@ class Scope:
             self._sink.close()
         except Exception as error:  # a full disk must not end a training that is otherwise done
             self.failed(error)
+        del self._target  # what was recorded is kept, the model is not
+        recorder.release()
         self._tell(lambda follower: follower.ended())
 
 

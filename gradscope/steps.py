@@ -120,7 +120,9 @@ class Steps:
         self._handles.callback(target.model.register_forward_pre_hook(_PassHook(self, recorder)).remove)
 
     def close(self) -> None:
-        """Removes every hook."""
+        """Removes every hook, and lets go of optimizers and scaler."""
+        self.optimizers.clear()
+        self.scaler = None
         _newcomers.forget(self)
         for handles in self._of_optimizer.values():
             handles.close()

@@ -629,6 +629,25 @@ def test_a_step_that_never_ends_is_given_up(monkeypatch):
     assert "20 forward passes ran before an attached optimizer has stepped" in event.message
 
 
+def test_a_detached_scope_keeps_what_was_recorded_and_not_the_model():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scope = gradscope.attach(model, optimizer=optimizer)
+    for step in range(3):
+        loss_of(model, step).backward()
+        optimizer.step()
+    scope.detach()
+    gone = [weakref.ref(thing) for thing in (model, optimizer, *model.modules(), *model.parameters())]
+    del model, optimizer
+    gc.collect()
+    assert [ref() for ref in gone if ref() is not None] == []
+    assert scope.trace.steps.tolist() == [0, 1, 2]
+    assert scope.trace.meta["optimizers"][0]["type"] == "SGD"
+    assert scope.diagnose().steps == 3
+    with pytest.raises(UsageError, match="detached; attach to the model anew"):
+        scope.watch(torch.optim.SGD(net().parameters(), lr=0.1))
+
+
 def test_a_failed_attach_leaves_nothing(monkeypatch):
     model = net()
 
