@@ -61,6 +61,9 @@ class Root:
         self.scope, self.held = None, frozenset()
 
 
+_MOST_STRANGE = 20  # backward passes without a module; each costs a look at all that lives
+
+
 class Onlooker:
     """Looks on while a script trains, from `begin` to `end`.
 
@@ -72,12 +75,13 @@ class Onlooker:
         roots: What is recorded.
         notes: Sentences about what could not be.
         optimizers: How many were made.
+        strange_backwards: How many backward passes ended at tensors of which no module holds one.
     """
 
     def __init__(self, *, out: Path | None, every: int) -> None:
         self.roots: list[Root] = []
         self.notes: list[str] = []
-        self.optimizers = 0
+        self.optimizers = self.strange_backwards = 0
         self._out = out
         self._every = every
         self._process = os.getpid()
@@ -206,13 +210,19 @@ class Onlooker:
             return
         given = [tensors] if isinstance(tensors, Tensor) else tensors if isinstance(tensors, list | tuple) else []
         moved = leaves_behind(given)
-        living = Living() if moved else None
-        if living is not None and (found := living.roots_of(moved)):
+        if not moved:
+            return
+        living = Living()
+        if found := living.roots_of(moved):
             self._backward.close()
             self._attach({narrowed(root, None, ()): [] for root in found}, {id(p) for p in moved}, living)
             self.notes.append(
                 "no optimizer of torch.optim was made, so the first step came before it could be recorded"
             )
+            return
+        self.strange_backwards += 1
+        if self.strange_backwards == _MOST_STRANGE:
+            self._backward.close()
 
     def _optimizer_stepped(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
         """After every step of every optimizer, last of all hooks: here hooks may be placed on it."""

@@ -8,6 +8,7 @@ Owners are the modules that somebody has written: those of torch.nn call no func
 except the layers of nn.Transformer, which call their activation. So a model of torch's modules pays nothing.
 """
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Container, Mapping
@@ -26,9 +27,11 @@ from gradscope.units import is_activation
 _Result = TypeVar("_Result")
 
 _TORCH = torch.__path__[0]
-_MODULES = f"{_TORCH}/nn/modules/"
+_MODULES = os.path.join(_TORCH, "nn", "modules", "")
 _CALLERS = (f"{_MODULES}transformer.py",)  # modules of torch.nn that call an activation function
-_PASSED_THROUGH = frozenset({f"{_TORCH}/nn/functional.py", f"{_TORCH}/overrides.py", f"{_TORCH}/_tensor.py"})
+_PASSED_THROUGH = frozenset(
+    os.path.join(_TORCH, *of) for of in (("nn", "functional.py"), ("overrides.py",), ("_tensor.py",))
+)
 
 
 class Watcher(Protocol):

@@ -153,3 +153,13 @@ def test_scripting_finds_no_hooks(onlooker):
     scripted = torch.jit._recursive.create_script_module(model, torch.jit._recursive.infer_methods_to_compile)
     assert torch.equal(scripted(torch.ones(1, 3)), model(torch.ones(1, 3)))
     assert hooks_of(model) == before > 0
+
+
+def test_gradients_of_tensors_without_a_module_are_looked_at_for_a_while(onlooker):
+    weight = torch.zeros(3, requires_grad=True)
+    watched = torch.autograd.backward
+    for _ in range(30):
+        weight.sum().backward()
+    assert onlooker.strange_backwards == 20
+    assert torch.autograd.backward is not watched  # nobody looks any more
+    assert onlooker.roots == []

@@ -1,7 +1,6 @@
 """`gradscope attach`: a training script as it is, recorded."""
 
 import os
-import resource
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -166,8 +165,8 @@ def _prints() -> bool:
 
 
 def _why_nothing(script: str, onlooker: "Onlooker") -> str:
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if onlooker.child_trained or children.ru_utime + children.ru_stime > _WORTH_TELLING:
+    times = os.times()
+    if onlooker.child_trained or times.children_user + times.children_system > _WORTH_TELLING:
         return (
             f"processes that {script} started did the computing, and only its own is recorded; start them with"
             " `torchrun -m gradscope attach`, or call gradscope.attach in them."
@@ -176,4 +175,6 @@ def _why_nothing(script: str, onlooker: "Onlooker") -> str:
         return f"a model of {script} waited for a step with gradients, and none came."
     if onlooker.optimizers:
         return f"{script} made an optimizer, but called no module whose parameters it has with gradients switched on."
+    if onlooker.strange_backwards:
+        return f"{script} computed gradients, but of tensors that no torch.nn.Module holds; put them into one."
     return f"{script} trained no model: no optimizer was made and no gradient computed."
