@@ -242,6 +242,12 @@ def _time_rows(rank: _Rank) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArr
     return step[kept], site[kept], times.time[kept].astype(np.int64), times.values[kept]
 
 
+def _told_apart(values: Sequence[float]) -> str:
+    """`values` with as few digits as show that they differ."""
+    written = [[f"{value:.{digits}g}" for value in values] for digits in range(3, 10)]
+    return ", ".join(next((texts for texts in written if len(set(texts)) > 1), written[-1]))
+
+
 def _differing(
     spread: Mapping[Statistic, Floats], steps: Ints, sites: Sequence[Site], meta: Mapping[str, Json]
 ) -> Iterable[Event]:
@@ -260,9 +266,9 @@ def _differing(
             continue
         step, column = int(found[0][0]), columns[int(found[0][1])]
         more = len(set(found[found[:, 0] == step, 1].tolist())) - 1
-        sizes = ", ".join(f"{value:.3g}" for value in rms[step, column])
         message = (
-            f"{sites[column]}{f' and {more} more' * (more > 0)} differ between the ranks (rms {sizes}), so they are"
+            f"{sites[column]}{f' and {more} more' * (more > 0)} differ between the ranks"
+            f" (rms {_told_apart(rms[step, column].tolist())}), so they are"
             " those of rank 0"
         )
         yield Event(step=int(steps[step]), kind="ranks-differ", module=sites[column].module, message=message)

@@ -99,10 +99,11 @@ def test_replicas_are_taken_once_with_what_only_a_whole_weight_tells():
     assert merged.events == ()
 
 
-def test_replicas_that_differ_are_told():
-    rows = [measure(torch.arange(4.0)), measure(torch.arange(4.0) * 1.5)]
+@pytest.mark.parametrize(("factor", "sizes"), [(1.5, "1.87, 2.81"), (1.0005, "1.871, 1.872")])
+def test_replicas_that_differ_are_told(factor, sizes):
+    rows = [measure(torch.arange(4.0)), measure(torch.arange(4.0) * factor)]
     merged = whole(*[recorded(r, WEIGHT, [([row], {})], shapes=SHAPES) for r, row in enumerate(rows)])
-    message = "fc.weight:weight differ between the ranks (rms 1.87, 2.81), so they are those of rank 0"
+    message = f"fc.weight:weight differ between the ranks (rms {sizes}), so they are those of rank 0"
     assert merged.events == (Event(step=0, kind="ranks-differ", module="fc", message=message),)
     np.testing.assert_array_equal(row_of(merged, 0), rows[0])
 
