@@ -17,14 +17,14 @@ _DEEPEST = 16  # calls between a scaler's `step` and a hook of the optimizer, wr
 
 
 def scaler_that_steps() -> GradScaler | None:
-    """The scaler that is stepping an optimizer, seen from a hook of that optimizer; None where it steps by itself."""
+    """The scaler, switched on, that is stepping an optimizer, seen from a hook of that optimizer; None if there is none."""
     frame: FrameType | None = sys._getframe(1)
     for _ in range(_DEEPEST):
         if frame is None:
             return None
         if frame.f_code.co_filename == _FILE:
             found = frame.f_locals.get("self")
-            return found if isinstance(found, GradScaler) else None
+            return found if isinstance(found, GradScaler) and found.is_enabled() else None
         frame = frame.f_back
     return None
 
@@ -46,6 +46,7 @@ def times_set(scaler: object) -> int | None:
 
     `get_scale` waits for the device, so a micro-batch that asked for it could not be queued behind the one before.
     """
-    read = getattr(scaler, "_get_scale_async", None)
-    scale = read() if read is not None else None
+    if not isinstance(scaler, GradScaler) or not scaler.is_enabled():
+        return None
+    scale = scaler._get_scale_async()
     return scale._version if isinstance(scale, Tensor) else None

@@ -175,7 +175,8 @@ class Steps:
                 self.scaler, self.scale, self._times_set = scaler, first_scale(scaler), None
         if self.scaler is None or (self._times_set is not None and times_set(self.scaler) == self._times_set):
             return False
-        return float(self.scaler.get_scale()) < self.scale
+        scale, self._times_set = float(self.scaler.get_scale()), times_set(self.scaler)
+        return scale < self.scale
 
     def _look_for_scaler(self) -> None:
         """An optimizer steps for the first time: who makes it?"""

@@ -48,8 +48,8 @@ class Functional(Probe):
 
     def attach(self, target: Target, recorder: Recorder) -> ExitStack:
         """Places hooks around the forward of each module that can call a function."""
-        own = frozenset(map(id, target.model.modules()))
-        sites, gates = _Sites(recorder, own), Gates(recorder)
+        modules = bare_modules(target.model)
+        sites, gates = _Sites(recorder, frozenset(map(id, modules.values()))), Gates(recorder)
         watchers: dict[Callable[..., object], Watcher] = {**layer_watchers(recorder), **gates.watchers()}
         for function in ACTIVATION_FUNCTIONS:
             watchers |= dict.fromkeys(function.functions, _ActivationCalls(sites, gates, function))
@@ -60,7 +60,6 @@ class Functional(Probe):
         calls = Calls(self.name, recorder, watchers)
         recorder.on_step(calls, self.name)
         recorder.on_step(gates, self.name)
-        modules = bare_modules(target.model)
         handles = calls.watch(modules)
         for name, module in modules.items():
             for kind, hook in ((nn.MultiheadAttention, MultiheadHook), (nn.Softmax, _SoftmaxHook)):

@@ -104,3 +104,20 @@ def test_how_often_a_scale_was_set_is_told_of_torchs_scaler_alone():
     one.update(4.0)
     assert times_set(one) > before
     assert times_set(object()) is None
+
+
+def test_a_scaler_that_is_switched_off_scales_nothing():
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    off = scaler(enabled=False)
+    assert times_set(off) is None
+    for named in (None, off):
+        scope = gradscope.attach(model, optimizer=optimizer, scaler=named)
+        for _ in range(2):
+            for _ in range(2):
+                off.scale(model(torch.ones(3, 4)).square().mean()).backward()
+            off.step(optimizer)
+            off.update()
+        scope.detach()
+        assert scope.trace.per_step["loss_scale"].tolist() == [1.0, 1.0]
+        assert scope.trace.events == ()
