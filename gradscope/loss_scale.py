@@ -17,7 +17,7 @@ _DEEPEST = 16  # calls between a scaler's `step` and a hook of the optimizer, wr
 
 
 def scaler_that_steps() -> GradScaler | None:
-    """The scaler, switched on, that is stepping an optimizer, seen from a hook of that optimizer; None if there is none."""
+    """The scaler that is stepping an optimizer, seen from a hook of that optimizer; None if none is, or it is off."""
     frame: FrameType | None = sys._getframe(1)
     for _ in range(_DEEPEST):
         if frame is None:
