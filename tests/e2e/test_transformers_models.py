@@ -65,3 +65,7 @@ def test_the_table_of_architectures(tmp_path_factory: pytest.TempPathFactory) ->
     path = tmp_path_factory.mktemp("architectures") / "architectures.md"
     path.write_text(table, encoding="utf-8")
     print(f"{path}\n{table}")
+    named = [row[0] for row in ROWS]
+    assert len(set(named)) == len(named)
+    assert set(named) <= {architecture.name for architecture in ARCHITECTURES}
+    assert all(len(row) == len(HEADS) and all(row[:-1]) for row in ROWS)  # most have no findings
