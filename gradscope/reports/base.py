@@ -5,6 +5,7 @@ from typing import Protocol, TextIO, TypeAlias, runtime_checkable
 
 from gradscope.findings import Diagnosis
 from gradscope.trace import Trace
+from gradscope.verdict import Verdict
 
 Destination: TypeAlias = Path | TextIO
 
@@ -31,6 +32,18 @@ class Report(Protocol):
 
     def write(self, trace: Trace, diagnosis: Diagnosis, destination: Destination) -> tuple[Path, ...]:
         """Writes to a stream, a file, or into an existing folder under names of its own choice.
+
+        Returns:
+            The files it wrote; none for a stream.
+        """
+
+
+@runtime_checkable
+class GateReport(Report, Protocol):
+    """A report that can also show what `gradscope check` has judged: `--output-format NAME`."""
+
+    def write_verdict(self, verdict: Verdict, destination: Destination) -> tuple[Path, ...]:
+        """Writes to a stream or a file; a folder is none.
 
         Returns:
             The files it wrote; none for a stream.

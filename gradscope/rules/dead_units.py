@@ -35,8 +35,8 @@ class DeadUnits(Rule):
     name = "dead-units"
     reads = frozenset({Quantity.OUTPUT})
 
-    warning_share: float = 0.75
-    error_share: float = 0.99
+    warn_fraction: float = 0.75
+    error_fraction: float = 0.99
     min_steps: int = 3
 
     def check(self, trace: Trace) -> Iterator[Finding]:
@@ -48,7 +48,7 @@ class DeadUnits(Rule):
         found: list[Stuck | None] = []
         for i in judged:
             share = dead[:, i].astype(np.float64)
-            lasting = persistence(share >= self.warning_share, ~np.isnan(share))
+            lasting = persistence(share >= self.warn_fraction, ~np.isnan(share))
             stands = lasting is not None and lasting.standing
             found.append(Stuck(site=sites[i], lasting=lasting, share=share) if lasting and stands else None)
         for stuck, group in gathered(found):
@@ -65,13 +65,13 @@ class DeadUnits(Rule):
         return Finding(
             code=self.code,
             pathology=self.name,
-            severity=Severity.ERROR if share[at] >= self.error_share else Severity.WARNING,
+            severity=Severity.ERROR if share[at] >= self.error_fraction else Severity.WARNING,
             module=site.module,
             sites=group,
             first_step=first,
             last_step=last,
             measured=float(share[at]),
-            threshold=self.warning_share,
+            threshold=self.warn_fraction,
             unit="share of units",
             message=(
                 f"{share[at]:.0%} of the units of {site.module} are silent for every input since step {first}"

@@ -37,8 +37,8 @@ class Saturation(Rule):
     name = "saturation"
     reads = frozenset({Quantity.OUTPUT})
 
-    warning_share: float = 0.7
-    error_share: float = 0.95
+    warn_fraction: float = 0.7
+    error_fraction: float = 0.95
     min_steps: int = 3
     bypass: float = 10.0  # gradient that reaches the layer before by other paths, over what it can owe to this one
 
@@ -54,7 +54,7 @@ class Saturation(Rule):
         found: list[Stuck | None] = []
         for i in judged:
             share = saturated[:, i].astype(np.float64)
-            lasting = persistence(share >= self.warning_share, ~np.isnan(share))
+            lasting = persistence(share >= self.warn_fraction, ~np.isnan(share))
             before = [layer for layer in layers if layer.depth < sites[i].depth]
             stands = lasting is not None and lasting.standing
             if lasting is None or not stands or (before and self._is_gate(trace, before[-1], lasting.rows)):
@@ -98,13 +98,13 @@ class Saturation(Rule):
         return Finding(
             code=self.code,
             pathology=self.name,
-            severity=Severity.ERROR if share >= self.error_share else Severity.WARNING,
+            severity=Severity.ERROR if share >= self.error_fraction else Severity.WARNING,
             module=site.module,
             sites=group,
             first_step=first,
             last_step=last,
             measured=share,
-            threshold=self.warning_share,
+            threshold=self.warn_fraction,
             unit="share of elements",
             message=(
                 f"{share:.0%} of the outputs of {site.module} are stuck at a bound since step {first}"
