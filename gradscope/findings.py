@@ -182,7 +182,7 @@ class Diagnosis:
         return True  # an empty diagnosis is a diagnosis; ask `.ok` or `.findings`
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        from gradscope.reports.terminal import diagnosis_lines  # how a diagnosis looks is the reports' business
+        from gradscope.reports.diagnosis_text import diagnosis_lines  # how a diagnosis looks is the reports' business
 
         yield from diagnosis_lines(self)
 

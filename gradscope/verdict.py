@@ -88,10 +88,12 @@ class Verdict:
     Attributes:
         targets: In the order in which they were asked for.
         fail_on: Lowest severity for which the gate fails; None for never.
+        baseline: Whether it was compared with a baseline.
     """
 
     targets: tuple[Judged, ...]
     fail_on: Severity | None = Severity.ERROR
+    baseline: bool = False
 
     @property
     def broken(self) -> bool:

@@ -1,21 +1,22 @@
 """A trace and its diagnosis for a person at a terminal: verdict, findings, profiles, the way over the steps."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gradscope.findings import Diagnosis, Finding, Json, Severity
+from gradscope.findings import Diagnosis, Json
 from gradscope.records import ORDINARY_EVENTS, Quantity, Statistic
 from gradscope.reports.bars import ASCII, BLOCKS, Glyphs, Panel, chart_heading, draw_panels, sparkline
 from gradscope.reports.base import Destination
 from gradscope.reports.by_rank import about_ranks
+from gradscope.reports.diagnosis_text import diagnosis_parts, grouped_by_reason, verdict
+from gradscope.reports.gate_text import VerdictView
 from gradscope.reports.passage import joined_symbols, memory_words, passages
 from gradscope.reports.profile import (
     FEWEST_LAYERS,
@@ -28,13 +29,11 @@ from gradscope.reports.profile import (
 )
 from gradscope.reports.through_time import through_time
 from gradscope.trace import Trace
+from gradscope.verdict import Verdict
 
-SEVERITY_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
-HEALTHY_STYLE = "bold green"
 TEXT_FILE_WIDTH = 100
 SPARK_WIDTH = 32
 MOST_PANELS = 6
-MOST_NAMES = 12  # that share one reason
 MOST_EVENTS = 3  # of one kind
 
 
@@ -53,9 +52,20 @@ class Terminal:
             Console(file=destination, highlight=False).print(TraceReport(trace, diagnosis))
             return ()
         path = destination / "report.txt" if destination.is_dir() else destination
-        with path.open("w", encoding="utf-8") as file:
-            Console(file=file, highlight=False, width=TEXT_FILE_WIDTH).print(TraceReport(trace, diagnosis))
-        return (path,)
+        return _plain_file(TraceReport(trace, diagnosis), path)
+
+    def write_verdict(self, verdict: Verdict, destination: Destination) -> tuple[Path, ...]:
+        """The same for what the gate has judged."""
+        if not isinstance(destination, Path):
+            Console(file=destination, highlight=False).print(VerdictView(verdict))
+            return ()
+        return _plain_file(VerdictView(verdict), destination)
+
+
+def _plain_file(shown: RenderableType, path: Path) -> tuple[Path, ...]:
+    with path.open("w", encoding="utf-8") as file:
+        Console(file=file, highlight=False, width=TEXT_FILE_WIDTH).print(shown)
+    return (path,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,28 +103,12 @@ class TraceReport:
         if over_steps is not None:
             yield Text()
             yield over_steps
-        if unseen := _grouped_by_reason("not seen", _blind_spots(self.trace)):
+        if unseen := grouped_by_reason("not seen", _blind_spots(self.trace)):
             yield Text()
             yield unseen
         if self.trace.events:
             yield Text()
             yield from _events(self.trace)
-
-
-def diagnosis_parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
-    """Findings and rules that could not judge: what a blank line stands between."""
-    for root in diagnosis.roots:
-        yield finding_with_symptoms(root, diagnosis.symptoms_of(root))
-    if diagnosis.not_judged:
-        yield not_judged(diagnosis)
-
-
-def diagnosis_lines(diagnosis: Diagnosis) -> Iterator[RenderableType]:
-    """A diagnosis without its trace: what `print(scope.diagnose())` of rich shows."""
-    yield Text.assemble(verdict(diagnosis), (f"  {diagnosis.steps} steps, {diagnosis.sites} sites", "dim"))
-    for part in diagnosis_parts(diagnosis):
-        yield Text()
-        yield part
 
 
 def glyphs_for(options: ConsoleOptions) -> Glyphs:
@@ -127,60 +121,6 @@ def heading(title: str, verdict_text: Text, options: ConsoleOptions) -> Text:
     dash = "=" if options.ascii_only else "━"
     fill = max(options.max_width - len(title) - verdict_text.cell_len - 4, 1)
     return Text.assemble((f"{dash}{dash} ", "dim"), (title, "bold"), (f" {dash * (fill - 1)} ", "dim"), verdict_text)
-
-
-def verdict(diagnosis: Diagnosis) -> Text:
-    """How many roots of each severity there are; healthy only where every rule could judge."""
-    if not diagnosis.steps:
-        return Text("nothing recorded", SEVERITY_STYLE[Severity.WARNING])
-    if not diagnosis.findings:
-        rules = sum(item.rule != "recording" for item in diagnosis.not_judged)
-        blind = f", {rules} rule{'s' if rules > 1 else ''} not judged" if rules else ""
-        return Text(f"no finding{blind}" if diagnosis.not_judged else "healthy", HEALTHY_STYLE)
-    counts = [(s, sum(f.severity is s for f in diagnosis.roots)) for s in reversed(Severity)]
-    said = [
-        (f"{n} {s.value}{'s' if n > 1 and s is not Severity.INFO else ''}", SEVERITY_STYLE[s]) for s, n in counts if n
-    ]
-    return Text(", ").join(Text(words, style) for words, style in said)
-
-
-def finding_with_symptoms(root: Finding, symptoms: Sequence[Finding]) -> RenderableType:
-    """A root with its cause, its remedy and, a line for each code, what follows from it."""
-    head = Text.assemble(
-        (root.severity.value, SEVERITY_STYLE[root.severity]),
-        f" {root.code} ",
-        (root.pathology, "bold"),
-        "  ",
-        (root.module or "(model)", "bold cyan"),
-    )
-    body = Table.grid(padding=(0, 1))
-    body.add_column(style="dim", no_wrap=True, min_width=6)
-    body.add_column()
-    for label, text in (("", root.message), ("cause", root.cause), ("remedy", root.remedy)):
-        if text:
-            body.add_row(label, Text(text))
-    for code, group in _by_code(symptoms).items():
-        body.add_row("hence", _symptoms(code, group))
-    return Group(head, Padding(body, (0, 0, 0, 2)))
-
-
-def not_judged(diagnosis: Diagnosis) -> RenderableType:
-    """The rules that lacked data, those with the same reason in one line."""
-    return _grouped_by_reason("not judged", [(item.rule, item.reason) for item in diagnosis.not_judged]) or Text()
-
-
-def _grouped_by_reason(title: str, items: Sequence[tuple[str, str]]) -> RenderableType | None:
-    """A line for each reason, behind the names of all that it holds for; None where there are no items."""
-    reasons: dict[str, list[str]] = {}
-    for name, reason in items:
-        reasons.setdefault(reason, []).append(name)
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(style="dim")
-    for index, (reason, names) in enumerate(reasons.items()):
-        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        grid.add_row("" if index else title, Text(f"{', '.join(names[:MOST_NAMES])}{more}: {reason}"))
-    return grid if reasons else None
 
 
 def _blind_spots(trace: Trace) -> list[tuple[str, str]]:
@@ -217,24 +157,6 @@ def ends_note(profile: Profile) -> str:
     if any(profile.cuts):  # several sequences: the ends of all of them say nothing
         return memory.removeprefix(", ")
     return f"{'first to last' if profile.reverse else 'last to first'} ×{ratio:.2g}{memory}"
-
-
-def _by_code(symptoms: Iterable[Finding]) -> dict[str, list[Finding]]:
-    by_code: dict[str, list[Finding]] = {}
-    for finding in symptoms:
-        by_code.setdefault(finding.code, []).append(finding)
-    return by_code
-
-
-def _symptoms(code: str, group: Sequence[Finding]) -> Text:
-    """One symptom with its message; several of a kind with their number and places."""
-    first = group[0]
-    text = Text.assemble(f"{code} ", (first.pathology, "bold"), " ")
-    if len(group) == 1:
-        return text.append(f"{first.module or '(model)'}: {first.message}", "dim")
-    places = [f.module or "(model)" for f in group]
-    more = f" and {len(places) - 4} more" if len(places) > 4 else ""
-    return text.append(f"at {len(places)} places: {', '.join(places[:4])}{more}", "dim")
 
 
 def _particulars(trace: Trace) -> Iterator[str]:

@@ -1,0 +1,111 @@
+"""How findings look at a terminal: a root with its cause, its remedy and what follows from it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from gradscope.findings import Diagnosis, Finding, Severity
+
+SEVERITY_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
+HEALTHY_STYLE = "bold green"
+MOST_NAMES = 12  # that share one reason
+
+
+def diagnosis_parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
+    """Findings and rules that could not judge: what a blank line stands between."""
+    for root in diagnosis.roots:
+        yield finding_with_symptoms(root, diagnosis.symptoms_of(root))
+    if diagnosis.not_judged:
+        yield not_judged(diagnosis)
+
+
+def diagnosis_lines(diagnosis: Diagnosis) -> Iterator[RenderableType]:
+    """A diagnosis without its trace: what `print(scope.diagnose())` of rich shows."""
+    yield Text.assemble(verdict(diagnosis), (f"  {diagnosis.steps} steps, {diagnosis.sites} sites", "dim"))
+    for part in diagnosis_parts(diagnosis):
+        yield Text()
+        yield part
+
+
+def verdict(diagnosis: Diagnosis) -> Text:
+    """How many roots of each severity there are; healthy only where every rule could judge."""
+    if not diagnosis.steps:
+        return Text("nothing recorded", SEVERITY_STYLE[Severity.WARNING])
+    if not diagnosis.findings:
+        rules = sum(item.rule != "recording" for item in diagnosis.not_judged)
+        blind = f", {rules} rule{'s' if rules > 1 else ''} not judged" if rules else ""
+        return Text(f"no finding{blind}" if diagnosis.not_judged else "healthy", HEALTHY_STYLE)
+    counts = [(s, sum(f.severity is s for f in diagnosis.roots)) for s in reversed(Severity)]
+    said = [
+        (f"{n} {s.value}{'s' if n > 1 and s is not Severity.INFO else ''}", SEVERITY_STYLE[s]) for s, n in counts if n
+    ]
+    return Text(", ").join(Text(words, style) for words, style in said)
+
+
+def finding_with_symptoms(
+    root: Finding, symptoms: Sequence[Finding], *, follows: str = "", written: str = ""
+) -> RenderableType:
+    """A root with its cause, its remedy and, a line for each code, what follows from it.
+
+    Where `follows` says what `root` itself follows from, the others are symptoms beside it; `written` says in which
+    line of which file the module is.
+    """
+    head = Text.assemble(
+        (root.severity.value, SEVERITY_STYLE[root.severity]),
+        f" {root.code} ",
+        (root.pathology, "bold"),
+        "  ",
+        (root.module or "(model)", "bold cyan"),
+        (f"  {written}" if written else "", "dim"),
+    )
+    body = Table.grid(padding=(0, 1))
+    body.add_column(style="dim", no_wrap=True, min_width=6)
+    body.add_column()
+    for label, text in (("", root.message), ("cause", root.cause), ("remedy", root.remedy)):
+        if text:
+            body.add_row(label, Text(text))
+    if follows:
+        body.add_row("", Text(follows))
+    for code, group in _by_code(symptoms).items():
+        body.add_row("also" if follows else "hence", _symptoms(code, group))
+    return Group(head, Padding(body, (0, 0, 0, 2)))
+
+
+def not_judged(diagnosis: Diagnosis) -> RenderableType:
+    """The rules that lacked data, those with the same reason in one line."""
+    return grouped_by_reason("not judged", [(item.rule, item.reason) for item in diagnosis.not_judged]) or Text()
+
+
+def grouped_by_reason(title: str, items: Sequence[tuple[str, str]]) -> RenderableType | None:
+    """A line for each reason, behind the names of all that it holds for; None where there are no items."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in items:
+        reasons.setdefault(reason, []).append(name)
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(style="dim")
+    for index, (reason, names) in enumerate(reasons.items()):
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        grid.add_row("" if index else title, Text(f"{', '.join(names[:MOST_NAMES])}{more}: {reason}"))
+    return grid if reasons else None
+
+
+def _by_code(symptoms: Iterable[Finding]) -> dict[str, list[Finding]]:
+    by_code: dict[str, list[Finding]] = {}
+    for finding in symptoms:
+        by_code.setdefault(finding.code, []).append(finding)
+    return by_code
+
+
+def _symptoms(code: str, group: Sequence[Finding]) -> Text:
+    """One symptom with its message; several of a kind with their number and places."""
+    first = group[0]
+    text = Text.assemble(f"{code} ", (first.pathology, "bold"), " ")
+    if len(group) == 1:
+        return text.append(f"{first.module or '(model)'}: {first.message}", "dim")
+    places = [f.module or "(model)" for f in group]
+    more = f" and {len(places) - 4} more" if len(places) > 4 else ""
+    return text.append(f"at {len(places)} places: {', '.join(places[:4])}{more}", "dim")

@@ -1,0 +1,185 @@
+"""What every view of a verdict says in the same words: which findings lead, counts, what does not count, the end."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from gradscope.findings import Diagnosis, Finding, Role, Severity
+from gradscope.sources import place_of, places
+from gradscope.trace import Trace
+from gradscope.verdict import Identity, Judged, Verdict
+
+MOST_PLACES = 4  # that one line names
+PASSED, FAILED, BROKEN = "passed", "failed", "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A finding that leads, and those that are folded under it.
+
+    Attributes:
+        finding: A root; or a symptom whose root does not count, the first of its kind.
+        folded: The root's symptoms; or the other symptoms of that kind.
+        follows: Of such a symptom: what it follows from, and why that is not shown.
+        written: ``acme/models.py:12``, where that is known.
+    """
+
+    finding: Finding
+    folded: tuple[Finding, ...]
+    follows: str = ""
+    written: str = ""
+
+
+def verdict_of(trace: Trace, diagnosis: Diagnosis) -> Verdict:
+    """A trace that is judged by itself, as a verdict on one target."""
+    name = trace.meta.get("model")
+    about = Judged(target=str(name or "trace"), diagnosis=diagnosis, places=places(trace.meta))
+    return Verdict(targets=(about,))
+
+
+def shown(one: Judged) -> Iterator[Shown]:
+    """The findings of a target as they are shown, the roots first."""
+    said = one.diagnosis
+    leading = {(root.module, root.code) for root in said.roots}
+    for root in said.roots:
+        yield Shown(root, said.symptoms_of(root), written=written(one, root.module))
+    alone: dict[tuple[tuple[str, str] | None, str], list[Finding]] = {}
+    for finding in said.findings:
+        if finding.role is Role.SYMPTOM and finding.caused_by not in leading:
+            alone.setdefault((finding.caused_by, finding.code), []).append(finding)
+    for (cause, _), group in alone.items():
+        yield Shown(group[0], tuple(group[1:]), _follows(one, cause), written(one, group[0].module))
+
+
+def _follows(one: Judged, cause: tuple[str, str] | None) -> str:
+    if cause is None:
+        return ""
+    module, code = cause
+    root = f"{code} at {place(module)}"
+    for item in one.suppressed:
+        if (item.finding.module, item.finding.code) == cause:
+            return f"follows from {root}, which is suppressed: {item.reason}"
+    if any((known.module, known.code) == cause for known in one.known):
+        return f"follows from {root}, which the baseline holds"
+    return f"follows from {root}"
+
+
+def written(one: Judged, module: str) -> str:
+    """``acme/models.py:12``; "" where that is not known."""
+    found = place_of(module, one.places)
+    return f"{found.file}:{found.line}" if found else ""
+
+
+def place(module: str) -> str:
+    """The module's name; the model has none."""
+    return module or "(model)"
+
+
+def outcome(one: Judged, fail_on: Severity | None) -> str:
+    """How a target stands: `PASSED`, `FAILED` or `BROKEN`."""
+    if one.error:
+        return BROKEN
+    return FAILED if one.failing(fail_on) else PASSED
+
+
+def counted(number: int, word: str) -> str:
+    """``2 errors``, ``1 error``."""
+    return f"{number} {word}{'s' if number != 1 else ''}"
+
+
+def severities(findings: Iterable[Finding]) -> str:
+    """``2 errors, 1 warning``."""
+    of = Counter(finding.severity for finding in findings)
+    words = {Severity.INFO: "note"}
+    return ", ".join(counted(of[s], words.get(s, s.value)) for s in reversed(Severity) if of[s])
+
+
+def leading(findings: Sequence[Finding]) -> list[Finding]:
+    """Those of `findings` that follow from none of them: a root and its ten symptoms are one."""
+    among = {(finding.module, finding.code) for finding in findings}
+    return [f for f in findings if f.role is Role.ROOT or f.caused_by not in among]
+
+
+def standing(one: Judged, fail_on: Severity | None) -> str:
+    """``failed: 1 error, 2 warnings``: how a target stands, and what counts there."""
+    return ": ".join(filter(None, [outcome(one, fail_on), severities(leading(one.diagnosis.findings))]))
+
+
+def particulars(one: Judged) -> str:
+    """``20 steps, 2 seeds, 1.2 s, 3 known``."""
+    if one.error:
+        return ""
+    parts = [counted(one.diagnosis.steps, "step")]
+    parts += [counted(len(one.seeds), "seed")] if one.seeds else []
+    parts += [duration(one.duration_s)] if one.duration_s else []
+    parts += [f"{len(one.known)} known"] if one.known else []
+    parts += [f"{len(one.suppressed)} suppressed"] if one.suppressed else []
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``0.8 s``, ``74 s``."""
+    return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+
+
+def notes(verdict: Verdict) -> Iterator[str]:
+    """What does not count, a line each: known findings, suppressed ones with the reason, those that have vanished."""
+    known = [one.identity(finding) for one in verdict.targets for finding in one.known]
+    if known:
+        yield f"{_findings(known)} known to the baseline: {_named(known, verdict)}"
+    by_reason: dict[str, list[Identity]] = {}
+    for one in verdict.targets:
+        for item in one.suppressed:
+            by_reason.setdefault(item.reason, []).append(one.identity(item.finding))
+    for reason, suppressed in by_reason.items():
+        yield f"{_findings(suppressed)} suppressed ({reason}): {_named(suppressed, verdict)}"
+    vanished = [identity for one in verdict.targets for identity in one.vanished]
+    if vanished:
+        were = f"{counted(len(vanished), 'finding')} of the baseline {'is' if len(vanished) == 1 else 'are'} gone"
+        yield f"{were} ({_named(vanished, verdict)}); --write-baseline lets it shrink"
+
+
+def _findings(items: Sequence[Identity]) -> str:
+    return f"{counted(len(items), 'finding')} {'is' if len(items) == 1 else 'are'}"
+
+
+def _named(items: Sequence[Identity], verdict: Verdict) -> str:
+    """``GS301 act (encoder), GS101 fc and 3 more``; the target is named where there are several."""
+    several = len(verdict.targets) > 1
+    words = [f"{i.code} {place(i.module)}" + (f" ({i.target})" if several else "") for i in items[:MOST_PLACES]]
+    more = f" and {len(items) - MOST_PLACES} more" if len(items) > MOST_PLACES else ""
+    return ", ".join(words) + more
+
+
+def last_line(verdict: Verdict) -> str:
+    """``passed: 3 targets``, ``failed: 2 errors in 1 of 3 targets; 1 could not be judged``."""
+    if not verdict.targets:
+        return "nothing was judged"
+    everything = counted(len(verdict.targets), "target")
+    if verdict.ok:
+        below = [f for one in verdict.targets for f in leading(one.diagnosis.findings)]
+        limit = "never" if verdict.fail_on is None else verdict.fail_on.value
+        return f"passed: {everything}" + (f", with {severities(below)} (fail-on: {limit})" if below else "")
+    failing = [found for one in verdict.targets if (found := one.failing(verdict.fail_on))]
+    broken = sum(bool(one.error) for one in verdict.targets)
+    parts = []
+    if failing:
+        parts.append(f"{severities(f for found in failing for f in leading(found))} in {len(failing)} of {everything}")
+    if broken:
+        parts.append(f"{broken} {'' if failing else f'of {everything} '}could not be judged")
+    return f"failed: {'; '.join(parts)}"
+
+
+def not_judged(verdict: Verdict) -> list[tuple[str, str]]:
+    """Rules that lacked data and what they lacked; with the targets where it is not so in all."""
+    judged = [one for one in verdict.targets if not one.error]
+    targets: dict[tuple[str, str], list[str]] = {}
+    for one in judged:
+        for item in one.diagnosis.not_judged:
+            targets.setdefault((item.rule, item.reason), []).append(one.target)
+    found = []
+    for (rule, reason), names in targets.items():
+        more = f" and {len(names) - MOST_PLACES} more" if len(names) > MOST_PLACES else ""
+        where = "" if len(names) == len(judged) else f" ({', '.join(names[:MOST_PLACES])}{more})"
+        found.append((f"{rule}{where}", reason))
+    return found
