@@ -68,6 +68,8 @@ class Finding:
         remedy: What to change in this model.
         role: Root or symptom.
         caused_by: (module, code) of the root that explains a symptom.
+        alike: The modules that are sick in the same way, where one finding stands for several; it is not among the
+            keys of the finding as JSON.
     """
 
     code: str
@@ -86,14 +88,23 @@ class Finding:
     time: int | None = None
     role: Role = Role.ROOT
     caused_by: tuple[str, str] | None = None
+    alike: tuple[str, ...] = ()
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """All modules that it speaks of: `alike`, or `module` alone."""
+        return self.alike or (self.module,)
 
     def to_dict(self) -> dict[str, Json]:
         """The finding as JSON types; NaN and infinities become the strings "nan", "inf", "-inf"."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {name: getattr(self, name) for name in _KEYS}
         values["sites"] = [str(site) for site in self.sites]
         values["severity"], values["role"] = self.severity.value, self.role.value
         values["caused_by"] = list(self.caused_by) if self.caused_by else None
         return {name: finite(value) for name, value in values.items()}
+
+
+_KEYS = tuple(f.name for f in fields(Finding) if f.name != "alike")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,11 +177,10 @@ class Diagnosis:
         }
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row for each finding; the columns are the fields of `Finding`."""
+        """One row for each finding; the columns are the keys of `Finding.to_dict`."""
         import pandas as pd
 
-        columns = [f.name for f in fields(Finding)]
-        return pd.DataFrame([finding.to_dict() for finding in self.findings], columns=columns)
+        return pd.DataFrame([finding.to_dict() for finding in self.findings], columns=list(_KEYS))
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)

@@ -7,7 +7,6 @@ exception, by `sys.exit` or by SIGTERM; only what nobody can catch, as kill -9, 
 import dataclasses
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -22,6 +21,7 @@ import h5py
 import numpy as np
 
 from gradscope import at_exit
+from gradscope.draft import draft_of
 from gradscope.errors import TraceError
 from gradscope.findings import Json
 from gradscope.records import STATISTICS, Event, Site
@@ -52,7 +52,7 @@ def save_trace(trace: Trace, path: str | Path) -> None:
     """
     target = _target(path)
     try:
-        with _draft(target) as draft:
+        with draft_of(target) as draft:
             _write_whole(trace, draft)
             os.replace(draft, target)
     except _FAILURES as error:
@@ -98,7 +98,7 @@ class TraceWriter:
         self._lock: int | None = None
         self._claim()
         self._keeps_older = self._target.exists() and self._target.stat().st_size > 0
-        with self._failing(), _draft(self._target) as draft:  # also where nothing is replaced: can it be written?
+        with self._failing(), draft_of(self._target) as draft:  # also where nothing is replaced: can it be written?
             _write_whole(TraceBuilder().finish((), {}), draft)
             if not self._keeps_older:
                 os.replace(draft, self._target)
@@ -167,7 +167,7 @@ class TraceWriter:
                     if self._file is not None:
                         self._file.close()
                     elif not self._keeps_older:
-                        with _draft(self._target) as draft:
+                        with draft_of(self._target) as draft:
                             _write_whole(self._block.records.finish(self._sites, self._meta, self._late), draft)
                             os.replace(draft, self._target)
             finally:
@@ -222,7 +222,7 @@ class TraceWriter:
 
     def _begin(self, *, time_rows: int) -> None:
         """Replaces what lies at the path by a trace without steps, and opens it so that others can read along."""
-        with _draft(self._target) as draft:
+        with draft_of(self._target) as draft:
             with _create(draft, sites=len(self._sites), time_rows=time_rows) as file:
                 _Tables(file).commit(Counters(), self._sites, self._meta, self._late)
             os.replace(draft, self._target)
@@ -406,16 +406,6 @@ def _bytes(text: str) -> Numbers:
 def _identity(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-@contextmanager
-def _draft(target: Path) -> Iterator[Path]:
-    """A name for a file in the folder of `target`, to be renamed; it is deleted if it was not."""
-    draft = target.parent / f".gradscope-{secrets.token_hex(8)}"
-    try:
-        yield draft
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _target(path: str | Path) -> Path:

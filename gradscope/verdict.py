@@ -12,6 +12,8 @@ from typing import NamedTuple
 from gradscope.findings import Diagnosis, Finding, Severity
 from gradscope.sources import Place
 
+GAIN_DRIFT = "gain-drift"  # code of what no rule finds: a layer's gain is not the baseline's any more
+
 
 class Identity(NamedTuple):
     """What a finding is recognised by from run to run.
@@ -58,6 +60,7 @@ class Judged:
         seeds: With which it was trained; empty for a trace or a script.
         places: Where modules are written in the user's source.
         error: Why it could not be judged, as one sentence; "" where it could. Then nothing was found or recorded.
+        gains: log₁₀ of the factor by which the gradient's norm changes on its way back through each module.
         duration_s: Of training and judging, in seconds.
     """
 
@@ -69,12 +72,13 @@ class Judged:
     rules: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     places: Mapping[str, Place] = field(default_factory=dict)
+    gains: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
     duration_s: float = 0.0
 
-    def identity(self, finding: Finding) -> Identity:
-        """What `finding` is recognised by."""
-        return Identity(self.target, finding.code, finding.module)
+    def identities(self, finding: Finding) -> tuple[Identity, ...]:
+        """What `finding` is recognised by: one for each module that it speaks of."""
+        return tuple(Identity(self.target, finding.code, module) for module in finding.modules)
 
     def failing(self, fail_on: Severity | None) -> tuple[Finding, ...]:
         """The findings for which a gate that is set to `fail_on` fails, in the diagnosis' order."""

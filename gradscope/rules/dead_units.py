@@ -68,6 +68,7 @@ class DeadUnits(Rule):
             severity=Severity.ERROR if share[at] >= self.error_fraction else Severity.WARNING,
             module=site.module,
             sites=group,
+            alike=tuple(s.module for s in group),
             first_step=first,
             last_step=last,
             measured=float(share[at]),

@@ -75,6 +75,7 @@ class NoGradient(Rule):
             severity=severity,
             module=region.module,
             sites=tuple(trace.sites[p.grad] for p in members),
+            alike=region.members,
             first_step=int(trace.steps[0]),
             last_step=int(trace.steps[-1]),
             measured=0.0,

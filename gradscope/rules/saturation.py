@@ -101,6 +101,7 @@ class Saturation(Rule):
             severity=Severity.ERROR if share >= self.error_fraction else Severity.WARNING,
             module=site.module,
             sites=group,
+            alike=tuple(s.module for s in group),
             first_step=first,
             last_step=last,
             measured=share,

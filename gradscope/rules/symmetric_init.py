@@ -67,6 +67,7 @@ class SymmetricInit(Rule):
             severity=Severity.ERROR,
             module=worst.module,
             sites=tuple(trace.sites[layer.weight] for layer in found),
+            alike=tuple(layer.module for layer in found),
             first_step=int(trace.steps[seen_at[0]]),
             last_step=int(trace.steps[seen_at[-1]]),
             measured=float(share[seen_at[-1]]),

@@ -84,6 +84,7 @@ class UpdateTooSmall(Rule):
                 severity=Severity.ERROR if ratio < self.error_ratio else Severity.WARNING,
                 module=region.module if len(region.members) < len(owners) else "",
                 sites=tuple(trace.sites[p.grad if p.update is None else p.update] for p in members),
+                alike=region.members,
                 first_step=int(trace.steps[0]),
                 last_step=int(trace.steps[-1]),
                 measured=ratio,

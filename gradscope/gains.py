@@ -1,0 +1,53 @@
+"""The gradient profile of a trace: by which factor each module changes the gradient that goes back through it."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from gradscope.records import Quantity, Statistic
+from gradscope.recurrence import recurrences
+from gradscope.trace import Doubles, Trace
+
+
+def gains(traces: Iterable[Trace]) -> dict[str, float]:
+    """log₁₀ of the gain of each module, in decades: 0 keeps the gradient's norm. The mean over `traces`.
+
+    Of a recurrent layer also the gain per time step, under its label ("rnn l0 per time step"). A module without a
+    gradient that is finite and not zero on both sides, as the first one where the data ask for none, has no gain.
+
+    Formula:
+        gain(module) = median over steps of log₁₀(‖∂L/∂x‖₂ / ‖∂L/∂y‖₂), x what it is given and y what it returns.
+    """
+    seen: dict[str, list[float]] = {}
+    for trace in traces:
+        for module, gain in _of_one(trace).items():
+            seen.setdefault(module, []).append(gain)
+    return {module: float(np.mean(values)) for module, values in seen.items()}
+
+
+def _of_one(trace: Trace) -> dict[str, float]:
+    returned = _first_columns(trace, Quantity.OUTPUT_GRAD)
+    given = _first_columns(trace, Quantity.INPUT_GRAD)
+    found = {}
+    for module in returned.keys() & given.keys():
+        ratio = _logs(trace, given[module]) - _logs(trace, returned[module])
+        found[module] = ratio[~np.isnan(ratio)]
+    for recurrence in recurrences(trace):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            per_step = np.log10(recurrence.gain_per_step)
+        found[f"{recurrence.label} per time step"] = per_step[np.isfinite(per_step)]
+    return {module: float(np.median(values)) for module, values in sorted(found.items()) if len(values)}
+
+
+def _first_columns(trace: Trace, quantity: Quantity) -> dict[str, int]:
+    first: dict[str, int] = {}
+    for column in trace.columns(quantity):
+        first.setdefault(trace.sites[column].module, column)
+    return first
+
+
+def _logs(trace: Trace, column: int) -> Doubles:
+    """log₁₀ of the norm in each step; NaN where it was not observed, is zero, or something of it is not finite."""
+    norm = trace.statistics[Statistic.L2_NORM][:, column].astype(np.float64)
+    broken = trace.statistics[Statistic.NONFINITE_COUNT][:, column] > 0
+    return np.asarray(np.log10(np.where((norm > 0) & np.isfinite(norm) & ~broken, norm, np.nan)))

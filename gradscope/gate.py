@@ -1,0 +1,219 @@
+"""The gate's judgement of one target: rules → findings → those that count.
+
+    traces of one target, a seed each ─ rules ─→ diagnoses ─ merged ─→ suppressed | known | what counts → Judged
+
+Nothing is trained here and nothing is printed: `trial` makes the traces, the reports show the verdict.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from gradscope.baseline import Baseline
+from gradscope.config import Suppression
+from gradscope.errors import TraceError
+from gradscope.findings import Diagnosis, Finding, Role, Severity, Unjudged
+from gradscope.gains import gains
+from gradscope.records import Quantity
+from gradscope.rules.base import Rule
+from gradscope.rules.engine import diagnose
+from gradscope.rules.wording import count
+from gradscope.sources import places
+from gradscope.trace import Trace
+from gradscope.verdict import GAIN_DRIFT, Identity, Judged, Suppressed
+
+_MOST_NAMED = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """By what a target is judged.
+
+    Attributes:
+        rules: That are asked.
+        suppress: Findings that are accepted, with the reason.
+        baseline: What is known; None for nothing.
+        max_drift: Decades by which a gain may differ from the baseline's; None: it is not compared.
+    """
+
+    rules: tuple[Rule, ...]
+    suppress: tuple[Suppression, ...] = ()
+    baseline: Baseline | None = None
+    max_drift: float | None = None
+
+
+def judge(
+    target: str, traces: Sequence[Trace], policy: Policy, *, seeds: Sequence[int] = (), duration_s: float = 0.0
+) -> Judged:
+    """What `policy` makes of the traces of one target, one for each of its seeds.
+
+    Raises:
+        TraceError: In one of them nothing was recorded: that is not healthy, it is not known.
+    """
+    for trace in traces:
+        if not len(trace.steps) or not trace.sites:
+            raise TraceError(
+                f"{target}: no {'site' if len(trace.steps) else 'step'} was recorded; does the training reach"
+                " `backward` and `optimizer.step()`?"
+            )
+    diagnosis = merged([diagnose(trace, policy.rules) for trace in traces], seeds)
+    measured = gains(traces)
+    if policy.max_drift is not None:
+        diagnosis = _with_drift(diagnosis, drift(target, traces, measured, policy.baseline, policy.max_drift))
+    judged = Judged(
+        target=target,
+        diagnosis=diagnosis,
+        rules=tuple(rule.code for rule in policy.rules),
+        seeds=tuple(seeds),
+        places=places(traces[0].meta),
+        gains=measured,
+        duration_s=duration_s,
+    )
+    return _sorted_out(judged, policy)
+
+
+# ---------------------------------------------------------------- several seeds
+
+
+def merged(diagnoses: Sequence[Diagnosis], seeds: Sequence[int] = ()) -> Diagnosis:
+    """One diagnosis of several trainings of a model: a finding is told once, by the training that shows it worst.
+
+    A rule counts as not judged if no training let it judge.
+    """
+    if len(diagnoses) == 1:
+        return diagnoses[0]
+    labels = list(seeds) or list(range(len(diagnoses)))
+    seen: dict[tuple[str, str], list[tuple[int, Finding]]] = {}
+    for seed, diagnosis in zip(labels, diagnoses, strict=True):
+        for finding in diagnosis.findings:
+            seen.setdefault((finding.code, finding.module), []).append((seed, finding))
+    findings = [_worst(found, len(labels)) for found in seen.values()]
+    return Diagnosis(
+        findings=tuple(sorted(findings, key=lambda f: (f.role.value, -f.severity.rank, f.first_step, f.code))),
+        not_judged=_judged_by_none(diagnoses),
+        steps=sum(one.steps for one in diagnoses),
+        sites=max(one.sites for one in diagnoses),
+    )
+
+
+def _worst(found: Sequence[tuple[int, Finding]], trainings: int) -> Finding:
+    finding = max((f for _, f in found), key=lambda f: (f.severity.rank, f.role is Role.ROOT))
+    alike = tuple(dict.fromkeys(module for _, f in found for module in f.alike))
+    shown = ", ".join(str(seed) for seed, _ in found)
+    which = f"seed{'s' if len(found) > 1 else ''} {shown} ({len(found)} of {trainings})"
+    return replace(finding, alike=alike, message=f"{finding.message} Seen with {which}.")
+
+
+def _judged_by_none(diagnoses: Sequence[Diagnosis]) -> tuple[Unjudged, ...]:
+    every = dict.fromkeys(item for one in diagnoses for item in one.not_judged)
+    unjudged = [{item.rule for item in one.not_judged} for one in diagnoses]
+    return tuple(item for item in every if item.rule == "recording" or all(item.rule in names for names in unjudged))
+
+
+# ---------------------------------------------------------------- what counts
+
+
+def _sorted_out(judged: Judged, policy: Policy) -> Judged:
+    baseline = policy.baseline.of(judged.target) if policy.baseline is not None else frozenset()
+    counting, known, suppressed = [], [], []
+    roots = {(f.module, f.code): f for f in judged.diagnosis.findings if f.role is Role.ROOT}
+    for finding in judged.diagnosis.findings:
+        reason = _suppressed(judged.target, finding, roots, policy.suppress)
+        if reason is not None:
+            suppressed.append(Suppressed(finding=finding, reason=reason))
+        elif baseline.issuperset(judged.identities(finding)):
+            known.append(finding)
+        else:
+            counting.append(finding)
+    there = {identity for finding in judged.diagnosis.findings for identity in judged.identities(finding)}
+    return replace(
+        judged,
+        diagnosis=replace(judged.diagnosis, findings=tuple(counting)),
+        known=tuple(known),
+        suppressed=tuple(suppressed),
+        vanished=tuple(sorted(_vanished(baseline - there, judged, policy.rules))),
+    )
+
+
+def _suppressed(
+    target: str, finding: Finding, roots: Mapping[tuple[str, str], Finding], suppress: Iterable[Suppression]
+) -> str | None:
+    """The reason for which `finding` is accepted; None if it is not.
+
+    An entry accepts what its rule finds in the modules that it names, and what follows from that in these modules.
+    """
+    root = roots.get(finding.caused_by) if finding.caused_by is not None else None
+    for entry in suppress:
+        if fnmatchcase(target, entry.target) and all(fnmatchcase(m, entry.module) for m in finding.modules):
+            by_root = root is not None and all(fnmatchcase(m, entry.module) for m in root.modules)
+            if _names(entry.rule, finding) or (root is not None and by_root and _names(entry.rule, root)):
+                return entry.reason
+    return None
+
+
+def _names(rule: str, finding: Finding) -> bool:
+    return finding.code.startswith(rule) or finding.pathology == rule
+
+
+def _vanished(gone: Iterable[Identity], judged: Judged, rules: Sequence[Rule]) -> list[Identity]:
+    """What is no longer found though its rule has looked: what could not be judged is not gone."""
+    unjudged = {item.rule for item in judged.diagnosis.not_judged}
+    looked = {rule.code for rule in rules if rule.name not in unjudged}
+    return [identity for identity in gone if identity.code in looked]
+
+
+# ---------------------------------------------------------------- the gradient profile
+
+
+def _with_drift(diagnosis: Diagnosis, found: Finding | Unjudged | None) -> Diagnosis:
+    if isinstance(found, Finding):
+        return replace(diagnosis, findings=(found, *diagnosis.findings))
+    if isinstance(found, Unjudged):
+        return replace(diagnosis, not_judged=(*diagnosis.not_judged, found))
+    return diagnosis
+
+
+def drift(
+    target: str, traces: Sequence[Trace], measured: Mapping[str, float], baseline: Baseline | None, max_drift: float
+) -> Finding | Unjudged | None:
+    """The layers whose gain is no longer what the baseline holds, as one finding; None where there is none."""
+    profile = baseline.profiles.get(target) if baseline is not None else None
+    if profile is None:
+        why = f"the baseline holds no gradient profile of {target}; write it anew with `--write-baseline`"
+        return Unjudged(rule=GAIN_DRIFT, reason=why if baseline is not None else "needs a baseline: `--baseline FILE`")
+    moved = {
+        m: measured[m] - profile[m] for m in measured if m in profile and abs(measured[m] - profile[m]) > max_drift
+    }
+    if not profile.keys() & measured.keys():
+        return Unjudged(rule=GAIN_DRIFT, reason=f"the baseline's gradient profile of {target} has none of its modules")
+    if not moved:
+        return None
+    worst = max(moved, key=lambda module: abs(moved[module]))
+    others = [module for module in moved if module != worst][:_MOST_NAMED]
+    more = len(moved) - 1 - len(others)
+    likewise = f"; likewise {', '.join(others)}{f' and {more} more' if more else ''}" if others else ""
+    return Finding(
+        code=GAIN_DRIFT,
+        pathology=GAIN_DRIFT,
+        severity=Severity.ERROR,
+        module=worst,
+        sites=tuple(s for s in traces[0].sites if s.module in moved and s.quantity is Quantity.OUTPUT_GRAD),
+        first_step=int(traces[0].steps[0]),
+        last_step=int(traces[0].steps[-1]),
+        measured=abs(moved[worst]),
+        threshold=max_drift,
+        unit="decades",
+        message=(
+            f"The gradient is multiplied by {_factor(measured[worst])} on its way back through {worst}, by"
+            f" {_factor(profile[worst])} in the baseline: {abs(moved[worst]):.2f} decades"
+            f" {'more' if moved[worst] > 0 else 'less'}, {max_drift:g} are allowed{likewise}."
+        ),
+        cause=f"{count(len(moved), 'module')} of {len(profile)} in the profile moved by more than that.",
+        remedy="If the change is meant, write the baseline anew with `--write-baseline`.",
+        alike=tuple(sorted(moved)),
+    )
+
+
+def _factor(decades: float) -> str:
+    return f"{math.pow(10, decades):.3g}"
