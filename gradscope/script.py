@@ -14,17 +14,17 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import CodeType, ModuleType, TracebackType
+from types import CodeType, ModuleType
 from typing import NoReturn, ParamSpec
 
 from gradscope.errors import UsageError
+from gradscope.tracebacks import without_ours
 
 _Arguments = ParamSpec("_Arguments")
-_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _ALWAYS_LOADED = frozenset(
     {"abc", "builtins", "codecs", "encodings", "io", "os", "site", "stat", "sys", "time", "zipimport"}
 )
@@ -226,36 +226,8 @@ def _exit_code(leaving: SystemExit) -> int:
 
 def _show(error: BaseException) -> None:
     """The traceback as Python shows it, from the script on."""
-    _without_ours(error)
+    without_ours(error)
     sys.excepthook(type(error), error, error.__traceback__)
-
-
-def _without_ours(error: BaseException) -> None:
-    """Takes gradscope's frames out of the tracebacks of `error` and of what led to it."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        one.__traceback__ = _of_others(one.__traceback__)
-        waiting += [one.__cause__, one.__context__, *(one.exceptions if isinstance(one, BaseExceptionGroup) else ())]
-
-
-def _of_others(traceback: TracebackType | None) -> TracebackType | None:
-    kept = [frame for frame in _frames(traceback) if not frame.tb_frame.f_code.co_filename.startswith(_OURS)]
-    following = None
-    for frame in reversed(kept):
-        frame.tb_next = following
-        following = frame
-    return following
-
-
-def _frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
-    while traceback is not None:
-        yield traceback
-        traceback = traceback.tb_next
 
 
 def _join_threads() -> None:
