@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from gradscope.catalogue import EVERY_CODE as EVERY_CODE  # what a healthy variant forbids
 from gradscope.exhibits import Exhibit
 from gradscope.findings import Diagnosis, Json
 from gradscope.trace import Trace
@@ -15,10 +16,6 @@ if TYPE_CHECKING:  # a list of the scenarios must not cost the import of torch
 
 Setting: TypeAlias = int | float | str
 Settings: TypeAlias = Mapping[str, Setting]
-
-# Every code a rule may have, GS101 to GS104, GS201, …: what a healthy variant forbids.
-_CODES_OF_FAMILY = {1: 4, 2: 2, 3: 7, 4: 3, 5: 5, 6: 2}
-EVERY_CODE = frozenset(f"GS{family}{i:02}" for family, n in _CODES_OF_FAMILY.items() for i in range(1, n + 1))
 
 # Families of codes, for what a sick variant must not show beside its own sickness.
 EXPLOSION = frozenset({"GS102", "GS202", "GS305", "GS401", "GS403", "GS502", "GS601"})  # something is far too large
