@@ -10,7 +10,7 @@ a FILE that is then left over gets the format that its suffix tells. A format wi
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copymode
@@ -20,6 +20,7 @@ import click
 
 from gradscope import plugins
 from gradscope.cli.terminal import say
+from gradscope.draft import draft_of
 from gradscope.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -165,28 +166,18 @@ def deliver(plan: Plan, verdict: "Verdict") -> None:
         if path.exists() and not path.is_file():  # a device: nothing could take its place
             one.write_verdict(verdict, path)
         else:
-            with _replacing(Path(os.path.realpath(path))) as unfinished:
-                one.write_verdict(verdict, unfinished)
+            target = Path(os.path.realpath(path))
+            with draft_of(target) as draft:
+                one.write_verdict(verdict, draft)
+                if target.exists():
+                    copymode(target, draft)
+                os.replace(draft, target)
         if not plan.quiet:
             say(f"wrote {path}")
     for one in plan.streamed:
         with _encoding(None if one.name == TEXT else "utf-8"):
             one.write_verdict(verdict, sys.stdout)
             sys.stdout.flush()
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place at the end; if there is an error it is removed."""
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield unfinished
-        if path.exists():
-            copymode(path, unfinished)
-        os.replace(unfinished, path)
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from gradscope.findings import DIAGNOSIS_SCHEMA, Diagnosis, Finding, Json, finite
 from gradscope.reports.base import Destination, write_text
 from gradscope.trace import Trace
-from gradscope.verdict import Judged, Verdict
+from gradscope.verdict import Identity, Judged, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,10 @@ def _verdict(verdict: Verdict) -> dict[str, Json]:
 
 
 def _finding(one: Judged, finding: Finding) -> Mapping[str, Json]:
-    return {**finding.to_dict(), "target": one.target, "fingerprint": one.identity(finding).fingerprint}
+    """The finding with what it is recognised by, in each module that it speaks of."""
+    own = Identity(one.target, finding.code, finding.module)
+    every = {identity.module: identity.fingerprint for identity in one.identities(finding)}
+    return {**finding.to_dict(), "target": one.target, "fingerprint": own.fingerprint, "modules": every}
 
 
 def _target(one: Judged, verdict: Verdict) -> Mapping[str, Json]:

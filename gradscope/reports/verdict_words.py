@@ -124,13 +124,13 @@ def duration(seconds: float) -> str:
 
 def notes(verdict: Verdict) -> Iterator[str]:
     """What does not count, a line each: known findings, suppressed ones with the reason, those that have vanished."""
-    known = [one.identity(finding) for one in verdict.targets for finding in one.known]
+    known = [identity for one in verdict.targets for finding in one.known for identity in one.identities(finding)]
     if known:
         yield f"{_findings(known)} known to the baseline: {_named(known, verdict)}"
     by_reason: dict[str, list[Identity]] = {}
     for one in verdict.targets:
         for item in one.suppressed:
-            by_reason.setdefault(item.reason, []).append(one.identity(item.finding))
+            by_reason.setdefault(item.reason, []).extend(one.identities(item.finding))
     for reason, suppressed in by_reason.items():
         yield f"{_findings(suppressed)} suppressed ({reason}): {_named(suppressed, verdict)}"
     vanished = [identity for one in verdict.targets for identity in one.vanished]
