@@ -55,6 +55,10 @@ class Baseline:
             profiles={target: profile for target, profile in self.profiles.items() if target not in gone},
         )
 
+    def joined(self, other: "Baseline") -> "Baseline":
+        """What both know, of a target's profile what this one says."""
+        return Baseline(findings=self.findings | other.findings, profiles={**other.profiles, **self.profiles})
+
     def to_json(self) -> str:
         """The document as above."""
         findings = [

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from gradscope.baseline import Baseline
+from gradscope.catalogue import reach
 from gradscope.config import Suppression
 from gradscope.errors import TraceError
 from gradscope.findings import Diagnosis, Finding, Role, Severity, Unjudged
@@ -153,7 +154,7 @@ def _suppressed(
 
 
 def _names(rule: str, finding: Finding) -> bool:
-    return finding.code.startswith(rule) or finding.pathology == rule
+    return reach(rule, finding.code, finding.pathology) is not None
 
 
 def _vanished(gone: Iterable[Identity], judged: Judged, rules: Sequence[Rule]) -> list[Identity]:

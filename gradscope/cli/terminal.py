@@ -1,6 +1,10 @@
 """Where the command line writes: results to stdout, everything else to stderr."""
 
 import codecs
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -34,6 +38,27 @@ def stderr() -> "Console":
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def stdout_aside() -> Iterator[None]:
+    """What is printed inside goes to stderr, whoever prints it, a child process too: stdout is for results."""
+    ours = sys.stdout
+    ours.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # it is closed
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        ours.flush()  # a logger may have kept it
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def tolerate_any_encoding(*streams: TextIO) -> None:

@@ -25,8 +25,10 @@ class NoGradient(Rule):
         a zero-initialised adapter, from a path that is cut.
     What to try: look for detach(), .data, torch.no_grad(), argmax, or an output that nobody uses between this module
         and the loss; freeze what is not meant to learn with requires_grad_(False).
+    How grave it is: what ran and has an optimizer was meant to learn and cannot; what never ran may belong to another
+        task. What no optimizer holds, or what ran on no sample, is only worth knowing.
     Where it stays silent: frozen parameters; a module that gets its gradient in some of the steps; a single parameter
-        of a module whose others learn. A module that no optimizer holds is only worth knowing.
+        of a module whose others learn.
     Source: follows from the definition of backpropagation.
     """
 
@@ -59,13 +61,8 @@ class NoGradient(Rule):
         ran = any(p.depth >= 1 for p in members)
         held = not has_optimizer(trace) or any(p.update is not None for p in members)
         everything = len(cut) == len(owners)
-        front = owners[0] in {p.module for p in members}  # everything behind it is cut off from the loss as well
         fed = not ran or any(_was_fed(trace, p.module) for p in members)
-        severity = Severity.WARNING
-        if not held or not fed:
-            severity = Severity.INFO
-        elif ran and (front or not never or everything):
-            severity = Severity.ERROR
+        severity = Severity.INFO if not held or not fed else Severity.ERROR if ran else Severity.WARNING
         count, size = len(members), sum(p.size for p in members)
         share = size / max(sum(p.size for p in trainable_parameters(trace)), 1.0)
         kind = "never got a gradient" if never else "got a gradient of exactly zero"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import trace_of
@@ -43,8 +45,12 @@ def test_a_region_that_is_cut_off_is_one_finding(value, said):
     assert "67% of all trainable" in finding.message
 
 
-def test_an_output_that_nobody_uses_costs_only_itself():
+def test_a_branch_that_ran_and_is_cut_cannot_learn_and_one_that_never_ran_may_not_be_meant_to():
     (finding,) = NoGradient().check(trace([1, NAN, 1]))
+    assert (finding.module, finding.severity) == ("front.2", Severity.ERROR)
+    idle = trace([1, NAN, 1])
+    sites = tuple(replace(site, depth=-1) if site.module == "front.2" else site for site in idle.sites)
+    (finding,) = NoGradient().check(replace(idle, sites=sites))
     assert (finding.module, finding.severity) == ("front.2", Severity.WARNING)
 
 
