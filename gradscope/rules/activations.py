@@ -2,6 +2,9 @@
 
 from math import sqrt
 
+from gradscope.records import Quantity
+from gradscope.trace import Trace
+
 # They halve the mean square of a centred input, so the weights before them must double it (He et al. 2015, eq. 10).
 RECTIFIERS = frozenset({"ReLU", "LeakyReLU", "RReLU", "GELU", "SiLU", "Mish", "Hardswish", "ELU", "CELU", "ReLU6"}) | {
     # modules of transformers
@@ -20,6 +23,12 @@ LARGEST_SLOPE: dict[str, float] = {
 }
 
 ACTIVATIONS = RECTIFIERS | LARGEST_SLOPE.keys() | {"SELU", "Softplus", "PReLU", "LogSigmoid", "Tanhshrink"}
+
+
+def has_activation_of(trace: Trace, kind: frozenset[str]) -> bool:
+    """Whether the model has an activation function of this kind, or may have one: none that is known was seen."""
+    seen = {site.module_type for site in trace.sites if site.quantity is Quantity.OUTPUT} & ACTIVATIONS
+    return not seen or bool(seen & kind)
 
 
 def asked_gain(activation: str) -> float:

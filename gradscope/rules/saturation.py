@@ -8,7 +8,7 @@ import numpy as np
 from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Site, Statistic
-from gradscope.rules.activations import LARGEST_SLOPE
+from gradscope.rules.activations import LARGEST_SLOPE, has_activation_of
 from gradscope.rules.base import Rule
 from gradscope.rules.layers import Layer, fan_in, learned_layers, size_of
 from gradscope.rules.learning import norms
@@ -41,6 +41,10 @@ class Saturation(Rule):
     error_fraction: float = 0.95
     min_steps: int = 3
     bypass: float = 10.0  # gradient that reaches the layer before by other paths, over what it can owe to this one
+
+    def concerns(self, trace: Trace) -> bool:
+        """Models with a bounded activation."""
+        return has_activation_of(trace, frozenset(LARGEST_SLOPE))
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """One finding for each run of neighbouring activations, or one for all where there are many runs."""
