@@ -26,19 +26,14 @@ from pathlib import Path
 from gradscope.catalogue import ALL
 from gradscope.errors import UsageError
 from gradscope.findings import Severity
+from gradscope.references import is_reference, meant
 from gradscope.thresholds import read_thresholds, refuse_no_rule
 from gradscope.toml_table import Table
+from gradscope.verdict import GAIN_DRIFT
 
 STEPS, SEEDS = 20, 1  # of a target that does not say
 NEVER = "never"
-GAIN_DRIFT = "gain-drift"  # what the gate finds itself, against the baseline: no rule, but it can be suppressed
 FAIL_ON = (*(severity.value for severity in reversed(Severity)), NEVER)
-_REFERENCES = {
-    "model": "acme.models:build",
-    "batch": "acme.data:batch",
-    "loss": "torch.nn.functional:cross_entropy",
-    "optimizer": "torch.optim:Adam",
-}
 DEFAULT, COMMAND_LINE = "default", "command line"  # where a setting comes from, if not from a file
 
 
@@ -289,12 +284,9 @@ def _reference(table: Table, key: str) -> str | None:
     text = table.text(key)
     if text is None:
         return None
-    module, colon, name = text.partition(":")
-    if all(part.isidentifier() for part in [*module.split("."), *name.split(".")]):
+    if is_reference(text):
         return text
-    front, dot, last = text.rpartition(".")
-    such_as = f"{front}:{last}" if dot and not colon else _REFERENCES[key]
-    table.refuse(key, f'must look like "package.module:name", such as "{such_as}"')
+    table.refuse(key, f"must be a module and a name in it{meant(text).replace(';', ':').removesuffix('.')}")
     return None
 
 

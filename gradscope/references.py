@@ -24,8 +24,8 @@ def resolve(reference: str, *, written: str) -> object:
         UsageError: It is no reference, or there is no such module or name.
     """
     module, _, name = reference.partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
-        raise UsageError(f"{written}: {reference!r} must be a module and a name in it{_meant(reference)}")
+    if not is_reference(reference):
+        raise UsageError(f"{written}: {reference!r} must be a module and a name in it{meant(reference)}")
     found = _imported(module, written)
     path = module
     for part in name.split("."):
@@ -38,14 +38,20 @@ def resolve(reference: str, *, written: str) -> object:
     return found
 
 
-def _meant(reference: str) -> str:
-    """What the user may have meant by something that is no reference."""
+def is_reference(text: str) -> bool:
+    """Whether it is a module and a name in it: "package.module:attribute"."""
+    module, _, name = text.partition(":")
+    return all(part.isidentifier() for part in (*module.split("."), *name.split(".")))
+
+
+def meant(reference: str) -> str:
+    """The way out where something is no reference: what the user may have meant, or an example."""
     module, colon, name = reference.partition(":")
     module = module.removesuffix(".py").replace("\\", "/").removeprefix("./").replace("/", ".").strip()
     if not colon:
         module, _, name = module.rpartition(".")
     name = name.strip().removesuffix("()")
-    if all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+    if is_reference(f"{module}:{name}"):
         return f"; write '{module}:{name}'."
     return ", such as 'acme.models:build'."
 

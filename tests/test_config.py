@@ -188,8 +188,9 @@ MISTAKES = {
     TARGET + "seeds = 1.5": "`seeds = 1.5` of check 'a' must be a whole number, 1 or more",
     TARGET + "seed = 1": "`seed` of check 'a' is no setting (did you mean 'seeds'?)",
     TARGET + "device = 0": "`device = 0` of check 'a' must be text, in quotes",
-    TARGET + "optimizer = 'torch.optim.Adam'": 'such as "torch.optim:Adam"',
-    TARGET + "optimizer = 'Adam'": 'such as "torch.optim:Adam"',
+    TARGET + "optimizer = 'torch.optim.Adam'": "must be a module and a name in it: write 'torch.optim:Adam'",
+    TARGET + "optimizer = 'Adam'": "must be a module and a name in it, such as 'acme.models:build'",
+    TARGET + "optimizer = 'acme/optim.py:Adam'": "write 'acme.optim:Adam'",
     TARGET + TARGET: "`name = \"a\"` of check 'a' stands twice, and each needs a name of its own",
 }
 

@@ -12,6 +12,7 @@ import click
 
 from gradscope.cli.attach import attach
 from gradscope.cli.check import check
+from gradscope.cli.config import config
 from gradscope.cli.list import list_
 from gradscope.cli.merge import merge
 from gradscope.cli.report import report
@@ -60,7 +61,7 @@ def gradscope() -> None:
     """
 
 
-for command in (run, attach, check, report, merge, rule, list_):
+for command in (run, attach, check, report, merge, rule, list_, config):
     command.params.append(_debug_option())  # so that it may stand before the command or after
     gradscope.add_command(command)
 

@@ -1,43 +1,95 @@
-"""`gradscope rule`: what a finding means, how it is measured, what to try."""
+"""`gradscope rule`: what a finding means, how it is measured, what to try; for people and for programs."""
 
+import json
 import re
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from gradscope import plugins
+from gradscope.catalogue import PATHOLOGIES, Pathology
 from gradscope.cli.terminal import stdout
 from gradscope.errors import UsageError, nearest
+from gradscope.findings import Json, finite
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+RULES_SCHEMA = "gradscope/rules/1"
+_FORMATS = ("text", "json")
+_NO_RULE_YET = "No rule of this version looks for it; settings may name it already."
+# what the last word of a threshold's name says of its unit
+_UNITS = {
+    "fraction": "fraction", "share": "fraction", "steps": "steps", "layers": "layers", "decades": "decades",
+    "ratio": "ratio", "gain": "factor", "factor": "factor", "scale": "factor", "growth": "factor",
+}  # fmt: skip
 
 
 @click.command("rule")
 @click.argument("names", metavar="CODE|NAME…", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="Explain all rules.")
-def rule(names: tuple[str, ...], every: bool) -> None:
+@click.option("--output-format", "form", type=click.Choice(_FORMATS), default=_FORMATS[0], show_default=True)
+def rule(names: tuple[str, ...], every: bool, form: str) -> None:
     """Explain a rule: meaning, measurement, remedy."""
+    if every == bool(names):
+        raise UsageError("`gradscope rule` takes a code or a name, such as `gradscope rule GS101`, or `--all`.")
+    known = with_waiting(plugins.load("rules"))
+    chosen = known if every else [find(name, known) for name in dict.fromkeys(names)]
+    if form == "json":
+        document = {"schema": RULES_SCHEMA, "rules": [entry(one) for one in chosen]}
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    console = stdout()
+    for index, one in enumerate(chosen):
+        if index:
+            console.print()
+        for part in _parts(one):
+            console.print(part)
+
+
+def with_waiting(installed: Sequence[object]) -> tuple[object, ...]:
+    """The rules that are installed and, in the order of their codes, the pathologies that wait for one."""
+    judged = {getattr(one, "code", None) for one in installed}
+    return (*installed, *(one for one in PATHOLOGIES if one.code not in judged))
+
+
+def entry(one: object) -> dict[str, Json]:
+    """A rule for programs; of a pathology that waits for its rule only the meaning is known."""
+    waits = isinstance(one, Pathology)
+    paragraphs = [("", _sentence(one.meaning))] if isinstance(one, Pathology) else sections(explanation(one))
+    return {
+        "code": str(getattr(one, "code", "")),
+        "name": str(getattr(one, "name", "")),
+        "summary": next((text for label, text in paragraphs if not label), ""),
+        "installed": not waits,
+        "sections": {label: text for label, text in paragraphs if label},
+        "thresholds": list[Json](_thresholds(one)),
+        "reads": list[Json](sorted(str(quantity) for quantity in getattr(one, "reads", ()))),
+    }
+
+
+def _parts(one: object) -> "Iterator[RenderableType]":
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    if every == bool(names):
-        raise UsageError("`gradscope rule` takes a code or a name, such as `gradscope rule GS101`, or `--all`.")
-    console = stdout()
-    installed = plugins.load("rules")
-    for index, one in enumerate(installed if every else [find(name, installed) for name in names]):
-        if index:
-            console.print()
-        console.print(Text.assemble((str(getattr(one, "code", "")), "bold cyan"), f" {getattr(one, 'name', '')}"))
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(style="bold", max_width=22)
-        grid.add_column()
-        for label, text in sections(explanation(one)):
-            if label:
-                grid.add_row(label, Text(text))
-            else:
-                console.print(Padding(Text(text), (0, 0, 1, 2)))
-        if thresholds := _thresholds(one):
-            grid.add_row("Thresholds", Text(thresholds))
-        console.print(Padding(grid, (0, 0, 0, 2)))
+    yield Text.assemble((str(getattr(one, "code", "")), "bold cyan"), f" {getattr(one, 'name', '')}")
+    if isinstance(one, Pathology):
+        yield Padding(Text(_sentence(one.meaning)), (0, 0, 1, 2), expand=False)
+        yield Padding(Text(_NO_RULE_YET, "dim"), (0, 0, 0, 2), expand=False)
+        return
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", max_width=22)
+    grid.add_column()
+    for label, text in sections(explanation(one)):
+        if label:
+            grid.add_row(label, Text(text))
+        else:
+            yield Padding(Text(text), (0, 0, 1, 2))
+    if thresholds := _thresholds(one):
+        grid.add_row("Thresholds", Text(", ".join(f"{one['name']} = {one['default']!r}" for one in thresholds)))
+    yield Padding(grid, (0, 0, 0, 2))
 
 
 def sections(docstring: str) -> list[tuple[str, str]]:
@@ -71,8 +123,8 @@ def find(name: str, installed: tuple[object, ...]) -> object:
     for one in installed:
         if name.upper() == getattr(one, "code", None) or name.lower() == getattr(one, "name", None):
             return one
-    known = [str(word) for one in installed for word in (getattr(one, "code", ""), getattr(one, "name", "")) if word]
-    close = nearest(name.upper(), known) if re.match(r"gs\d", name, re.IGNORECASE) else nearest(name, known)
+    words = [str(word) for one in installed for word in (getattr(one, "code", ""), getattr(one, "name", "")) if word]
+    close = nearest(name.upper(), words) if re.match(r"gs\d", name, re.IGNORECASE) else nearest(name, words)
     way_out = close if close.startswith("; did") else "; `gradscope list rules` shows all."
     raise UsageError(f"{name!r} is no rule{way_out}")
 
@@ -83,7 +135,24 @@ def explanation(one: object) -> str:
     return str(explain()) if callable(explain) else ""
 
 
-def _thresholds(one: object) -> str:
-    if not is_dataclass(one):
-        return ""
-    return ", ".join(f"{f.name} = {getattr(one, f.name, f.default)!r}" for f in fields(one))
+def _thresholds(one: object) -> list[dict[str, Json]]:
+    """As they are written under [tool.gradscope.rules.NAME]."""
+    from gradscope.thresholds import thresholds_of
+
+    found: list[dict[str, Json]] = []
+    for field in thresholds_of(one):
+        default = getattr(one, field.name, None)
+        unit = _UNITS.get(field.name.rpartition("_")[2])
+        found.append(
+            {
+                "name": field.name.replace("_", "-"),
+                "default": finite(default) if isinstance(default, int | float | str) else None,
+                "type": type(default).__name__,
+                **({"unit": unit} if unit else {}),
+            }
+        )
+    return found
+
+
+def _sentence(meaning: str) -> str:
+    return f"{meaning[:1].upper()}{meaning[1:]}."

@@ -33,12 +33,19 @@ def rules_named(*, select: Sequence[str] | None = None, ignore: Sequence[str] | 
 
 def selected(rules: Iterable[Rule], *, select: Sequence[str], ignore: Sequence[str]) -> tuple[Rule, ...]:
     """Those of `rules` that `select` names more closely than `ignore` does, as in ruff: "GS301" beats "GS3"."""
-    return tuple(rule for rule in rules if _closest(select, rule) > _closest(ignore, rule))
+    return tuple(rule for rule in rules if _reach(closest(select, rule), rule) > _reach(closest(ignore, rule), rule))
 
 
-def _closest(selectors: Sequence[str], rule: Rule) -> int:
-    found = (reach(selector, rule.code, rule.name) for selector in selectors)
-    return max((length for length in found if length is not None), default=-1)
+def closest(selectors: Sequence[str], rule: Rule) -> str | None:
+    """The word that names `rule` most closely; None if none does."""
+    return max(
+        (word for word in selectors if _reach(word, rule) >= 0), key=lambda word: _reach(word, rule), default=None
+    )
+
+
+def _reach(selector: str | None, rule: Rule) -> int:
+    length = None if selector is None else reach(selector, rule.code, rule.name)
+    return -1 if length is None else length
 
 
 def _with(rule: Rule, thresholds: Mapping[str, float]) -> Rule:

@@ -1,10 +1,13 @@
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
+from gradscope.catalogue import EVERY_CODE
 from gradscope.cli.rule import sections
 from gradscope.findings import Finding
+from gradscope.records import Quantity
 from gradscope.rules.base import Rule
 from gradscope.trace import Trace
 
@@ -19,9 +22,11 @@ class Fading(Rule):
 
     code = "GS901"
     name = "fading-things"
-    reads = frozenset()
+    reads = frozenset({Quantity.STATE, Quantity.OUTPUT})
 
     min_gain: float = 0.5
+    at_all: bool = True
+    most: float = float("inf")
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         yield from ()
@@ -49,7 +54,7 @@ def test_a_rule_is_found_by_code_and_by_name(cli, name):
     assert outcome.code == 0
     assert outcome.out.startswith("GS901 fading-things\n")
     assert "What it means  less is left." in outcome.out
-    assert "min_gain = 0.5" in outcome.out
+    assert "min-gain = 0.5" in outcome.out
     assert "growing" not in outcome.out
 
 
@@ -99,3 +104,58 @@ def test_every_built_in_rule_is_explained(cli, monkeypatch):
         out = cli("rule", one.code).out
         assert out.startswith(f"{one.code} {one.name}\n")
         assert "What to try" in out
+
+
+@pytest.mark.parametrize("name", ["GS602", "gs602", "loss-stall"])
+def test_a_code_that_waits_for_its_rule_is_explained(cli, name):
+    outcome = cli("rule", name)
+    assert outcome.code == 0
+    assert outcome.out.startswith("GS602 loss-stall\n  The loss does not fall")
+    assert "No rule of this version looks for it" in outcome.out
+
+
+def test_a_rule_for_programs(cli):
+    outcome = cli("rule", "GS901", "GS602", "--output-format", "json")
+    assert outcome.code == 0
+    assert json.loads(outcome.out) == {
+        "schema": "gradscope/rules/1",
+        "rules": [
+            {
+                "code": "GS901",
+                "name": "fading-things",
+                "summary": "Things fade.",
+                "installed": True,
+                "sections": {"What it means": "less is left.", "What to try": "more."},
+                "thresholds": [
+                    {"name": "min-gain", "default": 0.5, "type": "float", "unit": "factor"},
+                    {"name": "at-all", "default": True, "type": "bool"},
+                    {"name": "most", "default": "inf", "type": "float"},
+                ],
+                "reads": ["output", "state"],
+            },
+            {
+                "code": "GS602",
+                "name": "loss-stall",
+                "summary": "The loss does not fall; told as an outcome, beside its cause.",
+                "installed": False,
+                "sections": {},
+                "thresholds": [],
+                "reads": [],
+            },
+        ],
+    }
+
+
+def test_the_catalogue_for_programs_is_complete(cli, monkeypatch):
+    monkeypatch.undo()
+    from gradscope.rules import RULES
+
+    rules = json.loads(cli("rule", "--all", "--output-format", "json").out)["rules"]
+    assert {one["code"] for one in rules} == EVERY_CODE
+    assert [one["code"] for one in rules if one["installed"]] == [one.code for one in RULES]
+    for one in rules:
+        assert one["summary"].endswith(".")
+        if one["installed"]:
+            assert {"What it means", "How it is measured", "What to try", "Source"} <= set(one["sections"])
+            assert one["reads"]
+            assert all(threshold["type"] in ("float", "int") for threshold in one["thresholds"])
