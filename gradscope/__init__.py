@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from gradscope.findings import Diagnosis as Diagnosis
     from gradscope.findings import Finding as Finding
     from gradscope.findings import Severity as Severity
+    from gradscope.health import UnhealthyModel as UnhealthyModel
+    from gradscope.health import assert_healthy as assert_healthy
+    from gradscope.health import check as check
     from gradscope.records import Quantity as Quantity
     from gradscope.records import Site as Site
     from gradscope.records import Statistic as Statistic
@@ -41,6 +44,9 @@ _HOME = {
     "Diagnosis": "findings",
     "Finding": "findings",
     "Severity": "findings",
+    "UnhealthyModel": "health",
+    "assert_healthy": "health",
+    "check": "health",
     "Quantity": "records",
     "Site": "records",
     "Statistic": "records",
