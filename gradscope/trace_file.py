@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, cast
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from gradscope.errors import TraceError
 from gradscope.findings import Json
+from gradscope.packed import Packed, Statistics, is_sound
 from gradscope.records import STATISTICS, Event, Quantity, Site, Statistic
 from gradscope.trace import BY_RANK, PER_STEP, Floats, RankTable, TimeTable, Trace, UnitTable, no_units
 from gradscope.unclosed import SIGNATURE, unclosed_file
@@ -110,7 +112,7 @@ _SITE_COLUMNS = (*SITE_TEXTS, "depth")
 _UNIT_COLUMNS = ("step", "site", "count")
 _TIME_INDEX = ("step", "site", "time")
 _TIME_COLUMNS = (*_TIME_INDEX, *(s.value for s in STATISTICS))
-_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+_WRITTEN_WITH = [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32]  # in this order
 _INFLATION = 1032  # deflate cannot shrink data by more than this
 _ALWAYS_ALLOWED = 1 << 28  # bytes that a file may declare whatever its own size: chunks of NaN only are left out
 _TEXT_ALLOWED, _TEXT_INFLATION = 1 << 24, 64  # the same for JSON, of which a byte can become 50 in memory
@@ -241,8 +243,8 @@ def read_open(file: h5py.File, size: int) -> Trace:
     sites = _sites({name: read(f"sites/{name}", sites_start, sites_stop) for name in _SITE_COLUMNS}, texts)
     early = [json.loads(line) for line in read("events", 0, counters.event_bytes).tobytes().splitlines()]
     held = [s for s in STATISTICS if not any(s in added for since, added in _ADDED.items() if since > schema)]
-    statistics = {s.value: np.full((steps, len(sites)), np.nan, dtype=np.float32) for s in STATISTICS}
-    statistics |= {s.value: _table(_dataset(file, f"stats/{s.value}", allowed), steps, len(sites)) for s in held}
+    tables: dict[str, Packed | Floats] = {s.value: Packed((steps, len(sites)), (1, 1), {}) for s in STATISTICS}
+    tables |= {s.value: _table(_dataset(file, f"stats/{s.value}", allowed), steps, len(sites), size) for s in held}
     columns = {name: read(f"time/{name}", 0, times) for name in (*_TIME_INDEX, *held)}
     silent = {name: read(f"units/{name}", 0, counters.units) for name in _UNIT_COLUMNS if counters.units}
     if silent:
@@ -252,7 +254,7 @@ def read_open(file: h5py.File, size: int) -> Trace:
         sites=sites,
         steps=cast("NDArray[np.int64]", read("steps/step", 0, steps)),
         per_step={name: cast("NDArray[np.float64]", read(f"steps/{name}", 0, steps)) for name in PER_STEP},
-        statistics=statistics,
+        statistics=Statistics(tables),
         times=_times(columns, steps, len(sites), allowed),
         events=tuple(_event(event) for event in [*early, *late]),
         units=_units(silent, steps, len(sites)),
@@ -274,10 +276,9 @@ def _dataset(file: h5py.File, name: str, allowed: int) -> h5py.Dataset:
     if where.ndim != len(expected.axes):
         raise ValueError(f"{name} has shape {where.shape}")
     created = where.id.get_create_plist()
-    filters = {created.get_filter(i)[0] for i in range(created.get_nfilters())}
     if created.get_layout() not in (h5py.h5d.CHUNKED, h5py.h5d.CONTIGUOUS) or created.get_external_count():
         raise ValueError(f"{name} is stored elsewhere")  # a virtual dataset, or one in other files
-    if not filters <= _FILTERS:
+    if not set(_filters(where)) <= set(_WRITTEN_WITH):
         raise ValueError(f"{name} is compressed by something else than gzip")
     if where.chunks and int(np.prod(where.chunks, dtype=object)) * where.dtype.itemsize > allowed:
         raise ValueError(f"{name} has chunks of shape {where.chunks}")
@@ -290,13 +291,44 @@ def _rows(dataset: h5py.Dataset, start: int, stop: int) -> Numbers:
     return np.asarray(dataset[start:stop])
 
 
-def _table(dataset: h5py.Dataset, steps: int, sites: int) -> Floats:
-    """(step, site); NaN for what the dataset is too short for: it would be NaN throughout."""
+def _table(dataset: h5py.Dataset, steps: int, sites: int, size: int) -> Packed | Floats:
+    """(step, site); NaN for what the dataset is too short for: it would be NaN throughout.
+
+    Packed, where it lies in the file of `size` bytes as `storage` writes it.
+    """
+    held = min(steps, dataset.shape[0]), min(sites, dataset.shape[1])
+    parts = _parts(dataset, *held, size)
+    if parts is not None:
+        return Packed((steps, sites), dataset.chunks, parts)
     values = np.full((steps, sites), np.nan, dtype=np.float32)
-    rows, columns = min(steps, dataset.shape[0]), min(sites, dataset.shape[1])
-    if rows and columns:
-        dataset.read_direct(values, np.s_[:rows, :columns], np.s_[:rows, :columns])
+    if all(held):
+        dataset.read_direct(values, np.s_[: held[0], : held[1]], np.s_[: held[0], : held[1]])
     return values
+
+
+def _parts(dataset: h5py.Dataset, rows: int, columns: int, size: int) -> dict[tuple[int, int], bytes] | None:
+    """The chunks as they are stored, all of them sound; None where they are not as `storage` writes them."""
+    chunk = dataset.chunks
+    if chunk is None or min(chunk) < BLOCK or _filters(dataset) != _WRITTEN_WITH:
+        return None
+    parts = {}
+    for at in product(range(0, rows, chunk[0]), range(0, columns, chunk[1])):
+        stored = dataset.id.get_chunk_info_by_coord(at)
+        if stored.byte_offset is None:  # nothing was observed
+            continue
+        if stored.filter_mask:  # what does not shrink is left as it is
+            return None
+        if stored.size > size:
+            raise ValueError(f"{dataset.name[1:]} has a chunk of {stored.size} bytes")
+        parts[at] = dataset.id.read_direct_chunk(at)[1]
+        if not is_sound(parts[at]):
+            raise ValueError(f"{dataset.name[1:]} has a chunk with a wrong checksum")
+    return parts
+
+
+def _filters(dataset: h5py.Dataset) -> list[int]:
+    created = dataset.id.get_create_plist()
+    return [created.get_filter(i)[0] for i in range(created.get_nfilters())]
 
 
 def _of(kind: type, value: Json, what: str) -> Json:

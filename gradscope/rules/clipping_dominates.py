@@ -89,7 +89,7 @@ class ClippingDominates(Rule):
             remedy=(
                 (
                     f"Clip at {number(high)}"
-                    if _scales_all_alike(trace, rows)
+                    if scales_all_alike(trace, rows)
                     else f"Raise the limit, which cuts elements or parameters one by one, {number(typical)}-fold"
                 )
                 + ", and lower the learning rate instead if that is too large a step: divided by"
@@ -103,16 +103,19 @@ def _total(trace: Trace, name: str) -> Doubles:
     return norms(trace, columns[0] if columns else None)
 
 
-def _scales_all_alike(trace: Trace, rows: Ints) -> bool:
+def scales_all_alike(trace: Trace, rows: Ints) -> bool:
     """Whether every parameter's gradient is cut by the same factor, as a clip by the total norm does."""
-    spreads = []
     pairs = [(p.grad, p.applied) for p in trainable_parameters(trace) if p.applied is not None]
-    for row in rows:
-        norm = trace.statistics[Statistic.L2_NORM][row].astype(np.float64)
-        factors = np.array([norm[a] / norm[g] for g, a in pairs if norm[g] > 0 and norm[a] > 0])
-        if len(factors) > 1:
-            spreads.append(float(np.ptp(np.log(factors))))
-    return not spreads or float(np.median(spreads)) < 0.01
+    if not pairs:
+        return True
+    norm = trace.statistics[Statistic.L2_NORM][rows].astype(np.float64)
+    raw, applied = (norm[:, list(columns)] for columns in zip(*pairs, strict=True))
+    known = (raw > 0) & (applied > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = np.log(applied / raw)
+    spread = np.max(factor, axis=1, where=known, initial=-np.inf) - np.min(factor, axis=1, where=known, initial=np.inf)
+    several = known.sum(axis=1) > 1
+    return not several.any() or float(np.median(spread[several])) < 0.01
 
 
 def _rms(trace: Trace, rows: Ints) -> float:

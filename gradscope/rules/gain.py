@@ -9,8 +9,9 @@ Formula:
     gain = 10^(per layer);  steady if rise ≥ ½ Σ|v_{k+1} − v_k|
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from gradscope.trace import Doubles, Ints
 
 Bools: TypeAlias = NDArray[np.bool_]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 # BatchNorm with ReLU multiplies the gradient by √(π/(π−1)) = 1.21 per layer and is healthy (Yang et al. 2019).
 # Growth: twice the He scale multiplies it by 2 and is not healthy; 1.6 is the geometric mean of the two.
@@ -56,33 +58,45 @@ def steepest_rises(values: Doubles) -> Rises:
     steps = len(values)
     decades, per_layer = np.full(steps, np.nan), np.full(steps, np.nan)
     foot, top = np.zeros(steps, np.int64), np.zeros(steps, np.int64)
-    for step, row in enumerate(values):
-        at = np.flatnonzero(~np.isnan(row))
+    for rows, layers in alike(~np.isnan(values)):
+        at = np.flatnonzero(layers)
         if len(at) < LEAST_LAYERS:
             continue
-        seen = row[at]
-        lowest = np.minimum.accumulate(seen)
-        end = int(np.argmax(seen - lowest))
-        start = int(np.argmin(seen[: end + 1]))
-        decades[step] = seen[end] - seen[start]
-        per_layer[step] = _slope(seen, start, end)
-        foot[step], top[step] = at[start], at[end]
+        seen = values[np.ix_(rows, at)]
+        lowest = np.minimum.accumulate(seen, axis=1)
+        end = np.argmax(seen - lowest, axis=1)
+        each = np.arange(len(rows))
+        start = np.argmax(seen == lowest[each, end][:, None], axis=1)
+        decades[rows] = seen[each, end] - seen[each, start]
+        foot[rows], top[rows] = at[start], at[end]
+        for same, (first, last) in alike(np.stack([start, end], axis=1)):
+            per_layer[rows[same]] = _slopes(seen[same], int(first), int(last))
     return Rises(decades=decades, per_layer=per_layer, foot=foot, top=top)
 
 
-def _slope(seen: Doubles, start: int, end: int) -> float:
+def alike(table: NDArray[_Scalar]) -> Iterator[tuple[Ints, NDArray[_Scalar]]]:
+    """Each different row of `table`, after the indices of the rows that are so."""
+    rows: dict[bytes, list[int]] = {}
+    for index, row in enumerate(table):
+        rows.setdefault(row.tobytes(), []).append(index)  # a sort by whole rows, as `np.unique` does it, is far slower
+    for found in rows.values():
+        yield np.array(found), table[found[0]]
+
+
+def _slopes(seen: Doubles, start: int, end: int) -> Doubles:
     """Decades per layer between `start` and `end`: the smaller of the mean and the median change; 0 if it is no slope.
 
     Layers inside the branches of a residual net lie off its stream, so their values go up and down along the order of
-    execution, and the gradient is back at the stream's level at the ends of the net. That is no slope.
+    execution, and the gradient is back at the stream's level at the ends of the net. That is no slope. Shape (step,).
     """
-    changes = np.diff(seen[start : end + 1])
-    if len(changes) < LEAST_LAYERS - 1:
-        return 0.0
-    rise, middle = seen[end] - seen[start], (seen[end] + seen[start]) / 2
-    back_and_forth = rise < STEADY * np.abs(changes).sum()
-    heals = seen[0] > middle or seen[-1] < middle
-    return 0.0 if back_and_forth or heals else float(min(changes.mean(), np.median(changes)))
+    changes = np.diff(seen[:, start : end + 1], axis=1)
+    if changes.shape[1] < LEAST_LAYERS - 1:
+        return np.zeros(len(seen))
+    rise, middle = seen[:, end] - seen[:, start], (seen[:, end] + seen[:, start]) / 2
+    back_and_forth = rise < STEADY * np.abs(changes).sum(axis=1)
+    heals = (seen[:, 0] > middle) | (seen[:, -1] < middle)
+    typical = np.minimum(changes.mean(axis=1), np.median(changes, axis=1))
+    return np.where(back_and_forth | heals, 0.0, typical)
 
 
 def steady(rises: Rises, *, decades: float, gain: float) -> Bools:

@@ -92,10 +92,9 @@ def stretch_of(trace: Trace, profile: Profile, rises: Rises, lasting: Persistenc
 def scale_along(trace: Trace, profile: Profile, rises: Rises) -> Doubles:
     """Median of `relative_scale` over the layers of each step's rise, the first of them excluded. Shape (step,)."""
     scales = np.stack([relative_scale(trace, layer) for layer in profile.layers], axis=1)
-    along = np.full(len(scales), np.nan)
-    for step in np.flatnonzero(rises.known):
-        part = scales[step, rises.foot[step] + 1 : rises.top[step] + 1]
-        part = part[np.isfinite(part)]
-        if len(part):
-            along[step] = np.median(part)
-    return along
+    at = np.arange(scales.shape[1])
+    along = (rises.foot[:, None] < at) & (at <= rises.top[:, None]) & rises.known[:, None] & np.isfinite(scales)
+    ordered = np.sort(np.where(along, scales, np.inf), axis=1)
+    count, each = along.sum(axis=1), np.arange(len(scales))
+    middle = (ordered[each, np.maximum(count - 1, 0) // 2] + ordered[each, count // 2]) / 2
+    return np.where(count > 0, middle, np.nan)

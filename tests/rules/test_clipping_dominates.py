@@ -6,7 +6,7 @@ from builders import trace_of
 
 from gradscope.errors import NotJudged
 from gradscope.findings import Severity
-from gradscope.rules.clipping_dominates import ClippingDominates
+from gradscope.rules.clipping_dominates import ClippingDominates, scales_all_alike
 
 RAW = np.abs(np.random.default_rng(0).normal(3.0, 1.0, 40)) + 0.1
 
@@ -78,3 +78,25 @@ def test_the_remedy_fits_what_is_cut(applied, said):
         replace(found, sites=sites, statistics={**found.statistics, "l2_norm": applied_total})
     )
     assert finding.remedy.startswith(said)
+
+
+@pytest.mark.parametrize("uneven", [0.0, 0.001, 0.5])
+def test_a_clip_by_the_norm_is_told_from_one_of_single_parameters_step_by_step(uneven):
+    rng = np.random.default_rng(0)
+    raw = rng.uniform(1, 2, (30, 5))
+    raw[rng.random(raw.shape) < 0.3] = 0.0
+    applied = raw * 0.01 * np.exp(uneven * rng.normal(size=raw.shape))
+    found = trace_of(weight_grad_l2_norm=raw, applied_grad_l2_norm=applied, weight_grad_rms=np.ones(5))
+    spreads = []
+    for before, after in zip(raw.astype(np.float32), applied.astype(np.float32), strict=True):
+        factors = [float(a) / float(b) for a, b in zip(after, before, strict=True) if a > 0 and b > 0]
+        if len(factors) > 1:
+            spreads.append(np.ptp(np.log(factors)))
+    assert scales_all_alike(found, np.arange(30)) == (np.median(spreads) < 0.01)
+    assert scales_all_alike(found, np.arange(30)) == (uneven < 0.01)
+
+
+def test_without_a_parameter_or_a_gradient_nothing_says_that_they_are_cut_one_by_one():
+    assert scales_all_alike(trace_of(output_rms=np.ones(2)), np.arange(3))
+    zero = trace_of(weight_grad_l2_norm=np.zeros(3), applied_grad_l2_norm=np.zeros(3))
+    assert scales_all_alike(zero, np.arange(10))

@@ -1,4 +1,7 @@
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from builders import trace_of
 
@@ -53,3 +56,23 @@ def test_without_steps_nothing_is_judged():
 
 def test_the_default_rules_are_all_that_are_installed():
     assert {"GS101", "GS504"} <= {rule.code for rule in default_rules()}
+
+
+def test_judging_a_file_reads_what_the_rules_ask_for_and_loads_no_torch(tmp_path: Path):
+    trace_of(output_rms=[1.0, 2.0], weight_rms=[1.0, 1.0], weight_grad_l2_norm=[1.0, 1.0]).save(tmp_path / "run.h5")
+    program = """
+import sys
+from gradscope.rules.engine import diagnose
+from gradscope.trace_file import read_trace
+trace = read_trace(sys.argv[1])
+diagnosis = diagnose(trace)
+assert not any("failed" in one.reason for one in diagnosis.not_judged), diagnosis.not_judged
+print("torch" in sys.modules, *sorted(trace.statistics.packed))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "run.h5"], capture_output=True, text=True, check=True
+    )
+    torch, *packed = done.stdout.split()
+    assert torch == "False"
+    assert {"min", "max", "mean", "abs_max", "zero_fraction", "spectral_radius"} <= set(packed)
+    assert {"numel", "nonfinite_count"}.isdisjoint(packed)

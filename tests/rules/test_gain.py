@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gradscope.rules.gain import DECAY, LEAST_LAYERS, steady, steady_growth, steepest_rises
+from gradscope.rules.gain import DECAY, LEAST_LAYERS, STEADY, alike, steady, steady_growth, steepest_rises
 
 
 def one(values):
@@ -79,3 +79,46 @@ def test_a_slope_with_an_odd_layer_is_a_slope():
     values = np.linspace(0, 8, 9)
     values[4] -= 1.5
     assert steepest_rises(values[None]).per_layer[0] == pytest.approx(1.0)
+
+
+def rise_of(row):
+    """Decades, change per layer, foot and top of one step, layer by layer."""
+    at = [i for i, value in enumerate(row) if not np.isnan(value)]
+    if len(at) < LEAST_LAYERS:
+        return np.nan, np.nan, 0, 0
+    seen = row[at]
+    end = max(range(len(at)), key=lambda i: seen[i] - min(seen[: i + 1]))
+    start = min(range(end + 1), key=lambda i: seen[i])
+    changes = np.diff(seen[start : end + 1])
+    per_layer = 0.0
+    middle = (seen[end] + seen[start]) / 2
+    steadily = len(changes) and seen[end] - seen[start] >= STEADY * np.abs(changes).sum()
+    if len(changes) >= LEAST_LAYERS - 1 and steadily and seen[0] <= middle <= seen[-1]:
+        per_layer = min(changes.mean(), np.median(changes))
+    return seen[end] - seen[start], per_layer, at[start], at[end]
+
+
+@pytest.mark.parametrize("layers", [1, 3, 4, 9, 40])
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_all_steps_at_once_are_what_each_is_by_itself(layers, missing):
+    rng = np.random.default_rng(layers)
+    values = 0.3 * np.arange(layers) * rng.integers(-1, 2, (200, 1)) + rng.normal(size=(200, layers))
+    values[rng.random(values.shape) < missing] = np.nan
+    values[:5] = np.round(values[:5])  # ties
+    rises = steepest_rises(values)
+    found = list(zip(rises.decades, rises.per_layer, rises.foot, rises.top, strict=True))
+    np.testing.assert_array_equal(found, [rise_of(row) for row in values])  # to the last bit
+
+
+def test_no_steps_and_no_layers_have_no_rises():
+    assert not len(steepest_rises(np.zeros((0, 5))).decades)
+    assert not steepest_rises(np.zeros((5, 0))).known.any()
+
+
+def test_rows_that_are_alike_are_told_together():
+    table = np.array([[1, 2], [3, 4], [1, 2], [1, 3]])
+    assert [(rows.tolist(), row.tolist()) for rows, row in alike(table)] == [
+        ([0, 2], [1, 2]),
+        ([1], [3, 4]),
+        ([3], [1, 3]),
+    ]
