@@ -106,10 +106,9 @@ class Batches:
 
     def _is_batch(self, value: object) -> bool:
         """Whether `value` itself is meant as a batch, right or wrong, and not as several."""
-        if isinstance(value, list) and value and all(_is_pair(item) and isinstance(item, tuple) for item in value):
-            return False
-        if isinstance(value, list) and self.pairs:
-            return _is_pair(value)
+        if isinstance(value, list):
+            whole = all(isinstance(item, tuple if self.pairs else tuple | Mapping) for item in value)
+            return not whole and (_is_pair(value) or not self.pairs)
         return isinstance(value, Tensor | tuple | list | Mapping | str | int | float | None)
 
     def _require(self, batch: object, step: int) -> None:

@@ -131,9 +131,22 @@ def _settings(back: ExitStack) -> None:
         _kept_attribute(back, owner, switch)
     _kept(back, torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
     _kept(back, torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled)
+    _kept(back, _depth_of_autocast, _leave_autocast)
     for device in ("cpu", "cuda"):
         _kept(back, partial(torch.is_autocast_enabled, device), partial(torch.set_autocast_enabled, device))
         _kept(back, partial(torch.get_autocast_dtype, device), partial(torch.set_autocast_dtype, device))
+
+
+def _depth_of_autocast() -> int:
+    """How many autocasts have been entered; the weights that they cast are kept until the outermost one is left."""
+    torch.autocast_increment_nesting()
+    return int(torch.autocast_decrement_nesting())
+
+
+def _leave_autocast(depth: int) -> None:
+    while _depth_of_autocast() > depth:
+        torch.autocast_decrement_nesting()
+    torch.clear_autocast_cache()
 
 
 def _set_default_device(device: torch.device) -> None:

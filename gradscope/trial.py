@@ -11,13 +11,14 @@ import json
 import math
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.optim import Optimizer
 
 from gradscope.batches import Batches
@@ -104,9 +105,23 @@ def train(trial: Trial, seed: int) -> Trace:
         loss = loss_of(trial.loss, trial.quoted("loss"), trial.quoted("batch"))
         batches = Batches(trial.batch, trial.quoted("batch"), pairs=not loss.of_model, device=device)
         try:
-            return _Training(trial, loss, batches, device).run(seed)
+            with _gradients_kept(trial.model):
+                return _Training(trial, loss, batches, device).run(seed)
         finally:
             batches.close()
+
+
+@contextmanager
+def _gradients_kept(model: object) -> Iterator[None]:
+    """A loss that computes with the caller's model, for a penalty say, adds nothing to its gradients."""
+    kept = [(p, p.grad) for p in model.parameters()] if isinstance(model, nn.Module) else []
+    for p, _ in kept:
+        p.grad = None
+    try:
+        yield
+    finally:
+        for p, gradient in kept:
+            p.grad = gradient
 
 
 class _Training:
@@ -153,6 +168,8 @@ class _Training:
             loss = self.loss.of(self.model, batch, step)
             with during(f"the backward pass of step {step}"):
                 loss.backward()
+            if not step and not losses:
+                self._require_gradients()
             losses.append(loss.detach())
             return losses[-1]  # type: ignore[return-value]  # a tensor, as everybody's closure returns it
 
@@ -163,6 +180,15 @@ class _Training:
             with during(f"the optimizer's step {step}"):
                 optimizer.step(closure if optimizer in closures else None)
         return losses[0]
+
+    def _require_gradients(self) -> None:
+        given = self.trial.model
+        theirs = isinstance(given, nn.Module) and any(p.grad is not None for p in given.parameters())
+        if theirs and all(p.grad is None for p in self.model.parameters()):
+            raise UsageError(
+                f"{self.trial.quoted('loss')} computes with the model that was given, and not with the copy that is"
+                " trained; it must use the `model` that it is called with."
+            )
 
 
 def _own(trial: Trial, loss: Loss) -> tuple[nn.Module, Loss, object]:
@@ -177,7 +203,9 @@ def _own(trial: Trial, loss: Loss) -> tuple[nn.Module, Loss, object]:
                 " give a class such as torch.optim.AdamW, or a function of the model."
             )
         return _built(trial), loss, trial.optimizer
-    memo: dict[int, object] = {}
+    # torch copies parameters without a shape, but no such buffers
+    lazy = [buffer for buffer in given.buffers() if is_lazy(buffer)]
+    memo: dict[int, object] = {id(b): UninitializedBuffer(device=b.device) for b in lazy}  # type: ignore[call-arg]
     try:
         model: nn.Module = copy.deepcopy(unwrapped(given), memo)
         function = copy.deepcopy(loss.function, memo) if isinstance(loss.function, nn.Module) else loss.function
