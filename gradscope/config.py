@@ -165,12 +165,15 @@ def overridden(
     given = {key: value for key, value in said.items() if value is not None}
     mistakes: list[str] = []
     by_options = origin == COMMAND_LINE
-    changed = _scalars(config, Table(given, mistakes, path="--" * by_options, joint=" " if by_options else " = "))
-    if mistakes:
-        raise UsageError(f"{'' if by_options else f'{origin}: '}{'; '.join(mistakes)}.")
+    table = Table(given, mistakes, path="--" * by_options, joint=" " if by_options else " = ")
+    changed = _scalars(config, table)
     if baseline is not None:
         changed = replace(changed, baseline=baseline.absolute())
         given["baseline"] = baseline
+    elif max_drift is not None and config.baseline is None and not mistakes:
+        table.refuse("max-drift", "is measured from a baseline, and none is given")
+    if mistakes:
+        raise UsageError(f"{'' if by_options else f'{origin}: '}{'; '.join(mistakes)}.")
     return replace(changed, origins={**config.origins, **dict.fromkeys(given, origin)})
 
 

@@ -29,9 +29,8 @@ def optimizers_of(given: object, model: nn.Module, lr: float | None, quoted: str
     found = tuple(made) if isinstance(made, list | tuple) else (made,)
     strange = next((one for one in found if not isinstance(one, Optimizer)), None)
     if strange is not None or not found:
-        raise UsageError(
-            f"{quoted} must give a torch.optim.Optimizer or a list of them, it gives {a(strange or made)}."
-        )
+        what = f"a {type(made).__name__} with {a(strange)}" if found and strange is not made else a(made)
+        raise UsageError(f"{quoted} must give a torch.optim.Optimizer or a list of them, it gives {what}.")
     optimizers = tuple(bare_optimizer(one) for one in found if isinstance(one, Optimizer))
     own = {id(p) for p in model.parameters()}
     for one in optimizers:

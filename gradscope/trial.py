@@ -11,7 +11,7 @@ import json
 import math
 import random
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -66,19 +66,19 @@ class Trial:
         return self.written.get(name) or f"`{name}={called(getattr(self, name))}`"
 
 
-def of(target: CheckTarget, *, options: bool = False) -> Trial:
+def of(target: CheckTarget, *, options: Collection[str] = ()) -> Trial:
     """The trial of a configured target: its references are resolved, so the user's modules are imported.
 
     Args:
         target: From the settings, or made of the command line's options.
-        options: Whether it was; then a sentence quotes `--model …`.
+        options: Which of its fields were; a sentence about one of them quotes `--model …`.
 
     Raises:
         UsageError: A reference does not lead anywhere.
     """
     written = {
         name: f"--{name} {value}"
-        if options
+        if name in options
         else f"[[tool.gradscope.check]] {target.name}: {name} = {json.dumps(value)}"
         for name in ("model", "batch", "loss", "optimizer", "lr", "steps", "seeds", "device")
         if (value := getattr(target, name)) is not None
@@ -293,7 +293,8 @@ def _device(trial: Trial) -> torch.device | None:
 
 
 def _cpu(trial: Trial) -> str:
-    return '`device = "cpu"`' if trial.written else '`device="cpu"`'
+    written = trial.written.get("device", "")
+    return "`--device cpu`" if written.startswith("--") else '`device = "cpu"`' if written else '`device="cpu"`'
 
 
 def _seed(seed: int) -> None:

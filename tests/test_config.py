@@ -231,6 +231,11 @@ def test_nothing_said_changes_nothing():
             "`--max-drift -1.0` must be above 0.",
         ),
         (
+            {"max_drift": 0.5},
+            "command line",
+            "`--max-drift 0.5` is measured from a baseline, and none is given.",
+        ),
+        (
             {"ignore": "GS3"},
             "pytest.ini",
             'pytest.ini: `ignore = "GS3"` must be a list (["GS3"]).',

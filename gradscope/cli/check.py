@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradscope.cli.output import TEXT, deliver, output_options, placements
+from gradscope.cli.output import TEXT, deliver, output_options, placements, require_writable
 from gradscope.cli.settings import settings_of, settings_options
 from gradscope.cli.subjects import DEFAULT_STEPS, Asked, Subject, subjects
 from gradscope.cli.terminal import say, stderr, stdout_aside
@@ -96,6 +96,8 @@ def check(
     )
     wanted = subjects(asked, config)
     plan = placements(formats, files, quiet=quiet, inputs=[Path(name) for name in names])
+    if new_baseline is not None:
+        require_writable(new_baseline, "--write-baseline", [Path(name) for name in names])
     policy = _policy(config, held_against_baseline=new_baseline is None)
     with _importable(config.root):
         judged = [one for subject in wanted for one in _judged(subject, policy, debug="debug" in (ctx.obj or ()))]
@@ -104,7 +106,8 @@ def check(
     verdict = Verdict(targets=tuple(judged), fail_on=config.fail_on, baseline=policy.baseline is not None)
     for one in judged:
         if one.error:
-            say(one.error if one.error.startswith(one.target) else f"{one.target}: {one.error}")
+            says_where = one.error.startswith((one.target, "[[tool.gradscope.check]]", "--"))
+            say(one.error if says_where else f"{one.target}: {one.error}")
     if not all(one.error for one in judged) or plan.files or [one.name for one in plan.streamed] != [TEXT]:
         deliver(plan, verdict)
     return verdict.exit_code
@@ -139,7 +142,7 @@ def _importable(*folders: Path) -> Iterator[None]:
 def _judged(subject: Subject, policy: "Policy", *, debug: bool) -> list[Judged]:
     """The verdict on `subject`; one that could not be judged says why, and the others go on."""
     from gradscope.gate import judge
-    from gradscope.tracebacks import told, without_ours
+    from gradscope.tracebacks import place_of, told, without_ours
 
     started = clock.perf_counter()
     try:
@@ -152,7 +155,8 @@ def _judged(subject: Subject, policy: "Policy", *, debug: bool) -> list[Judged]:
             traceback.print_exc()
         return [_broken(subject, str(error))]
     except SystemExit as leaving:
-        return [_broken(subject, f"it ended the program by sys.exit({leaving.code!r}); return instead.")]
+        where = place_of(leaving)
+        return [_broken(subject, f"{where}{': ' * bool(where)}sys.exit({leaving.code!r}) ended it; return instead.")]
     except Exception as error:
         traceback.print_exception(error if debug else without_ours(error))
         return [_broken(subject, told(error))]

@@ -73,7 +73,7 @@ def placements(formats: Sequence[str], files: Sequence[Path], *, quiet: bool, in
     wanted = [_named(name, installed) for name in dict.fromkeys(formats)]
     placed, left = _placed(wanted, files, installed)
     for path in files:
-        _require_writable(path, inputs)
+        require_writable(path, "-o", inputs)
     _require_apart(placed)
     if not left and not quiet:
         left = [installed[TEXT]]
@@ -132,10 +132,10 @@ def _by_suffix(path: Path, installed: "dict[str, GateReport]") -> "GateReport":
     )
 
 
-def _require_writable(path: Path, inputs: Sequence[Path]) -> None:
-    """Raises a `UsageError` where `path` cannot be written or must not."""
-    written = f"`-o {path}`"
-    if str(path) == "-":
+def require_writable(path: Path, option: str, inputs: Sequence[Path] = ()) -> None:
+    """Raises a `UsageError` where `path`, written after `option`, cannot be written or must not."""
+    written = f"`{option} {path}`"
+    if option == "-o" and str(path) == "-":
         raise UsageError("`-o -`: leave it out; a format without a file goes to stdout.")
     if path.is_dir():
         raise UsageError(f"{written} is a folder; name a file in it.")
