@@ -77,7 +77,7 @@ def of(target: CheckTarget, *, options: Collection[str] = ()) -> Trial:
         UsageError: A reference does not lead anywhere.
     """
     written = {
-        name: f"--{name} {value}"
+        name: f"`--{name} {value}`"
         if name in options
         else f"[[tool.gradscope.check]] {target.name}: {name} = {json.dumps(value)}"
         for name in ("model", "batch", "loss", "optimizer", "lr", "steps", "seeds", "device")
@@ -294,7 +294,7 @@ def _device(trial: Trial) -> torch.device | None:
 
 def _cpu(trial: Trial) -> str:
     written = trial.written.get("device", "")
-    return "`--device cpu`" if written.startswith("--") else '`device = "cpu"`' if written else '`device="cpu"`'
+    return "`--device cpu`" if written.startswith("`--") else '`device = "cpu"`' if written else '`device="cpu"`'
 
 
 def _seed(seed: int) -> None:

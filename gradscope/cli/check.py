@@ -106,7 +106,7 @@ def check(
     verdict = Verdict(targets=tuple(judged), fail_on=config.fail_on, baseline=policy.baseline is not None)
     for one in judged:
         if one.error:
-            says_where = one.error.startswith((one.target, "[[tool.gradscope.check]]", "--"))
+            says_where = one.error.startswith((one.target, "[[tool.gradscope.check]]", "`--"))
             say(one.error if says_where else f"{one.target}: {one.error}")
     if not all(one.error for one in judged) or plan.files or [one.name for one in plan.streamed] != [TEXT]:
         deliver(plan, verdict)

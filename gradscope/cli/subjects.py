@@ -1,6 +1,6 @@
 """What `gradscope check` was asked to judge: targets of the settings, a model named on the command line, files."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,9 +70,10 @@ def subjects(asked: Asked, config: Config) -> tuple[Subject, ...]:
         UsageError: A name is none, or the parts of the command line do not go together.
     """
     if asked.model is not None or asked.batch is not None or asked.loss is not None:
-        return (_trained(_named_model(asked), asked.changes),)
+        return (_trained(_named_model(asked), asked.changes, options=("model", "batch", "loss")),)
+    targets = {target.name: target for target in config.checks}
     if asked.is_module or asked.arguments is not None:
-        return (_script(asked),)
+        return (_script(asked, targets),)
     if not asked.names:
         if not config.checks:
             raise UsageError(
@@ -80,13 +81,12 @@ def subjects(asked: Asked, config: Config) -> tuple[Subject, ...]:
                 " targets as [[tool.gradscope.check]] in pyproject.toml."
             )
         return tuple(_trained(target, asked.changes) for target in config.checks)
-    targets = {target.name: target for target in config.checks}
     found = []
     for name in dict.fromkeys(asked.names):
         if name in targets:
             found.append(_trained(targets[name], asked.changes))
         elif name.endswith(".py") and Path(name).is_file():
-            return (_script(asked),)
+            return (_script(asked, targets),)
         else:
             found.append(_trace(_file(name, targets), [other for other in asked.names if other != name]))
     if asked.changes and not targets.keys() & set(asked.names):
@@ -106,13 +106,15 @@ def _named_model(asked: Asked) -> CheckTarget:
     return CheckTarget(name=asked.model, model=asked.model, batch=asked.batch, loss=asked.loss)
 
 
-def _trained(target: CheckTarget, changes: Mapping[str, str | int | float]) -> Subject:
+def _trained(
+    target: CheckTarget, changes: Mapping[str, str | int | float], *, options: Collection[str] = ()
+) -> Subject:
     changed = replace(target, **changes)  # type: ignore[arg-type]
 
     def record() -> Sequence[Recorded]:
         from gradscope import trial
 
-        ready = trial.of(changed)
+        ready = trial.of(changed, options={*options, *changes})
         seeds = range(changed.seeds)
         return [Recorded(name=changed.name, traces=[trial.train(ready, seed) for seed in seeds], seeds=seeds)]
 
@@ -143,13 +145,18 @@ def _trace(path: Path, others: Sequence[str]) -> Subject:
     return Subject(name=name, record=record)
 
 
-def _script(asked: Asked) -> Subject:
+def _script(asked: Asked, targets: Mapping[str, CheckTarget]) -> Subject:
     if len(asked.names) != 1:
+        named = f"{' and '.join(asked.names)} were named" if asked.names else "none was named"
         raise UsageError(
-            f"a script is checked by itself, {' '.join(asked.names) or 'none'} was named; its own arguments stand"
-            " behind `--`: `gradscope check train.py -- --lr 0.1`."
+            f"a script is checked by itself, {named}; its own arguments stand behind `--`: "
+            "`gradscope check train.py -- --lr 0.1`."
         )
     (script,) = asked.names
+    if not asked.is_module:
+        if script in targets and not Path(script).exists():
+            raise UsageError(f"{script!r} is a target; `-- {' '.join(asked.arguments or ())}` is for a script.")
+        _file(script, targets)
     strange = {name: value for name, value in asked.changes.items() if name != "steps"}
     if strange:
         raise UsageError(f"{_options(strange)}: how a script trains is in its own arguments, behind `--`.")

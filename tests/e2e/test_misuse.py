@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -44,6 +45,22 @@ def frozen():
 
 def bare():
     return nn.ReLU()
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return {"logits": self.layer(x)}
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return x[:, :3]
 
 class Broken(nn.Module):
     def __init__(self):
@@ -88,8 +105,11 @@ def no_batches():
 def raising():
     return open("no-such-file.csv")
 
-def wants_path(path):
+def wants_two(path, split):
     return path
+
+def uneven():
+    return torch.randn(16, 4), torch.randint(3, (15,))
 
 pair = batch()
 number = 3
@@ -123,6 +143,9 @@ def no_optimizer(parameters):
 def of_others(parameters):
     return torch.optim.SGD(nn.Linear(4, 4).parameters(), lr=0.1)
 
+def without_lr(parameters):
+    return torch.optim.SGD(parameters, lr=0.1)
+
 def wants_two(parameters, schedule):
     return torch.optim.SGD(parameters, lr=0.1)
 """
@@ -147,10 +170,10 @@ def toml(settings: str = "", **changes: object) -> str:
     )
 
 
-def options(**changes: str) -> list[str]:
+def options(**changes: object) -> list[str]:
     """`--model …` and so on, in place of a target."""
-    values = {key: value for key, value in TARGET.items() if key != "name"} | changes
-    return [word for key, value in values.items() for word in (f"--{key}", value)]
+    values = {key: value for key, value in TARGET.items() if key != "name"} | {"steps": 3} | changes
+    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
 
 
 # what is written in pyproject.toml, the words after `check`, what the sentence has
@@ -204,7 +227,7 @@ OPTIONS = {
     "only a rule to come": (["--select", "GS602"], ["no rule is left", "'GS602'"]),
     "unknown severity": (["--fail-on", "fatal"], ["'fatal'", "warning"]),
     "unknown format": (["--output-format", "jsno"], ["jsno", "did you mean 'json'"]),
-    "two formats on stdout": (["--output-format", "json", "--output-format", "sarif"], ["stdout", "json", "sarif"]),
+    "two formats on stdout": (["--output-format", "json", "--output-format", "text"], ["stdout", "json", "text"]),
     "missing folder": (["--output-format", "json", "-o", "out/gate.json"], ["out/gate.json", "no folder 'out'"]),
     "missing folder of the baseline": (["--write-baseline", "out/known.json"], ["out/known.json", "'out'"]),
     "a folder as file": (["--output-format", "json", "-o", "acme"], ["acme", "folder"]),
@@ -221,20 +244,22 @@ OPTIONS = {
     "seeds in words": (["--seeds", "two"], ["--seeds", "'two'"]),
     "negative lr": (["--lr", "-1"], ["--lr -1"]),
     "lr that is no number": (["--lr", "nan"], ["--lr nan"]),
-    "corrupt HDF5": (["corrupt.h5"], ["'corrupt.h5'"]),
-    "a cut trace": (["cut.h5"], ["'cut.h5'"]),
-    "an empty file": (["empty.h5"], ["'empty.h5'"]),
-    "nothing recorded": (["blank.h5"], ["'blank.h5' holds no recorded step"]),
+    "corrupt HDF5": (["corrupt.h5"], ["corrupt.h5 is truncated or damaged"]),
+    "a cut trace": (["cut.h5"], ["cut.h5 is truncated or damaged"]),
+    "HDF5 of others": (["foreign.h5"], ["foreign.h5"]),
+    "a text as trace": (["other.toml"], ["other.toml is no gradscope trace"]),
+    "over the trace": (["whole.h5", "-o", "whole.h5", "--output-format", "json"], ["`-o whole.h5`", "another"]),
+    "an empty file": (["empty.h5"], ["empty.h5 is no gradscope trace"]),
+    "nothing recorded": (["blank.h5"], ["blank.h5: no step was recorded", "optimizer.step()"]),
     "how to train a trace": (["blank.h5", "--steps", "3"], ["--steps 3", "trace"]),
     "arguments without a script": (["--", "--lr", "0.1"], ["script", "--"]),
-    "arguments for a target": (["net", "--", "--lr", "0.1"], ["net"]),
+    "arguments for a target": (["net", "--", "--lr", "0.1"], ["'net'", "`-- --lr 0.1`", "script"]),
+    "arguments for no script": (["trian.py", "--", "--lr", "0.1"], ["no such file: 'trian.py'"]),
     "two scripts": (["crash.py", "idle.py"], ["crash.py", "idle.py"]),
     "a script's lr as an option": (["crash.py", "--lr", "0.1"], ["--lr 0.1", "`--`"]),
     "a model alone": (["--model", "acme.models:build"], ["--model acme.models:build", "--batch", "--loss"]),
+    "a model with dots": (options(model="acme.models.build"), ["--model acme.models.build", "'acme.models:build'"]),
     "a model and a name": ([*options(), "net"], ["--model acme.models:build", "net"]),
-    "a script that crashes": (["crash.py"], ["crash.py:2", "ValueError: the data set is gone"]),
-    "a script that does not train": (["idle.py"], ["idle.py"]),
-    "a script that leaves": (["leaves.py"], ["leaves.py"]),
 }
 # what of the target is otherwise, as a setting and as an option
 TRAINING = {
@@ -242,24 +267,29 @@ TRAINING = {
     "no such package": ({"batch": "amce.data:batch"}, ["amce", "did you mean 'acme'"]),
     "no such function": ({"model": "acme.models:buld"}, ["acme.models:buld", "did you mean 'build'"]),
     "no such loss": ({"loss": "torch.nn.functional:cross_entrop"}, ["cross_entrop", "'cross_entropy'"]),
-    "import fails": ({"model": "acme.broken:build"}, ["acme/broken.py:2", "No module named 'acme_extras'"]),
+    "import fails": (
+        {"model": "acme.broken:build"},
+        ["the import of acme.broken", "acme/broken.py:2", "'acme_extras'"],
+    ),
     "syntax error": ({"model": "acme.unfinished:build"}, ["acme/unfinished.py:1", "SyntaxError"]),
     "factory wants arguments": ({"model": "acme.models:wants_width"}, ["wants_width", "(width)", "without arguments"]),
     "factory returns None": ({"model": "acme.models:nothing"}, ["nothing", "must return a torch.nn.Module", "None"]),
     "factory returns text": ({"model": "acme.models:text"}, ["must return a torch.nn.Module", "a str"]),
-    "factory raises": ({"model": "acme.models:raising"}, ["acme/models.py:22", "no weights at /data/weights.pt"]),
+    "factory raises": ({"model": "acme.models:raising"}, ["acme/models.py:23", "no weights at /data/weights.pt"]),
     "factory leaves": ({"model": "acme.models:leaving"}, ["sys.exit(3)"]),
     "model is a number": ({"model": "acme.data:number"}, ["acme.data:number", "an int"]),
     "frozen model": ({"model": "acme.models:frozen"}, ["acme.models:frozen", "no parameter", "requires a gradient"]),
     "nothing to train": ({"model": "acme.models:bare"}, ["acme.models:bare", "no parameters"]),
     "forward raises": (
         {"model": "acme.models:Broken"},
-        ["the forward pass of step 0", "acme/models.py:41", "bias_that"],
+        ["the forward pass of step 0", "acme/models.py:56", "bias_that"],
     ),
     "wrong shape": (
         {"model": "acme.models:Wide"},
-        ["the forward pass of step 0", "acme/models.py:49", "mat1 and mat2"],
+        ["the forward pass of step 0", "acme/models.py:64", "mat1 and mat2"],
     ),
+    "outputs in a dict": ({"model": "acme.models:Named"}, ["the loss of step 0", "TypeError", "dict"]),
+    "forward without parameters": ({"model": "acme.models:Unused"}, ["no gradient in step 0"]),
     "empty batch": ({"batch": "acme.data:empty"}, ["acme.data:empty", "(0,"]),
     "batch of one under BatchNorm": (
         {"model": "acme.models:normed", "batch": "acme.data:one"},
@@ -269,8 +299,9 @@ TRAINING = {
     "a batch of three": ({"batch": "acme.data:triple"}, ["acme.data:triple", "a tuple of 3"]),
     "batch is None": ({"batch": "acme.data:nothing"}, ["acme.data:nothing", "a pair, (inputs, targets)", "None"]),
     "no batches": ({"batch": "acme.data:no_batches"}, ["acme.data:no_batches", "empty"]),
-    "batch raises": ({"batch": "acme.data:raising"}, ["acme/data.py:23", "no-such-file.csv"]),
-    "batch wants arguments": ({"batch": "acme.data:wants_path"}, ["acme.data:wants_path", "(path)"]),
+    "batch raises": ({"batch": "acme.data:raising"}, ["acme/data.py:26", "no-such-file.csv"]),
+    "batch wants arguments": ({"batch": "acme.data:wants_two"}, ["acme.data:wants_two", "(path, split)"]),
+    "targets of another length": ({"batch": "acme.data:uneven"}, ["the loss of step 0", "batch_size (15)"]),
     "batch is a number": ({"batch": "acme.data:number"}, ["acme.data:number", "an int"]),
     "loss for each sample": ({"loss": "acme.losses:elementwise"}, ["acme.losses:elementwise", "(16,)"]),
     "loss is a float": ({"loss": "acme.losses:number"}, ["acme.losses:number", "a float"]),
@@ -282,6 +313,11 @@ TRAINING = {
     "optimizer of others": ({"optimizer": "acme.optimizers:of_others"}, ["of_others", "parameter"]),
     "optimizer wants more": ({"optimizer": "acme.optimizers:wants_two"}, ["wants_two", "(parameters, schedule)"]),
     "optimizer is a module": ({"optimizer": "torch:optim"}, ["torch:optim", "a module"]),
+    "lr for an optimizer without": (
+        {"optimizer": "acme.optimizers:without_lr", "lr": 0.5},
+        ["without_lr", "(parameters)", "lr"],
+    ),
+    "device without numbers": ({"device": "meta"}, ["meta", "cpu"]),
     "no such device": ({"device": "gpu"}, ["gpu", "cuda"]),
     "missing device": ({"device": "cuda:7"}, ["cuda:7"]),
 }
@@ -313,6 +349,8 @@ def folder(tmp_path_factory) -> Path:
 
     trace_of(output_grad_rms=[1.0, 1.0]).save(root / "whole.h5")
     trace_of(output_grad_rms=np.empty((0, 2))).save(root / "blank.h5")
+    with h5py.File(root / "foreign.h5", "w") as file:
+        file["weights"] = [1.0, 2.0]
     whole = (root / "whole.h5").read_bytes()
     (root / "cut.h5").write_bytes(whole[: len(whole) // 3])
     (root / "corrupt.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + os.urandom(4096))
@@ -341,11 +379,11 @@ def check(folder, monkeypatch, capfd):
 
 
 def helps(err: str, fragments: list[str]) -> None:
-    """The last line is a sentence of ours with all `fragments`; before it only the user's traceback."""
+    """The last line is a sentence of ours with all `fragments`; before it at most the user's traceback."""
     *before, last = err.splitlines()
     assert last.startswith("gradscope: "), err
-    assert not any(line.startswith("gradscope: ") for line in before), err
-    assert not before or before[0].startswith("Traceback (most recent call last)"), err
+    assert all(line.startswith("gradscope: in ") for line in before if line.startswith("gradscope: ")), err
+    assert not before or before[0].startswith(("Traceback (most recent call last)", "  File ")), err
     assert "/gradscope/" not in err.replace("/site-packages/", "/"), err
     assert "an error that should not happen" not in err
     for fragment in fragments:
@@ -369,4 +407,27 @@ def test_options(check, name):
 @pytest.mark.parametrize("name", TRAINING)
 def test_what_is_trained_as_a_setting(check, name):
     changes, fragments = TRAINING[name]
-    helps(check(toml(**changes)), fragments)
+    err = check(toml(**changes))
+    helps(err, fragments)
+    if err.count("\n") == 1 and "sys.exit" not in err:
+        assert any(f"[[tool.gradscope.check]] net: {key} = " in err for key in (*changes, "loss", "batch"))
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_what_is_trained_as_an_option(check, name):
+    changes, fragments = TRAINING[name]
+    err = check("", *options(**changes))
+    helps(err, fragments)
+    if err.count("\n") == 1 and "sys.exit" not in err:
+        assert any(f"`--{key} " in err for key in (*changes, "loss", "batch"))
+
+
+def test_a_sentence_is_all_that_others_see_of_us(folder):
+    """A process of its own, from the user's folder."""
+    (folder / "pyproject.toml").write_text(toml(model="acme.models:Broken") + toml(name="other").partition("\n\n")[2])
+    command = [sys.executable, "-I", "-m", "gradscope", "check"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "other  passed" in run.stdout  # one that fails does not hide the others
+    helps(run.stderr, ["net: the forward pass of step 0 failed at acme/models.py:56"])
