@@ -12,6 +12,7 @@ from gradscope.catalogue import PATHOLOGIES, Pathology
 from gradscope.cli.terminal import stdout
 from gradscope.errors import UsageError, nearest
 from gradscope.findings import Json, finite
+from gradscope.verdict import GAIN_DRIFT
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 RULES_SCHEMA = "gradscope/rules/1"
 _FORMATS = ("text", "json")
 _NO_RULE_YET = "No rule of this version looks for it; settings may name it already."
+_DRIFT = Pathology(GAIN_DRIFT, GAIN_DRIFT, "the gradient's gain in a layer is not the baseline's any more")
+_NO_RULE = "The gate finds it, no rule: `gradscope check --baseline FILE --max-drift DECADES`."
 # what the last word of a threshold's name says of its unit
 _UNITS = {
     "fraction": "fraction", "share": "fraction", "steps": "steps", "layers": "layers", "decades": "decades",
@@ -74,10 +77,11 @@ def _parts(one: object) -> "Iterator[RenderableType]":
     from rich.table import Table
     from rich.text import Text
 
-    yield Text.assemble((str(getattr(one, "code", "")), "bold cyan"), f" {getattr(one, 'name', '')}")
+    code, name = getattr(one, "code", ""), getattr(one, "name", "")
+    yield Text.assemble((str(code), "bold cyan"), f" {name}" * (name != code))
     if isinstance(one, Pathology):
         yield Padding(Text(_sentence(one.meaning)), (0, 0, 1, 2), expand=False)
-        yield Padding(Text(_NO_RULE_YET, "dim"), (0, 0, 0, 2), expand=False)
+        yield Padding(Text(_NO_RULE if one is _DRIFT else _NO_RULE_YET, "dim"), (0, 0, 0, 2), expand=False)
         return
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", max_width=22)
@@ -123,6 +127,8 @@ def find(name: str, installed: tuple[object, ...]) -> object:
     for one in installed:
         if name.upper() == getattr(one, "code", None) or name.lower() == getattr(one, "name", None):
             return one
+    if name == GAIN_DRIFT:
+        return _DRIFT
     words = [str(word) for one in installed for word in (getattr(one, "code", ""), getattr(one, "name", "")) if word]
     close = nearest(name.upper(), words) if re.match(r"gs\d", name, re.IGNORECASE) else nearest(name, words)
     way_out = close if close.startswith("; did") else "; `gradscope list rules` shows all."

@@ -114,6 +114,13 @@ def test_a_code_that_waits_for_its_rule_is_explained(cli, name):
     assert "No rule of this version looks for it" in outcome.out
 
 
+def test_what_the_gate_finds_by_itself_is_explained(cli):
+    outcome = cli("rule", "gain-drift")
+    assert outcome.code == 0
+    assert outcome.out.startswith("gain-drift\n  The gradient's gain in a layer")
+    assert "--max-drift" in outcome.out
+
+
 def test_a_rule_for_programs(cli):
     outcome = cli("rule", "GS901", "GS602", "--output-format", "json")
     assert outcome.code == 0
