@@ -52,7 +52,7 @@ WRONG = {
     "nothing": (lambda p: [], "must give a torch.optim.Optimizer or a list of them, it gives a list."),
     "lightning's": (
         lambda model: ([torch.optim.SGD(model.parameters())], []),
-        "must give a torch.optim.Optimizer or a list of them, it gives a list.",
+        "must give a torch.optim.Optimizer or a list of them, it gives a tuple with a list.",
     ),
     "another model's": (
         lambda p: torch.optim.SGD(net().parameters()),

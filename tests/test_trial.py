@@ -442,5 +442,5 @@ def test_a_reference_that_leads_nowhere_is_quoted():
     said = "torch.nn has no 'Linea'; did you mean 'Linear'?"
     assert str(caught.value) == f'[[tool.gradscope.check]] encoder: model = "torch.nn:Linea": {said}'
     with pytest.raises(UsageError) as caught:
-        of(target, options=True)
-    assert str(caught.value) == f"--model torch.nn:Linea: {said}"
+        of(target, options={"model"})
+    assert str(caught.value) == f"`--model torch.nn:Linea`: {said}"
