@@ -104,6 +104,10 @@ class StepRecorder:
         """`module` has run: it gets the next depth if it has none."""
         self.table.completed(module, module_type)
 
+    def written(self, module: str, file: str, line: int) -> None:
+        """The call that is the site `module` stands there."""
+        self.table.calls[module] = (file, line)
+
     def passed_by(self, module: str) -> None:
         """`module` has run without gradients: its place is kept, should it be computed again for the backward."""
         self.table.passed_by(module)

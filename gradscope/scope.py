@@ -37,6 +37,7 @@ from gradscope.rules.base import Rule
 from gradscope.rules.engine import diagnose
 from gradscope.schedule import Every, Schedule, as_schedule
 from gradscope.sharding import note_sharding
+from gradscope.sources import with_calls
 from gradscope.steps import GradScaler, Steps
 from gradscope.target import about, about_optimizer, bare_optimizer, require_own, require_scaler, sizes, target_of
 from gradscope.trace import Follower, Sink, Trace, TraceBuilder
@@ -314,6 +315,7 @@ class Scope:
         if self._eagerly.refused:
             self._recorder.blind("", "runs inside of compiled code, so only its parameters are seen")
         if self._records:
+            self._meta["sources"] = {**with_calls(self._meta.get("sources"), self._recorder.table.calls)}
             self._meta |= sizes(self._target)
             self._meta["blind_spots"] = blind_spots(self._target, self._recorder, self._watched)
 

@@ -14,6 +14,7 @@ class SiteTable:
 
     Attributes:
         module_types: Class names of the modules, by name.
+        calls: File and line of a call that is a site, by the name that stands in place of a module's.
         depths: Of the modules that have run: the order in which they first did, from 1.
 
     Args:
@@ -22,6 +23,7 @@ class SiteTable:
 
     def __init__(self, module_types: Mapping[str, str]) -> None:
         self.module_types = dict(module_types)
+        self.calls: dict[str, tuple[str, int]] = {}
         self.depths: dict[str, int] = {}
         self._order: dict[str, int] = {}  # also of modules that have only run without gradients
         self._index: dict[Key, int] = {}

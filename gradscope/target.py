@@ -15,6 +15,7 @@ from gradscope.findings import Json
 from gradscope.probes.base import Target
 from gradscope.probes.names import bare_modules, bare_parameters, class_name, has_flat_parameters, leaves, unwrapped
 from gradscope.probes.recurrent import recurrent_mode
+from gradscope.sources import written
 from gradscope.steps import GradScaler
 
 
@@ -85,18 +86,18 @@ def _matching(model: nn.Module, pattern: str, written: str) -> dict[str, nn.Modu
 
 def about(target: Target) -> "dict[str, Json]":
     """What the trace says of the model and of where it is trained."""
+    modules = bare_modules(target.model)
     return {
         "gradscope": version("gradscope"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "created": clock.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "model": class_name(unwrapped(target.model)),
-        "modules": {name: class_name(module) for name, module in bare_modules(target.model).items()},
+        "modules": {name: class_name(module) for name, module in modules.items()},
+        "sources": {**written(modules)},
         **sizes(target),
         "optimizers": [],
-        "recurrent": {
-            name: mode for name, module in bare_modules(target.model).items() if (mode := recurrent_mode(module))
-        },
+        "recurrent": {name: mode for name, module in modules.items() if (mode := recurrent_mode(module))},
     }
 
 

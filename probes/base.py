@@ -85,6 +85,10 @@ class Recorder(Protocol):
         """`module` has run for the first time: it gets the next depth, and its type where no module has that name."""
         ...
 
+    def written(self, module: str, file: str, line: int) -> None:
+        """`module` is a call of a function, and stands there."""
+        ...
+
     def passed_by(self, module: str) -> None:
         """`module` has run without gradients: should it be computed again for the backward, this is its depth."""
         ...

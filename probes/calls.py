@@ -246,3 +246,9 @@ def place_of_call(frame: FrameType, own: Container[int]) -> tuple[CodeType, int]
             break
         caller = caller.f_back
     return None if caller is None else (caller.f_code, caller.f_lasti)
+
+
+def line_of(code: CodeType, instruction: int) -> int:
+    """The line of an instruction."""
+    lines = (line for first, end, line in code.co_lines() if first <= instruction < end)
+    return next(lines, None) or code.co_firstlineno

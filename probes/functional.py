@@ -18,7 +18,7 @@ from torch.nn.attention.bias import CausalBias
 
 from gradscope import attention
 from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
-from gradscope.probes.calls import Calls, Watcher, place_of_call
+from gradscope.probes.calls import Calls, Watcher, line_of, place_of_call
 from gradscope.probes.gates import Gates
 from gradscope.probes.gradients import HookedTensors, hooked_tensors
 from gradscope.probes.layers import layer_watchers
@@ -133,6 +133,8 @@ class _Sites:
         site = self._known.get(key)
         if site is None:
             site = self._known[key] = self._new(owner, module_type, function)
+            code, instruction = place
+            self.recorder.written(site.module, code.co_filename, line_of(code, instruction))
         return site if site.counts(self.recorder) else None
 
     def _new(self, owner: str, module_type: str, function: str) -> _Site:
