@@ -22,7 +22,9 @@ def gradscope(*words, **more):
     )
 
 
-@pytest.mark.parametrize("words", [("--help",), ("list",), ("rule", "--all"), ("run", "--help"), ("--version",)])
+@pytest.mark.parametrize(
+    "words", [("--help",), ("list",), ("rule", "--all"), ("config",), ("check", "--help"), ("--version",)]
+)
 def test_light_commands_import_nothing_heavy(words):
     code = (
         "import sys; from gradscope.cli import main; code = main(sys.argv[1:]); "

@@ -422,12 +422,30 @@ def test_what_is_trained_as_an_option(check, name):
         assert any(f"`--{key} " in err for key in (*changes, "loss", "batch"))
 
 
-def test_a_sentence_is_all_that_others_see_of_us(folder):
-    """A process of its own, from the user's folder."""
-    (folder / "pyproject.toml").write_text(toml(model="acme.models:Broken") + toml(name="other").partition("\n\n")[2])
-    command = [sys.executable, "-I", "-m", "gradscope", "check"]
+def alone(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, that sees nothing but what is installed and the user's folder."""
+    command = [sys.executable, "-I", "-m", "gradscope", "check", *words]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 2
-    assert "other  passed" in run.stdout  # one that fails does not hide the others
+    return run
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "fragments"),
+    [SETTINGS["several at once"], (toml(), *OPTIONS["a cut trace"]), (toml(), *OPTIONS["corrupt baseline"])],
+    ids=["settings", "trace", "baseline"],
+)
+def test_a_process_of_its_own(folder, settings, words, fragments):
+    (folder / "pyproject.toml").write_text(settings)
+    run = alone(folder, *words)
+    assert run.stdout == ""
+    helps(run.stderr, fragments)
+
+
+@pytest.mark.slow
+def test_one_that_fails_does_not_hide_the_others(folder):
+    (folder / "pyproject.toml").write_text(toml(model="acme.models:Broken") + toml(name="other").partition("\n\n")[2])
+    run = alone(folder)
+    assert "other  passed" in run.stdout
     helps(run.stderr, ["net: the forward pass of step 0 failed at acme/models.py:56"])
