@@ -192,7 +192,7 @@ def _gradscope_table(file: Path) -> object | None:
         raise UsageError(
             f"{_shown(file)}, line {line}: TOML is written in UTF-8, and this is not; save it so."
         ) from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # of tomllib, or of an integer with too many digits
         raise UsageError(f"{_shown(file)} is no valid TOML: {str(error)[:1].lower()}{str(error)[1:]}.") from error
     tool = document.get("tool")
     return tool.get("gradscope") if isinstance(tool, Mapping) else None

@@ -1,7 +1,7 @@
 """A table of a TOML file, read key by key: what is wrong is collected, so that one sentence can tell all of it."""
 
 import json
-import math
+import sys
 from collections.abc import Iterable, Mapping
 
 from gradscope.errors import nearest
@@ -85,7 +85,7 @@ class Table:
     def number(self, key: str) -> float | None:
         """A finite number."""
         value = self._values.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
             return float(value)
         if key in self:
             self.refuse(key, "must be a finite number")

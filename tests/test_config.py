@@ -1,7 +1,10 @@
+import datetime
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gradscope.config import CheckTarget, Config, Suppression, overridden, read_config
 from gradscope.errors import UsageError
@@ -251,3 +254,41 @@ def test_what_is_said_elsewhere_is_checked_as_well(folder, said, origin, sentenc
     with pytest.raises(UsageError) as caught:
         overridden(Config(root=folder), **said, origin=origin)
     assert str(caught.value) == sentence
+
+
+KEYS = ["select", "ignore", "fail-on", "rules", "suppress", "check", "baseline", "max-drift", "?"]
+RULE_KEYS = ["dead-units", "warn-fraction", "min-steps", "error-fraction"]
+ENTRY_KEYS = ["name", "model", "batch", "loss", "lr", "steps", "device", "rule", "module", "reason", "target"]
+SIMPLE = st.one_of(
+    st.sampled_from(["GS", "GS3", "error", "dead-units", "m:f", "a.b:c", "", "x\ny", "gain-drift", "é"]),
+    st.integers(min_value=-3, max_value=10**400),
+    st.floats(),
+    st.booleans(),
+    st.just(datetime.date(2025, 1, 1)),
+)
+ENTRY = st.dictionaries(st.sampled_from(ENTRY_KEYS), st.one_of(SIMPLE, st.just("m:f")))
+ANY = st.one_of(
+    SIMPLE,
+    st.lists(SIMPLE, max_size=3),
+    st.lists(ENTRY, max_size=3),
+    st.dictionaries(st.sampled_from(RULE_KEYS), st.one_of(SIMPLE, st.dictionaries(st.sampled_from(RULE_KEYS), SIMPLE))),
+)
+
+
+@given(values=st.one_of(ANY, st.dictionaries(st.sampled_from(KEYS), ANY)))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_written_is_read_or_told_in_one_sentence(folder, monkeypatch, values):
+    file = write("[tool.gradscope]\n")
+    monkeypatch.setattr("tomllib.loads", lambda text: {"tool": {"gradscope": values}})
+    said, config = "", None
+    try:
+        config = read_config(file)
+    except UsageError as error:
+        said = str(error)
+    if config is None:
+        assert "mistake" in said or "must be a table" in said
+        assert said.endswith(".")
+        assert "\n" not in said
+    else:
+        assert overridden(config) == config
+        assert set(config.origins) >= {key for key in values if key not in ("rules", "suppress", "check")}

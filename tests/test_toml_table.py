@@ -23,6 +23,7 @@ REFUSED = [
     ("choice", {"choices": ["a"]}, ["a"], "`k = [\"a\"]` must be one of 'a'"),
     ("number", {}, True, "`k = true` must be a finite number"),
     ("number", {}, float("nan"), "`k = nan` must be a finite number"),
+    ("number", {}, 10**400, f"`k = 1{'0' * 58}…` must be a finite number"),
     ("number", {}, "1", '`k = "1"` must be a finite number'),
     ("positive", {}, 0, "`k = 0` must be above 0"),
     ("positive", {}, float("inf"), "`k = inf` must be a finite number"),
