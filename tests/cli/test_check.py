@@ -1,0 +1,198 @@
+"""`gradscope check` on traces: exit codes, the life of a baseline, outputs. Training is in e2e/test_gate.py."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import trace_of
+
+from gradscope.cli.check import _importable
+from gradscope.trace import TraceBuilder
+
+LAYERS = ["fc1", "act1", "fc2", "act2"]
+TYPES = ["Linear", "ReLU", "Linear", "ReLU"]
+
+
+def recorded(*dead: str, gain: float = 1.0):
+    """A small ReLU network in which the activations `dead` are silent."""
+    shares = [np.nan if kind == "Linear" else float(name in dead) for name, kind in zip(LAYERS, TYPES, strict=True)]
+    return trace_of(
+        modules=LAYERS,
+        types=TYPES,
+        output_rms=np.ones(4),
+        output_dead_fraction=shares,
+        output_grad_l2_norm=np.ones(4),
+        input_grad_l2_norm=[np.nan, 1.0, gain, 1.0],
+        weight_l2_norm=[1.0, np.nan, 1.0, np.nan],
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    recorded().save("healthy.h5")
+    recorded("act1").save("sick.h5")
+    (tmp_path / "pyproject.toml").write_text("[tool.gradscope]\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["healthy.h5"], 0),
+        (["sick.h5"], 1),
+        (["healthy.h5", "sick.h5"], 1),
+        (["sick.h5", "--fail-on", "never"], 0),
+        (["sick.h5", "--ignore", "GS3"], 0),
+        (["sick.h5", "--select", "GS1,GS2"], 0),
+        (["sick.h5", "--select", "dead-units"], 1),
+        (["gone.h5"], 2),
+        (["sick.h5", "--select", "GS9"], 2),
+        ([], 2),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_exit_codes(cli, words, code):
+    assert cli("check", *words).code == code
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_report_names_target_code_module_and_the_outcome(cli):
+    outcome = cli("check", "healthy.h5", "sick.h5")
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith("healthy.h5  passed")
+    assert any(line.startswith("sick.h5     failed: 1 error") for line in lines)
+    assert "error GS301 dead-units  act1" in outcome.out
+    assert "failed: 1 error in 1 of 2 targets" in lines[-1]
+    assert outcome.err == ""
+
+
+def test_a_trace_that_cannot_be_judged_is_told_and_the_others_are_judged(cli, folder):
+    TraceBuilder().finish((), {}).save("empty.h5")
+    (folder / "torn.h5").write_bytes((folder / "sick.h5").read_bytes()[:3000])
+    outcome = cli("check", "empty.h5", "torn.h5", "sick.h5", "-o", "all.json")
+    assert outcome.code == 2
+    assert "gradscope: empty.h5: no step was recorded" in outcome.err
+    assert "torn.h5" in outcome.err
+    assert "GS301" in outcome.out
+    document = json.loads(Path("all.json").read_text())
+    assert [bool(target["error"]) for target in document["targets"]] == [True, True, False]
+    assert document["ok"] is False
+
+
+@pytest.mark.usefixtures("folder")
+def test_one_that_cannot_be_judged_alone_is_one_line_on_stderr(cli):
+    Path("torn.h5").write_text("not HDF5")
+    outcome = cli("check", "torn.h5")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert len(outcome.err.splitlines()) == 1
+    assert outcome.err.count("torn.h5") == 1
+
+
+# ---------------------------------------------------------------- the baseline
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_life_of_a_baseline(cli):
+    written = cli("check", "sick.h5", "--write-baseline", "known.json")
+    assert written.code == 0
+    assert "wrote known.json: 1 finding of 1 target" in written.err
+    assert cli("check", "sick.h5").code == 1
+    known = cli("check", "sick.h5", "--baseline", "known.json")
+    assert known.code == 0
+    assert "known to the baseline: GS301 act1" in known.out
+
+    recorded("act1", "act2").save("sick.h5")  # a second fault beside the known one
+    worse = cli("check", "sick.h5", "--baseline", "known.json")
+    assert worse.code == 1
+    assert "GS301" in worse.out
+
+    recorded().save("sick.h5")
+    mended = cli("check", "sick.h5", "--baseline", "known.json")
+    assert mended.code == 0
+    assert "1 finding of the baseline is gone (GS301 act1); --write-baseline lets it shrink" in mended.out
+    assert cli("check", "sick.h5", "--write-baseline", "known.json").code == 0
+    assert json.loads(Path("known.json").read_text())["findings"] == []
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_was_not_asked_for_keeps_its_place_in_the_baseline(cli):
+    recorded("act2").save("other.h5")
+    cli("check", "sick.h5", "--write-baseline", "known.json")
+    cli("check", "other.h5", "--write-baseline", "known.json")
+    document = json.loads(Path("known.json").read_text())
+    assert [(f["target"], f["module"]) for f in document["findings"]] == [("other.h5", "act2"), ("sick.h5", "act1")]
+    assert sorted(document["profiles"]) == ["other.h5", "sick.h5"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_no_baseline_is_written_of_what_could_not_be_judged(cli):
+    Path("torn.h5").write_text("not HDF5")
+    outcome = cli("check", "sick.h5", "torn.h5", "--write-baseline", "known.json")
+    assert outcome.code == 2
+    assert "no baseline was written: torn.h5 could not be judged" in outcome.err
+    assert not Path("known.json").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_gain_that_drifts_from_the_stored_profile_fails(cli):
+    cli("check", "healthy.h5", "--write-baseline", "known.json")
+    held = ["check", "healthy.h5", "--baseline", "known.json", "--max-drift", "0.5"]
+    assert cli(*held).code == 0
+    recorded(gain=2.0).save("healthy.h5")
+    assert cli(*held).code == 0
+    recorded(gain=10.0).save("healthy.h5")
+    outcome = cli(*held)
+    assert outcome.code == 1
+    assert "gain-drift  fc2" in outcome.out
+    assert cli(*held[:4]).code == 0
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_baseline_from_the_settings_is_used(cli):
+    cli("check", "sick.h5", "--write-baseline", "known.json")
+    Path("pyproject.toml").write_text('[tool.gradscope]\nbaseline = "known.json"\n')
+    assert cli("check", "sick.h5").code == 0
+    Path("known.json").unlink()
+    outcome = cli("check", "sick.h5")
+    assert outcome.code == 2
+    assert "--write-baseline" in outcome.err
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_suppression_with_its_reason(cli):
+    Path("pyproject.toml").write_text(
+        '[[tool.gradscope.suppress]]\nrule = "GS301"\nmodule = "act*"\nreason = "pruned on purpose"\n'
+    )
+    outcome = cli("check", "sick.h5")
+    assert outcome.code == 0
+    assert "1 finding is suppressed (pruned on purpose): GS301 act1" in outcome.out
+
+
+# ---------------------------------------------------------------- outputs
+
+
+@pytest.mark.usefixtures("folder")
+def test_several_outputs_at_once(cli):
+    outcome = cli("check", "sick.h5", "-o", "out.json", "-o", "out.txt", "--quiet")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert json.loads(Path("out.json").read_text())["findings"][0]["code"] == "GS301"
+    assert "GS301 dead-units  act1" in Path("out.txt").read_text()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_trace_is_not_written_over(cli):
+    before = Path("sick.h5").read_bytes()
+    outcome = cli("check", "sick.h5", "--output-format", "json", "-o", "sick.h5")
+    assert outcome.code == 2
+    assert Path("sick.h5").read_bytes() == before
+
+
+def test_the_current_folder_can_be_imported_from_and_is_forgotten_again(folder: Path):
+    before = list(sys.path)
+    with _importable(folder / "root"):
+        assert sys.path[:2] == [os.getcwd(), str(folder / "root")]
+    assert sys.path == before
