@@ -17,7 +17,7 @@ import pytest
 
 from gradscope.cli import main
 
-MODELS = '''\
+MODELS = """\
 import torch
 from torch import nn
 
@@ -82,7 +82,7 @@ def nan():
 def batch(step):
     x = torch.randn(64, 8, generator=torch.Generator().manual_seed(step))
     return x, (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
-'''
+"""
 
 # The fault, the code of its root, the module that is named, and a line of the file where that module is written.
 FAULTS = {
@@ -125,9 +125,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complet
     command += ["--output-format", "gitlab", "-o", "quality.gitlab"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "GITHUB"))}
     environment |= {"COLUMNS": "100", "GITHUB_STEP_SUMMARY": str(folder / "summary.md")}
-    run = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
     return run, folder
 
 
@@ -265,7 +263,9 @@ def test_a_broken_target_does_not_hide_the_others_and_shows_the_users_traceback(
 ) -> None:
     write_package(user, "healthy", "dead")
     models = user / "acme" / "models.py"
-    models.write_text(MODELS.replace("def healthy():\n    return Net()", "def healthy():\n    return Net(last=nn.Linear)"))
+    models.write_text(
+        MODELS.replace("def healthy():\n    return Net()", "def healthy():\n    return Net(last=nn.Linear)")
+    )
     assert main(["check"]) == 2
     outcome = capsys.readouterr()
     assert "acme/models.py" in outcome.err
@@ -275,13 +275,13 @@ def test_a_broken_target_does_not_hide_the_others_and_shows_the_users_traceback(
     assert "GS301" in outcome.out
 
 
-def test_what_the_users_code_prints_does_not_spoil_the_document(
-    user: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_the_users_code_prints_does_not_spoil_the_document(user: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_package(user, "healthy")
     models = user / "acme" / "models.py"
     models.write_text(
-        MODELS.replace("def batch(step):\n", 'def batch(step):\n    import os\n    print("noise")\n    os.system("echo more")\n')
+        MODELS.replace(
+            "def batch(step):\n", 'def batch(step):\n    import os\n    print("noise")\n    os.system("echo more")\n'
+        )
     )
     assert main(["check", "--output-format", "json", "--steps", "3"]) == 0
     outcome = capfd.readouterr()
