@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from gradscope.config import read_config
 from gradscope.rules import RULES
 from gradscope.scenarios import SCENARIOS
 
@@ -77,3 +78,12 @@ def test_every_rule_and_every_scenario_is_in_its_table() -> None:
 
 def test_the_test_command_stands_alone_on_its_line() -> None:
     assert "pip install '.[test]' && pytest" in README.splitlines()
+
+
+def test_the_settings_that_are_shown_are_accepted(tmp_path: Path) -> None:
+    (shown,) = blocks("toml")
+    (tmp_path / "pyproject.toml").write_text(shown, encoding="utf-8")
+    config = read_config(start=tmp_path)
+    assert [target.name for target in config.checks] == ["encoder"]
+    assert config.rules == {"dead-units": {"warn_fraction": 0.5}}
+    assert config.baseline == tmp_path / "gradscope-baseline.json"
