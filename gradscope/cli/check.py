@@ -142,6 +142,7 @@ def _importable(*folders: Path) -> Iterator[None]:
 def _judged(subject: Subject, policy: "Policy", *, debug: bool) -> list[Judged]:
     """The verdict on `subject`; one that could not be judged says why, and the others go on."""
     from gradscope.gate import judge
+    from gradscope.health import require_judged
     from gradscope.tracebacks import place_of, told, without_ours
 
     started = clock.perf_counter()
@@ -149,7 +150,11 @@ def _judged(subject: Subject, policy: "Policy", *, debug: bool) -> list[Judged]:
         with _working_on(subject.name), stdout_aside():
             made = subject.record()
         spent = (clock.perf_counter() - started) / max(len(made), 1)
-        return [judge(one.name, one.traces, policy, seeds=one.seeds, duration_s=spent) for one in made]
+        found = [judge(one.name, one.traces, policy, seeds=one.seeds, duration_s=spent) for one in made]
+        for one in found:
+            if not one.known and not one.suppressed:
+                require_judged(one.diagnosis, policy.rules)
+        return found
     except GradscopeError as error:
         if debug:
             traceback.print_exc()

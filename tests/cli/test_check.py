@@ -47,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["healthy.h5", "sick.h5"], 1),
         (["sick.h5", "--fail-on", "never"], 0),
         (["sick.h5", "--ignore", "GS3"], 0),
-        (["sick.h5", "--select", "GS1,GS2"], 0),
+        (["sick.h5", "--select", "GS4,GS2"], 0),
         (["sick.h5", "--select", "dead-units"], 1),
         (["gone.h5"], 2),
         (["sick.h5", "--select", "GS9"], 2),
@@ -81,6 +81,16 @@ def test_a_trace_that_cannot_be_judged_is_told_and_the_others_are_judged(cli, fo
     document = json.loads(Path("all.json").read_text())
     assert [bool(target["error"]) for target in document["targets"]] == [True, True, False]
     assert document["ok"] is False
+
+
+@pytest.mark.usefixtures("folder")
+def test_where_no_rule_could_judge_nothing_is_known(cli):
+    trace_of(steps=1, modules=LAYERS, types=TYPES, output_rms=np.ones(4), weight_grad_l2_norm=np.ones(4)).save(
+        "short.h5"
+    )
+    outcome = cli("check", "short.h5", "--select", "GS103,GS301")
+    assert outcome.code == 2
+    assert "short.h5: nothing could be judged" in outcome.err
 
 
 @pytest.mark.usefixtures("folder")
