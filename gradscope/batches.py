@@ -87,8 +87,8 @@ class Batches:
         if step == 0:
             raise UsageError(f"{self.quoted} is empty: it gives no batch.")
         raise UsageError(
-            f"{self.quoted} has run out after {step} batches and cannot be begun anew; give a list, a DataLoader or a"
-            " function."
+            f"{self.quoted} has run out after {step} batch{'es' * (step > 1)} and cannot be begun anew; give a list, a"
+            " DataLoader or a function."
         )
 
     def _begin(self, source: object) -> None:

@@ -76,6 +76,8 @@ class Loss:
                 f"{self.quoted} must return a single number, it returns a tensor of shape {tuple(value.shape)}; take"
                 " its mean or sum."
             )
+        if value.is_complex():
+            raise UsageError(f"{self.quoted} must return a real number, it returns {value.dtype}; take its `.abs()`.")
         if not value.requires_grad:
             raise UsageError(
                 f"{self.quoted} has no gradient in step {step}: between the parameters of {called(type(model))} and the"

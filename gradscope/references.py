@@ -32,6 +32,10 @@ def resolve(reference: str, *, written: str) -> object:
         try:
             found = getattr(found, part)
         except AttributeError:
+            if path == module and part in _modules_in(module):
+                raise UsageError(
+                    f"{written}: {module}.{part} is a module; name what you want in it: '{module}.{part}:…'."
+                ) from None
             known = [word for word in dir(found) if not word.startswith("_")]
             raise UsageError(f"{written}: {path} has no {part!r}{_near(part, known)}") from None
         path = f"{path}.{part}" if path != module else f"{module}:{part}"
@@ -76,8 +80,8 @@ def _imported(name: str, written: str) -> object:
 
 
 def _modules_in(parent: str) -> list[str]:
-    """Modules of the package `parent`; "" is the current folder."""
-    path = getattr(sys.modules.get(parent), "__path__", None) if parent else [os.getcwd()]
+    """Modules of the package `parent`; "" is the current folder. A module that is no package has none."""
+    path = getattr(sys.modules.get(parent), "__path__", ()) if parent else [os.getcwd()]
     return [found.name for found in pkgutil.iter_modules(path)]
 
 

@@ -37,6 +37,8 @@ WRONG = {
     "shp.models:build": "there is no module 'shp' (looked for from {here!r}); did you mean 'shop'?",
     "shop.models.Zoo:small": "there is no module 'shop.models.Zoo'; shop.models is a module, no package: write"
     " 'shop.models:Zoo'.",
+    "shop:models": "shop.models is a module; name what you want in it: 'shop.models:…'.",
+    "shop.models:json": "shop.models has no 'json'; known are Zoo, build.",
     "shop.models.build": "'shop.models.build' must be a module and a name in it; write 'shop.models:build'.",
     "shop/models.py:build": "'shop/models.py:build' must be a module and a name in it; write 'shop.models:build'.",
     "shop.models:build()": "'shop.models:build()' must be a module and a name in it; write 'shop.models:build'.",

@@ -155,7 +155,7 @@ def _script(asked: Asked, targets: Mapping[str, CheckTarget]) -> Subject:
     (script,) = asked.names
     if not asked.is_module:
         if script in targets and not Path(script).exists():
-            raise UsageError(f"{script!r} is a target; `-- {' '.join(asked.arguments or ())}` is for a script.")
+            raise UsageError(f"{script!r} is a target; `{' '.join(['--', *(asked.arguments or ())])}` is for a script.")
         _file(script, targets)
     strange = {name: value for name, value in asked.changes.items() if name != "steps"}
     if strange:

@@ -127,6 +127,9 @@ def number(outputs, targets):
 def nothing(outputs, targets):
     F.cross_entropy(outputs, targets)
 
+def imaginary(outputs, targets):
+    return outputs.sum() * 1j
+
 def cut(outputs, targets):
     return F.cross_entropy(outputs.detach(), targets)
 
@@ -266,6 +269,7 @@ TRAINING = {
     "no such module": ({"model": "acme.modles:build"}, ["acme.modles", "did you mean 'acme.models'"]),
     "no such package": ({"batch": "amce.data:batch"}, ["amce", "did you mean 'acme'"]),
     "no such function": ({"model": "acme.models:buld"}, ["acme.models:buld", "did you mean 'build'"]),
+    "a module": ({"loss": "acme:losses"}, ["acme.losses is a module", "'acme.losses:…'"]),
     "no such loss": ({"loss": "torch.nn.functional:cross_entrop"}, ["cross_entrop", "'cross_entropy'"]),
     "import fails": (
         {"model": "acme.broken:build"},
@@ -306,6 +310,7 @@ TRAINING = {
     "loss for each sample": ({"loss": "acme.losses:elementwise"}, ["acme.losses:elementwise", "(16,)"]),
     "loss is a float": ({"loss": "acme.losses:number"}, ["acme.losses:number", "a float"]),
     "loss is None": ({"loss": "acme.losses:nothing"}, ["acme.losses:nothing", "None"]),
+    "loss is complex": ({"loss": "acme.losses:imaginary"}, ["acme.losses:imaginary", "a real number", "complex64"]),
     "loss without a graph": ({"loss": "acme.losses:cut"}, ["acme.losses:cut", "grad"]),
     "loss of three": ({"loss": "acme.losses:three"}, ["acme.losses:three", "(outputs, targets, weights)"]),
     "loss is a pair": ({"loss": "acme.data:pair"}, ["acme.data:pair", "a tuple"]),
