@@ -5,6 +5,7 @@
     print(scope.diagnose())
 
 Names are loaded on first use: `gradscope --help`, and reading a trace, never import torch.
+Under `gradscope attach -m pytest` this module is there before pytest could rewrite its asserts: PYTEST_DONT_REWRITE.
 """
 
 import os

@@ -1,0 +1,54 @@
+"""`pytest --gradscope-write-baseline FILE`: what the tests find is known from now on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gradscope.baseline import Baseline, read_baseline, write_baseline
+from gradscope.errors import UsageError
+from gradscope.verdict import Identity
+
+if TYPE_CHECKING:
+    from gradscope.integrations.pytest_judging import Told
+
+
+class BaselineWriter:
+    """Takes in what the reports of all tests carry and writes it at the end of the run.
+
+    What the file holds of tests that did not run stays there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Reads what the file at `path` holds, if there is one.
+
+        Raises:
+            UsageError: It is no baseline.
+        """
+        self._path = path
+        try:
+            self._before = read_baseline(path) if path.exists() else Baseline()
+        except UsageError as error:
+            raise pytest.UsageError(f"gradscope: {error}") from error
+        self._ran: set[str] = set()
+        self._told: list[Told] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A test has come to its end."""
+        if report.when == "teardown":
+            self._ran.add(report.nodeid)
+            self._told += getattr(report, "gradscope", [])
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Writes the file and says so."""
+        known = {target for target, _, _ in self._before.findings} | self._before.profiles.keys()
+        kept = self._before.without(target for target in known if {target, target.rpartition("#")[0]} & self._ran)
+        found = {Identity(one["target"], code, module) for one in self._told for code, module in one["found"]}
+        profiles = {one["target"]: one["gains"] for one in self._told if one["gains"]}
+        baseline = Baseline(findings=kept.findings | found, profiles={**kept.profiles, **profiles})
+        try:
+            write_baseline(baseline, self._path)
+        except UsageError as error:
+            raise pytest.UsageError(f"gradscope: {error}") from error
+        number = len(baseline.findings)
+        terminalreporter.write_line(f"gradscope: {number} finding{'s' * (number != 1)} known in {self._path}")
