@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from gradscope.integrations.pytest_judging import Gradscope, Told
     from gradscope.integrations.pytest_settings import Settings
 
-__tracebackhide__ = True  # a failure is shown where the test called, not here
-
 _SETTINGS = pytest.StashKey["Settings"]()
 _JUDGING = pytest.StashKey["Gradscope"]()
 _MISTAKE = "gradscope_mistake"  # in what a worker of pytest-xdist hands back
@@ -136,6 +134,7 @@ def gradscope(request: pytest.FixtureRequest) -> "Iterator[Gradscope]":
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Judges what the test has attached, as the last thing that it does."""
+    __tracebackhide__ = True  # a failure is shown where the test attached
     judging = item.stash.get(_JUDGING, None)
     if judging is None:
         return (yield)

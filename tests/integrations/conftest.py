@@ -1,6 +1,10 @@
-"""A small training for the trackers to look at."""
+"""A small training for the trackers to look at, and a pytest that runs elsewhere."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -40,5 +44,24 @@ def train() -> Train:
                 scope.record_loss(loss)
                 after(step, loss.item())
         return scope
+
+    return run
+
+
+class RunPytest(Protocol):
+    def __call__(self, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture(scope="session")
+def run_pytest() -> RunPytest:
+    """Runs pytest in a user's folder with the plugin of this checkout, and no other that happens to be installed."""
+
+    def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        home = str(Path(gradscope.__file__).parents[1])
+        environment = {**os.environ, "PYTHONPATH": home, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "150"}
+        environment.pop("PYTEST_ADDOPTS", None)
+        plugins = ["-p", "gradscope.integrations.pytest_plugin", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", *plugins, *arguments]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
 
     return run
