@@ -24,13 +24,15 @@ from torch.optim import Optimizer
 from gradscope.batches import Batches
 from gradscope.config import CheckTarget
 from gradscope.errors import UsageError
+from gradscope.findings import Json
 from gradscope.isolation import isolated
 from gradscope.losses import Loss, loss_of
 from gradscope.optimizers import copied, needs_closure, optimizers_of, to_parameters
-from gradscope.probes.names import unwrapped
+from gradscope.probes.names import bare_modules, unwrapped
 from gradscope.references import resolve
 from gradscope.scope import attach
 from gradscope.signatures import a, accepts, called, takes
+from gradscope.sources import written
 from gradscope.trace import Trace
 from gradscope.tracebacks import during
 
@@ -150,10 +152,17 @@ class _Training:
     def run(self, seed: int) -> Trace:
         """The steps, watched."""
         __tracebackhide__ = True
-        with attach(self.model, optimizer=self.optimizers, meta={"seed": seed}) as scope:
+        with attach(self.model, optimizer=self.optimizers, meta={"seed": seed, **self._source()}) as scope:
             for step in range(self.trial.steps):
                 scope.record_loss(self._step(step))
         return scope.trace
+
+    def _source(self) -> dict[str, Json]:
+        """Where the model is written, with the function that has built it; without one `attach` finds out by itself."""
+        build = self.trial.model
+        if isinstance(build, nn.Module) or not callable(build):
+            return {}
+        return {"sources": written(bare_modules(self.model), factory=build)}
 
     def _step(self, step: int) -> Tensor:
         __tracebackhide__ = True

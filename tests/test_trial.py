@@ -1,5 +1,6 @@
 import copy
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +95,14 @@ def test_a_model_is_built_once_for_each_seed_when_that_is_set():
         random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
         expected.append((random.random(), np.random.rand(), torch.rand(()).item()))
     assert drawn == expected
+
+
+def test_the_trace_knows_the_function_that_has_built_the_model(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    lines = train(trial(), 0).meta["sources"]["tests/test_trial.py"]
+    assert lines[""] == net.__code__.co_firstlineno
+    assert set(lines) <= {"", "0", "1", "2", "3"}
+    assert train(trial(model=nn.Linear(4, 3)), 0).meta["sources"] == {}  # of a given one nothing is the user's
 
 
 # ---------------------------------------------------------------- the caller's own
