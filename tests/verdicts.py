@@ -94,4 +94,14 @@ MANY = Verdict(
         ),
     )
 )
-EXAMPLES = {"everything": EVERYTHING, "passed": PASSED, "nothing": NOTHING, "many": MANY}
+ALIKE = Verdict(
+    targets=(
+        Judged(
+            target="wide",
+            diagnosis=diagnosis(dead(module="a", alike=("a", "b", "c")), dead(module="d")),
+            rules=RULES,
+            places={"a": Place(file="m.py", line=1), "b": Place(file="m.py", line=2)},
+        ),
+    )
+)
+EXAMPLES = {"everything": EVERYTHING, "passed": PASSED, "nothing": NOTHING, "many": MANY, "alike": ALIKE}

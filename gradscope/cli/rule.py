@@ -11,6 +11,7 @@ from gradscope import plugins
 from gradscope.catalogue import PATHOLOGIES, Pathology
 from gradscope.cli.terminal import stdout
 from gradscope.errors import UsageError, nearest
+from gradscope.explanations import explanation, sections
 from gradscope.findings import Json, finite
 from gradscope.verdict import GAIN_DRIFT
 
@@ -96,28 +97,6 @@ def _parts(one: object) -> "Iterator[RenderableType]":
     yield Padding(grid, (0, 0, 0, 2))
 
 
-def sections(docstring: str) -> list[tuple[str, str]]:
-    """The paragraphs of a docstring, each on one line, with the label that it starts with, if any.
-
-    A line that is indented continues the one before; so does a line that starts no new paragraph.
-    """
-    found: list[tuple[str, str]] = []
-    fresh = True
-    for line in docstring.splitlines():
-        labelled = re.match(r"([A-Z][^:.]{2,30}): +(?=\S)", line)
-        if not line.strip():
-            fresh = True
-        elif labelled:
-            found.append((labelled[1], line[labelled.end() :].strip()))
-            fresh = False
-        elif fresh:
-            found.append(("", line.strip()))
-            fresh = False
-        else:
-            found[-1] = (found[-1][0], f"{found[-1][1]} {line.strip()}")
-    return found
-
-
 def find(name: str, installed: tuple[object, ...]) -> object:
     """The rule with that code, in any case, or name.
 
@@ -133,12 +112,6 @@ def find(name: str, installed: tuple[object, ...]) -> object:
     close = nearest(name.upper(), words) if re.match(r"gs\d", name, re.IGNORECASE) else nearest(name, words)
     way_out = close if close.startswith("; did") else "; `gradscope list rules` shows all."
     raise UsageError(f"{name!r} is no rule{way_out}")
-
-
-def explanation(one: object) -> str:
-    """The rule's own text."""
-    explain = getattr(one, "explanation", None)
-    return str(explain()) if callable(explain) else ""
 
 
 def _thresholds(one: object) -> list[dict[str, Json]]:

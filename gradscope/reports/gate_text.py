@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import StringIO
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -28,6 +29,7 @@ from gradscope.verdict import Judged, Verdict
 
 MOST_REASONS = 6  # for which rules could not judge
 WIDEST_STANDING = 40
+TEXT_FILE_WIDTH = 100
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,3 +100,10 @@ def _details(one: Judged) -> Iterator[RenderableType]:
 def shown_finding(item: Shown) -> RenderableType:
     """A finding that leads, with what is folded under it and what it follows from."""
     return finding_with_symptoms(item.finding, item.folded, follows=item.follows, written=item.written)
+
+
+def as_text(item: Shown) -> str:
+    """The same for a file, without colour."""
+    stream = StringIO()
+    Console(file=stream, width=TEXT_FILE_WIDTH, color_system=None, highlight=False).print(shown_finding(item))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"

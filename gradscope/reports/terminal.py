@@ -16,7 +16,7 @@ from gradscope.reports.bars import ASCII, BLOCKS, Glyphs, Panel, chart_heading, 
 from gradscope.reports.base import Destination
 from gradscope.reports.by_rank import about_ranks
 from gradscope.reports.diagnosis_text import diagnosis_parts, grouped_by_reason, verdict
-from gradscope.reports.gate_text import VerdictView
+from gradscope.reports.gate_text import TEXT_FILE_WIDTH, VerdictView
 from gradscope.reports.passage import joined_symbols, memory_words, passages
 from gradscope.reports.profile import (
     FEWEST_LAYERS,
@@ -31,7 +31,6 @@ from gradscope.reports.through_time import through_time
 from gradscope.trace import Trace
 from gradscope.verdict import Verdict
 
-TEXT_FILE_WIDTH = 100
 SPARK_WIDTH = 32
 MOST_PANELS = 6
 MOST_EVENTS = 3  # of one kind

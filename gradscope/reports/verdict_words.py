@@ -5,12 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gradscope.findings import Diagnosis, Finding, Role, Severity
-from gradscope.sources import place_of, places
+from gradscope.sources import Place, place_of, places
 from gradscope.trace import Trace
 from gradscope.verdict import Identity, Judged, Verdict
 
 MOST_PLACES = 4  # that one line names
 PASSED, FAILED, BROKEN = "passed", "failed", "broken"
+SETTINGS = Place(file="pyproject.toml", line=1)  # in place of a line that is not known, for those who need one
 
 
 @dataclass(frozen=True, slots=True)

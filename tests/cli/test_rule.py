@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from gradscope.catalogue import EVERY_CODE
-from gradscope.cli.rule import sections
+from gradscope.explanations import sections
 from gradscope.findings import Finding
 from gradscope.records import Quantity
 from gradscope.rules.base import Rule
