@@ -1,6 +1,17 @@
 """Is this model healthy? A few steps of training say, on a copy of it.
 
-    gradscope.assert_healthy(model, batch=(x, y), loss=torch.nn.functional.cross_entropy)
+    >>> import torch, gradscope
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 3))
+    >>> x, y = torch.randn(64, 10), torch.randint(3, (64,))
+    >>> gradscope.check(model, batch=(x, y), loss=nn.functional.cross_entropy).ok
+    True
+    >>> nn.init.constant_(model[0].bias, -20)[0].item()
+    -20.0
+    >>> gradscope.assert_healthy(model, batch=(x, y), loss=nn.functional.cross_entropy)
+    Traceback (most recent call last):
+    gradscope.UnhealthyModel: Sequential is not healthy: error GS301 dead-units at 1
+    ...
 
 The caller's model, its gradients and mode, random states and settings are afterwards what they were.
 """
@@ -90,9 +101,23 @@ def check(
 ) -> Diagnosis:
     """What a few steps of training show of a model's health. A copy is trained; nothing of the caller's changes.
 
-        x, y = torch.randn(64, 10), torch.randint(3, (64,))
-        diagnosis = gradscope.check(model, batch=(x, y), loss=torch.nn.functional.cross_entropy)
-        assert diagnosis.ok
+    Everything can be given in the form in which it is at hand:
+
+        >>> import torch, gradscope
+        >>> from torch import nn
+        >>> def build():
+        ...     return nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 3))
+        >>> def batch(step):
+        ...     x = torch.randn(64, 10)
+        ...     return x, x[:, :3].argmax(1)
+        >>> given = {"batch": batch, "loss": nn.CrossEntropyLoss, "optimizer": torch.optim.AdamW}
+        >>> gradscope.check(build, **given, lr=3e-4, seeds=2).steps
+        40
+        >>> def penalised(model, batch):
+        ...     x, y = batch
+        ...     return nn.functional.cross_entropy(model(x), y) + 1e-4 * model[0].weight.square().sum()
+        >>> gradscope.check(build, batch=batch, loss=penalised, steps=10).worst is None
+        True
 
     Args:
         model: A module, or a function that builds one; it is called once for each seed, when the random states are
@@ -138,7 +163,7 @@ def assert_healthy(
 ) -> Diagnosis:
     """Fails if a few steps of training show that a model is not healthy; for tests. See `check` for what it is given.
 
-        def test_encoder_learns():
+        def test_the_encoder_is_healthy():
             gradscope.assert_healthy(build_encoder, batch=tiny_batch, loss=nn.CrossEntropyLoss, ignore=["GS302"])
 
     Args:

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 _State = TypeVar("_State")
@@ -54,8 +55,8 @@ def isolated() -> Iterator[None]:
         back.enter_context(warnings.catch_warnings())
         back.enter_context(torch.inference_mode(False))
         back.enter_context(torch.enable_grad())
-        # weights that were cast once for the caller's autocast would stay what they were at the first step
-        torch.set_autocast_cache_enabled(False)
+        if _depth_of_autocast():  # the caller's: what it had cast once would stay what it was at the first step
+            torch.set_autocast_cache_enabled(False)
         yield
 
 
@@ -106,10 +107,7 @@ def _restore_environment(before: dict[str, str]) -> None:
 
 def _random(back: ExitStack) -> None:
     back.callback(random.setstate, random.getstate())
-    if "numpy" in sys.modules:
-        import numpy as np
-
-        back.callback(np.random.set_state, np.random.get_state())
+    back.callback(np.random.set_state, np.random.get_state())
     back.callback(torch.set_rng_state, torch.get_rng_state())
     if torch.cuda.is_initialized():
         back.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())

@@ -1,6 +1,5 @@
-"""The optimizers of a trial: made of the parameters, or copies of those with which the caller trains the model."""
+"""The optimizers of a trial: made of the parameters, of the model, or given ready-made."""
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 
@@ -40,15 +39,6 @@ def optimizers_of(given: object, model: nn.Module, lr: float | None, quoted: str
                 " it made for another model, or another copy of this one?"
             )
     return optimizers
-
-
-def copied(optimizer: Optimizer, memo: dict[int, object]) -> Optimizer:
-    """A copy of `optimizer`, with its state, for the copies of its parameters that `memo` holds."""
-    found = copy.deepcopy(optimizer, memo)
-    for name, value in vars(optimizer).items():  # of its own attributes, such as those of LBFGS, torch's copy has none
-        if name not in vars(found) and not callable(value):
-            setattr(found, name, copy.deepcopy(value, memo))
-    return found
 
 
 def to_parameters(optimizer: Optimizer) -> None:

@@ -6,29 +6,31 @@ For the same seed the trace is the same, bit by bit. What the user's functions c
 what they raise passes through as it is, with a note that says when (`tracebacks.told`).
 """
 
-import copy
 import json
 import math
 import random
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
+from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer, is_lazy
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gradscope.batches import Batches
 from gradscope.config import CheckTarget
-from gradscope.errors import UsageError
+from gradscope.copies import copied
+from gradscope.errors import GradscopeError, UsageError
 from gradscope.findings import Json
 from gradscope.isolation import isolated
 from gradscope.losses import Loss, loss_of
-from gradscope.optimizers import copied, needs_closure, optimizers_of, to_parameters
+from gradscope.optimizers import needs_closure, optimizers_of, to_parameters
 from gradscope.probes.names import bare_modules, unwrapped
+from gradscope.records import Statistic
 from gradscope.references import resolve
 from gradscope.scope import attach
 from gradscope.signatures import a, accepts, called, takes
@@ -37,6 +39,7 @@ from gradscope.trace import Trace
 from gradscope.tracebacks import during
 
 _LARGEST_SEED = 2**32 - 1  # of numpy's
+_built_before: "WeakValueDictionary[int, nn.Module]" = WeakValueDictionary()  # by identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,9 +155,16 @@ class _Training:
     def run(self, seed: int) -> Trace:
         """The steps, watched."""
         __tracebackhide__ = True
-        with attach(self.model, optimizer=self.optimizers, meta={"seed": seed, **self._source()}) as scope:
-            for step in range(self.trial.steps):
-                scope.record_loss(self._step(step))
+        scope = attach(self.model, optimizer=self.optimizers, meta={"seed": seed, **self._source()})
+        try:
+            with scope:
+                for step in range(self.trial.steps):
+                    scope.record_loss(self._step(step))
+        except GradscopeError:
+            raise
+        except Exception:
+            if not _broken(scope.trace):
+                raise  # else the error follows from what the trace shows, and the trace shows where it began
         return scope.trace
 
     def _source(self) -> dict[str, Json]:
@@ -200,6 +210,11 @@ class _Training:
             )
 
 
+def _broken(trace: Trace) -> bool:
+    """Whether NaN or infinity had appeared."""
+    return bool(np.nansum(trace.statistics[Statistic.NONFINITE_COUNT]))
+
+
 def _own(trial: Trial, loss: Loss) -> tuple[nn.Module, Loss, object]:
     """The model, the loss and the optimizer that are this training's own: built, or copied together."""
     __tracebackhide__ = True
@@ -212,23 +227,15 @@ def _own(trial: Trial, loss: Loss) -> tuple[nn.Module, Loss, object]:
                 " give a class such as torch.optim.AdamW, or a function of the model."
             )
         return _built(trial), loss, trial.optimizer
-    # torch copies parameters without a shape, but no such buffers
-    lazy = [buffer for buffer in given.buffers() if is_lazy(buffer)]
-    memo: dict[int, object] = {id(b): UninitializedBuffer(device=b.device) for b in lazy}  # type: ignore[call-arg]
     try:
-        model: nn.Module = copy.deepcopy(unwrapped(given), memo)
-        function = copy.deepcopy(loss.function, memo) if isinstance(loss.function, nn.Module) else loss.function
-        optimizers = [copied(one, memo) for one in own]
+        mine = copied(unwrapped(given), loss.function, own)
     except Exception as error:
+        reason = next(iter(str(error).splitlines()), "").partition(". ")[0]
         raise UsageError(
-            f"{trial.quoted('model')} cannot be copied ({type(error).__name__}: {error}); give a function that builds"
+            f"{trial.quoted('model')} cannot be copied ({type(error).__name__}: {reason}); give a function that builds"
             f" it: `model=lambda: {called(type(given))}(…)`."
         ) from error
-    return (
-        model,
-        Loss(function=function, of_model=loss.of_model, quoted=loss.quoted, batch=loss.batch),
-        optimizers or trial.optimizer,
-    )
+    return mine.model, replace(loss, function=mine.loss), mine.optimizers or trial.optimizer
 
 
 def _instances(given: object) -> list[Optimizer]:
@@ -247,6 +254,9 @@ def _built(trial: Trial) -> nn.Module:
         model: object = build()
     if not isinstance(model, nn.Module):
         raise UsageError(f"{quoted} must return a torch.nn.Module, it returns {a(model)}.")
+    if _built_before.get(id(model)) is model:
+        raise UsageError(f"{quoted} returns the same model again, already trained; it must build a new one.")
+    _built_before[id(model)] = model
     return model
 
 
@@ -307,10 +317,7 @@ def _cpu(trial: Trial) -> str:
 
 
 def _seed(seed: int) -> None:
-    """Seeds what random numbers come from: Python, torch, and numpy where it is loaded."""
+    """Seeds what random numbers come from: Python, torch and numpy."""
     random.seed(seed)
     torch.manual_seed(seed)
-    if "numpy" in sys.modules:
-        import numpy as np
-
-        np.random.seed(seed)
+    np.random.seed(seed)

@@ -1,3 +1,4 @@
+import doctest
 import pickle
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 from torch import nn
 
 import gradscope
+from gradscope import health
 from gradscope.errors import UsageError
 from gradscope.findings import Severity
 from gradscope.rules import RULES
@@ -82,3 +84,8 @@ def test_misuse_is_one_sentence(given, message):
     with pytest.raises(UsageError) as caught:
         gradscope.assert_healthy(net(), batch=pair, loss=nn.CrossEntropyLoss, **given)
     assert str(caught.value) == message
+
+
+def test_the_examples_run():
+    torch.manual_seed(0)
+    assert doctest.testmod(health, optionflags=doctest.ELLIPSIS).failed == 0

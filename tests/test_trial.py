@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from gradscope.config import CheckTarget
 from gradscope.errors import UsageError
+from gradscope.rules.engine import diagnose
 from gradscope.scope import attach
 from gradscope.tracebacks import stage_of, told
 from gradscope.trial import Trial, of, train
@@ -420,6 +421,39 @@ def test_what_the_user_s_code_raises_passes_through_with_a_note(stage):
     if isinstance(caught.value, KeyError):
         line = fail.__code__.co_firstlineno + 1
         assert told(caught.value).endswith(f"tests/test_trial.py:{line}: KeyError: 'acme'")
+
+
+def test_what_nan_has_broken_is_told_by_the_trace():
+    def loss(outputs, targets):
+        outputs = torch.sigmoid(outputs)
+        return F.binary_cross_entropy(outputs, torch.zeros_like(outputs))  # raises where it is given NaN
+
+    def build(step_of_nan=0):
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+        model[0].register_forward_hook(lambda module, inputs, y: next(steps) and y / (y - y))
+        steps = iter([None] * step_of_nan + [1])
+        return model
+
+    def build_later():
+        return build(2)
+
+    for model, recorded in ((build, [0]), (build_later, [0, 1, 2])):
+        trace = train(trial(model=model, loss=loss), 0)
+        assert list(trace.steps) == recorded
+        assert [event.kind for event in trace.events] == ["interrupted"]
+        (finding,) = (f for f in diagnose(trace) if f.code == "GS401")
+        assert finding.module == "0"
+
+
+def test_a_function_that_gives_the_same_model_again():
+    model = net()
+    once = trial(model=lambda: model)
+    train(once, 0)
+    with pytest.raises(UsageError) as caught:
+        train(once, 1)
+    assert str(caught.value) == (
+        "`model=<lambda>` returns the same model again, already trained; it must build a new one."
+    )
 
 
 # ---------------------------------------------------------------- configured
