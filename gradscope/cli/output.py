@@ -3,8 +3,10 @@
     plan = placements(formats, files, quiet=quiet)     # before anything is trained: what cannot work is said at once
     deliver(plan, verdict)
 
-A FILE goes to the requested format whose suffix it has; what is left, in order, to the requested formats that are left;
-a FILE that is then left over gets the format that its suffix tells. A format without a FILE goes to stdout.
+A FILE goes to the requested format whose suffix it has; what is left, in order, to the requested formats that are
+left (`--output-format gitlab -o report.json`); a FILE that is then left over gets the format that its suffix tells. A
+format without a FILE goes to stdout. Text and annotations belong there, so they take no FILE whose suffix tells
+another format: `--output-format text -o report.json` gives both.
 """
 
 import os
@@ -116,16 +118,22 @@ def _placed(
         given.append(fitting)
     placed = []
     for path, one in zip(files, given, strict=True):
+        told = _by_suffix(path, installed)
         if one is None:
-            one = left.pop(0) if left else _by_suffix(path, installed)
-        placed.append((one, path))
+            one = next((other for other in left if told is None or other.name not in (TEXT, GITHUB)), None)
+            if one is not None:
+                left.remove(one)
+        placed.append((one or _told(told, path, installed), path))
     return placed, left
 
 
-def _by_suffix(path: Path, installed: "dict[str, GateReport]") -> "GateReport":
-    for one in installed.values():
-        if path.suffix.lower() == one.suffix:
-            return one
+def _by_suffix(path: Path, installed: "dict[str, GateReport]") -> "GateReport | None":
+    return next((one for one in installed.values() if path.suffix.lower() == one.suffix), None)
+
+
+def _told(one: "GateReport | None", path: Path, installed: "dict[str, GateReport]") -> "GateReport":
+    if one is not None:
+        return one
     suffixes = ", ".join(f"{one.suffix} ({one.name})" for one in installed.values())
     raise UsageError(
         f"`-o {path}`: which format? Say it with `--output-format NAME`, or by the file's suffix: {suffixes}."

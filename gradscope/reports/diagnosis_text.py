@@ -7,7 +7,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gradscope.findings import Diagnosis, Finding, Severity
+from gradscope.findings import Diagnosis, Finding, Role, Severity
+from gradscope.reports.verdict_words import from_root, heads
 
 SEVERITY_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
 HEALTHY_STYLE = "bold green"
@@ -16,8 +17,9 @@ MOST_NAMES = 12  # that share one reason
 
 def diagnosis_parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     """Findings and rules that could not judge: what a blank line stands between."""
-    for root in diagnosis.roots:
-        yield finding_with_symptoms(root, diagnosis.symptoms_of(root))
+    for finding, folded in heads(diagnosis):
+        follows = "" if finding.role is Role.ROOT else from_root(finding.caused_by)
+        yield finding_with_symptoms(finding, folded, follows=follows)
     if diagnosis.not_judged:
         yield not_judged(diagnosis)
 
@@ -31,14 +33,15 @@ def diagnosis_lines(diagnosis: Diagnosis) -> Iterator[RenderableType]:
 
 
 def verdict(diagnosis: Diagnosis) -> Text:
-    """How many roots of each severity there are; healthy only where every rule could judge."""
+    """How many findings of each severity lead; healthy only where every rule could judge."""
     if not diagnosis.steps:
         return Text("nothing recorded", SEVERITY_STYLE[Severity.WARNING])
     if not diagnosis.findings:
         rules = sum(item.rule != "recording" for item in diagnosis.not_judged)
         blind = f", {rules} rule{'s' if rules > 1 else ''} not judged" if rules else ""
         return Text(f"no finding{blind}" if diagnosis.not_judged else "healthy", HEALTHY_STYLE)
-    counts = [(s, sum(f.severity is s for f in diagnosis.roots)) for s in reversed(Severity)]
+    first = [finding for finding, _ in heads(diagnosis)]
+    counts = [(s, sum(f.severity is s for f in first)) for s in reversed(Severity)]
     said = [
         (f"{n} {s.value}{'s' if n > 1 and s is not Severity.INFO else ''}", SEVERITY_STYLE[s]) for s, n in counts if n
     ]

@@ -10,7 +10,7 @@ from gradscope import plugins
 from gradscope.findings import Diagnosis, Finding
 from gradscope.reports.base import Destination, write_text
 from gradscope.reports.gate_text import as_text
-from gradscope.reports.verdict_words import Shown, counted, leading, place, shown, verdict_of, written
+from gradscope.reports.verdict_words import Shown, counted, from_root, place, shown, verdict_of, written
 from gradscope.sources import place_of
 from gradscope.trace import Trace
 from gradscope.verdict import Judged, Verdict
@@ -121,17 +121,17 @@ def _case(
 
 def _text(one: Judged, findings: Sequence[Finding]) -> str:
     """As the terminal shows them: a root with what follows from it, symptoms of a root together."""
-    heads = {id(item.finding): item for item in shown(one)}
+    told = {id(item.finding): item for item in shown(one)}
     parts: list[Shown] = []
     of_root: dict[tuple[str, str], list[Finding]] = {}
-    for finding in leading(findings):
-        if (item := heads.get(id(finding))) is not None:
+    here = {(finding.module, finding.code) for finding in findings}
+    for finding in findings:
+        if (item := told.get(id(finding))) is not None:
             parts.append(item)
-        elif finding.caused_by is not None:
+        elif finding.caused_by is not None and finding.caused_by not in here:
             of_root.setdefault(finding.caused_by, []).append(finding)
-    for (module, code), group in of_root.items():
-        follows = f"follows from {code} at {place(module)}"
-        parts.append(Shown(group[0], tuple(group[1:]), follows, written(one, group[0].module)))
+    for cause, group in of_root.items():
+        parts.append(Shown(group[0], tuple(group[1:]), from_root(cause), written(one, group[0].module)))
     return _clean("\n".join(as_text(item) for item in parts))
 
 

@@ -40,29 +40,42 @@ def verdict_of(trace: Trace, diagnosis: Diagnosis) -> Verdict:
 
 def shown(one: Judged) -> Iterator[Shown]:
     """The findings of a target as they are shown, the roots first."""
-    said = one.diagnosis
-    leading = {(root.module, root.code) for root in said.roots}
-    for root in said.roots:
-        yield Shown(root, said.symptoms_of(root), written=written(one, root.module))
+    for finding, folded in heads(one.diagnosis):
+        follows = "" if finding.role is Role.ROOT else _follows(one, finding.caused_by)
+        yield Shown(finding, folded, follows, written(one, finding.module))
+
+
+def heads(diagnosis: Diagnosis) -> Iterator[tuple[Finding, tuple[Finding, ...]]]:
+    """The findings that lead, each with those that are folded under it.
+
+    A symptom whose root does not count leads too, with the others of its kind that follow from that root.
+    """
+    for root in diagnosis.roots:
+        yield root, diagnosis.symptoms_of(root)
+    known = {(root.module, root.code) for root in diagnosis.roots}
     alone: dict[tuple[tuple[str, str] | None, str], list[Finding]] = {}
-    for finding in said.findings:
-        if finding.role is Role.SYMPTOM and finding.caused_by not in leading:
+    for finding in diagnosis.findings:
+        if finding.role is Role.SYMPTOM and finding.caused_by not in known:
             alone.setdefault((finding.caused_by, finding.code), []).append(finding)
-    for (cause, _), group in alone.items():
-        yield Shown(group[0], tuple(group[1:]), _follows(one, cause), written(one, group[0].module))
+    for first, *others in alone.values():
+        yield first, tuple(others)
+
+
+def from_root(cause: tuple[str, str] | None) -> str:
+    """``follows from GS301 at encoder.act``."""
+    return f"follows from {cause[1]} at {place(cause[0])}" if cause is not None else ""
 
 
 def _follows(one: Judged, cause: tuple[str, str] | None) -> str:
     if cause is None:
         return ""
-    module, code = cause
-    root = f"{code} at {place(module)}"
+    root = from_root(cause)
     for item in one.suppressed:
         if (item.finding.module, item.finding.code) == cause:
-            return f"follows from {root}, which is suppressed: {item.reason}"
+            return f"{root}, which is suppressed: {item.reason}"
     if any((known.module, known.code) == cause for known in one.known):
-        return f"follows from {root}, which the baseline holds"
-    return f"follows from {root}"
+        return f"{root}, which the baseline holds"
+    return root
 
 
 def written(one: Judged, module: str) -> str:
@@ -96,9 +109,13 @@ def severities(findings: Iterable[Finding]) -> str:
 
 
 def leading(findings: Sequence[Finding]) -> list[Finding]:
-    """Those of `findings` that follow from none of them: a root and its ten symptoms are one."""
+    """Those of `findings` that follow from none of them, as they are shown: a root and its ten symptoms are one."""
     among = {(finding.module, finding.code) for finding in findings}
-    return [f for f in findings if f.role is Role.ROOT or f.caused_by not in among]
+    alone: dict[tuple[tuple[str, str] | None, str], Finding] = {}
+    for finding in findings:
+        if finding.role is Role.SYMPTOM and finding.caused_by not in among:
+            alone.setdefault((finding.caused_by, finding.code), finding)
+    return [finding for finding in findings if finding.role is Role.ROOT or finding in alone.values()]
 
 
 def standing(one: Judged, fail_on: Severity | None) -> str:

@@ -38,6 +38,12 @@ def placed(formats, files, *, quiet=False, inputs=()):
         ([], ["a.json"], {"a.json": "json"}, ["text"]),
         (["json"], ["a.json", "b.json"], {"a.json": "json", "b.json": "json"}, ["text"]),
         (["json", "json"], ["a.json"], {"a.json": "json"}, ["text"]),
+        (["gitlab"], ["report.json"], {"report.json": "gitlab"}, ["text"]),
+        (["json", "gitlab"], ["a.json", "b.json"], {"a.json": "json", "b.json": "gitlab"}, ["text"]),
+        (["junit"], ["out.txt"], {"out.txt": "junit"}, ["text"]),
+        (["text"], ["report.json"], {"report.json": "json"}, ["text"]),
+        (["github", "text"], ["a.sarif", "b.xml"], {"a.sarif": "sarif", "b.xml": "junit"}, ["text", "github"]),
+        (["github"], ["log"], {"log": "github"}, ["text"]),
     ],
 )
 def test_who_goes_where(formats, files, where, streamed):

@@ -1,4 +1,4 @@
-from examples import SICK, SYMPTOMS, finding, printed
+from examples import SICK, SYMPTOMS, diagnosis, finding, printed
 
 from gradscope.reports.diagnosis_text import diagnosis_lines, finding_with_symptoms, grouped_by_reason
 
@@ -25,3 +25,10 @@ def test_more_names_than_a_line_takes_are_counted():
     assert text.startswith("not seen m0, m1,")
     assert text.endswith("m11 and 3 more: never ran")
     assert grouped_by_reason("not seen", []) is None
+
+
+def test_symptoms_without_their_root_are_shown_too():
+    text = " ".join(printed(diagnosis(*SYMPTOMS)).split())
+    assert text.startswith("1 warning")
+    assert "warning GS302 saturation layers.5" in text
+    assert "follows from GS101 at layers.3 also GS302 saturation at 5 places" in text
