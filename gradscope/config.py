@@ -86,7 +86,8 @@ class Config:
     """The effective settings.
 
     Attributes:
-        root: Folder of the pyproject.toml they are from; else the current one.
+        root: Folder of the file that they are from; else the current one.
+        file: That file; None where all are defaults.
         select: The rules that are asked: beginnings of codes, names, or "ALL".
         ignore: Those that are not, where these words say it as closely as those of `select`, or more.
         fail_on: Lowest severity for which the gate fails; None for never.
@@ -99,6 +100,7 @@ class Config:
     """
 
     root: Path
+    file: Path | None = None
     select: tuple[str, ...] = (ALL,)
     ignore: tuple[str, ...] = ()
     fail_on: Severity | None = Severity.ERROR
@@ -206,7 +208,7 @@ def _config(values: object, file: Path) -> Config:
     top.refuse_others(("select", "ignore", "fail-on", "rules", "suppress", "check", "baseline", "max-drift"))
     baseline = top.text("baseline")
     config = replace(
-        _scalars(Config(root=file.parent), top),
+        _scalars(Config(root=file.parent, file=file), top),
         baseline=None if baseline is None else file.parent / baseline,
         rules=read_thresholds(top.table("rules")),
         suppress=_suppressions(top.tables("suppress")),

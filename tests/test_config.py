@@ -84,6 +84,14 @@ def test_everything_is_read_with_its_origin(folder):
     assert config.origin("baseline") == "default"
 
 
+def test_a_target_that_says_no_more_than_it_must():
+    write(TARGET)
+    (target,) = read_config().checks
+    assert target == CheckTarget(
+        name="a", model="m:f", batch="m:b", loss="m:l", optimizer=None, lr=None, steps=20, seeds=1, device="cpu"
+    )
+
+
 def test_the_other_settings_are_read(folder):
     write(
         'tool.gradscope = {baseline = "ci/known.json", max-drift = 1, fail-on = "never", suppress = ['
@@ -110,7 +118,7 @@ def test_the_nearest_file_that_has_settings_is_read(folder):
     os.chdir("a/b")
     assert read_config().ignore == ("GS1",)
     write("[tool.gradscope]", "pyproject.toml")
-    assert read_config() == Config(root=folder / "a" / "b")
+    assert read_config() == Config(root=folder / "a" / "b", file=folder / "a" / "b" / "pyproject.toml")
 
 
 def test_without_a_file_all_is_default(folder):
@@ -209,13 +217,18 @@ def test_each_mistake_is_quoted(text):
 def test_the_command_line_comes_first(folder):
     write(ISSUE)
     config = overridden(
-        read_config(), select=("GS3", "GS4"), fail_on="never", baseline=Path("known.json"), max_drift=0.5
+        read_config(),
+        select=("GS3", "GS4"),
+        ignore=("GS1",),
+        fail_on="never",
+        baseline=Path("known.json"),
+        max_drift=0.5,
     )
-    assert (config.select, config.ignore, config.fail_on) == (("GS3", "GS4"), ("GS602",), None)
+    assert (config.select, config.ignore, config.fail_on) == (("GS3", "GS4"), ("GS1",), None)
     assert (config.baseline, config.max_drift) == (folder / "known.json", 0.5)
-    for key in ("select", "fail-on", "baseline", "max-drift"):
+    for key in ("select", "ignore", "fail-on", "baseline", "max-drift"):
         assert config.origin(key) == "command line"
-    assert "[tool.gradscope]" in config.origin("ignore")
+    assert "[tool.gradscope]" in overridden(read_config(), fail_on="never").origin("ignore")
     assert config.rules == read_config().rules
 
 

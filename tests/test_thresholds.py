@@ -17,6 +17,7 @@ class Odd:
     dead_fraction: float = 0.5
     growth: float = 2.0
     slope: float = -1.0
+    rest: float = 0.0
     strict: bool = False
     unit: str = "decades"
     modes: list[str] = field(default_factory=list)
@@ -45,11 +46,20 @@ def test_thresholds_are_stored_under_the_name_of_their_field():
 
 
 @pytest.mark.parametrize(
+    ("key", "value"),
+    [("dead-fraction", 0.0), ("dead-fraction", 0.001), ("growth", 0.0), ("growth", 0.1), ("rest", 0.0)],
+)
+def test_the_ends_of_what_is_allowed(key, value):
+    assert read({"odd-things": {key: value}}) == ({"odd-things": {key.replace("-", "_"): value}}, [])
+
+
+@pytest.mark.parametrize(
     ("rule", "values", "mistake"),
     [
         ("odd-things", {"min-steps": 1.5}, "`rules.odd-things.min-steps = 1.5` must be a whole number, 0 or more"),
         ("odd-things", {"dead-fraction": 30}, "`rules.odd-things.dead-fraction = 30` must lie in 0 to 1"),
         ("odd-things", {"growth": -1}, "`rules.odd-things.growth = -1` must not be negative"),
+        ("odd-things", {"rest": -0.1}, "`rules.odd-things.rest = -0.1` must not be negative"),
         ("odd-things", {"growth": "3"}, '`rules.odd-things.growth = "3"` must be a finite number'),
         ("odd-things", {"growth": True}, "`rules.odd-things.growth = true` must be a finite number"),
         ("odd-things", {"strict": 1}, "`rules.odd-things.strict = 1` must be true or false"),

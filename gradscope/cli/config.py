@@ -31,14 +31,17 @@ _TARGET_KEYS = tuple(one.name for one in fields(CheckTarget) if one.name != "nam
 @click.pass_context
 def config(ctx: click.Context, *, form: str) -> None:
     """Show the settings that hold here, and where each comes from."""
+    from rich.text import Text
+
     effective = settings_of(ctx)
     if form == "json":
         click.echo(json.dumps(document(effective), indent=2, ensure_ascii=False, allow_nan=False))
         return
     console = stdout()
-    for index, part in enumerate(parts(effective)):
-        if index:
-            console.print()
+    none = f"no [tool.gradscope] from {effective.root} upwards: all settings are defaults"
+    console.print(Text(none if effective.file is None else str(effective.file), "bold"), soft_wrap=True)
+    for part in parts(effective):
+        console.print()
         console.print(part)
 
 
@@ -46,7 +49,7 @@ def document(config: Config) -> dict[str, Json]:
     """All settings with their origins, thresholds that nobody changed among them."""
     return {
         "schema": CONFIG_SCHEMA,
-        "root": str(config.root),
+        "file": None if config.file is None else str(config.file),
         "settings": {key: {"value": value, "origin": config.origin(key)} for key, value in scalars(config)},
         "rules": {
             rule.name: {
@@ -116,13 +119,13 @@ def thresholds(rule: "Rule", config: Config) -> Iterator[tuple[str, float, float
 
 
 def parts(config: Config) -> "Iterator[RenderableType]":
-    """What the terminal shows, paragraph by paragraph."""
+    """What the terminal shows below the name of the file, paragraph by paragraph."""
     from rich.text import Text
 
-    files = {origin.partition(" [")[0] for origin in config.origins.values() if " [" in origin}
-    where = files.pop() if files else f"no [tool.gradscope] from {config.root} upwards: all settings are defaults"
-    yield Text(where, "bold")
-    yield _grid([(Text(key, "cyan"), _value(value), _origin(config.origin(key))) for key, value in scalars(config)])
+    shown = dict(scalars(config))
+    if config.baseline is not None and config.baseline.is_relative_to(config.root):
+        shown["baseline"] = config.baseline.relative_to(config.root).as_posix()  # the root is named above
+    yield _grid([(Text(key, "cyan"), _value(value), _origin(config.origin(key))) for key, value in shown.items()])
     yield _grid(list(_rule_rows(config)), "Rules")
     if rows := list(_threshold_rows(config)):
         yield _grid(rows, "Thresholds")

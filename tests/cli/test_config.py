@@ -3,6 +3,8 @@ import json
 import pytest
 
 from gradscope.rules import RULES
+from gradscope.rules.dead_units import DeadUnits
+from gradscope.rules.saturation import Saturation
 
 TOML = """
 [tool.gradscope]
@@ -70,6 +72,41 @@ def test_each_setting_stands_with_its_origin(cli, file):
     assert ["Target", "encoder"] in lines
 
 
+def test_how_it_looks(cli, file, installed):
+    installed(rules=(DeadUnits, Saturation))
+    out = cli("config", "--select", "GS301").out
+    assert [line.rstrip() for line in out.split("\n\n", 1)[1].splitlines()] == [
+        '  select     ["GS301"]     command line',
+        "  ignore     []            default",
+        '  fail-on    "warning"     [tool.gradscope]',
+        '  baseline   "known.json"  [tool.gradscope]',
+        "  max-drift  none          default",
+        "",
+        "Rules",
+        "  GS301  dead-units   asked",
+        "  GS302  saturation   not selected",
+        "         no rule yet  GS101, GS102, GS103, GS104, GS201, GS202, GS303, GS304, GS305, GS306, GS307,",
+        "                      GS401, GS402, GS403, GS501, GS502, GS503, GS504, GS505, GS601, GS602",
+        "",
+        "Thresholds",
+        "  dead-units.warn-fraction  0.3  default 0.75  [tool.gradscope.rules.dead-units]",
+        "",
+        "Suppressed",
+        "  GS302  backbone.*  every target  pruned on purpose",
+        "  GS1    (model)     enc*          known",
+        "",
+        "Target encoder",
+        '  model      "acme.models:build"                  [[tool.gradscope.check]]',
+        '  batch      "acme.data:batch"                    [[tool.gradscope.check]]',
+        '  loss       "torch.nn.functional:cross_entropy"  [[tool.gradscope.check]]',
+        "  optimizer  none                                 default",
+        "  lr         0.001                                [[tool.gradscope.check]]",
+        "  steps      20                                   default",
+        "  seeds      1                                    default",
+        '  device     "cpu"                                default',
+    ]
+
+
 def test_without_a_file_all_is_default(cli, folder):
     out = cli("config").out
     assert out.replace("\n", " ").startswith(f"no [tool.gradscope] from {folder} upwards: all settings are defaults")
@@ -77,6 +114,11 @@ def test_without_a_file_all_is_default(cli, folder):
     assert "Thresholds" not in out
     assert "Suppressed" not in out
     assert out.count(" asked") == len(RULES)
+
+
+def test_an_empty_table_is_a_file_too(cli, file):
+    file.write_text("[tool.gradscope]\n")
+    assert cli("config").out.splitlines()[0] == str(file)
 
 
 def test_nothing_is_wider_than_the_terminal(cli, file, monkeypatch):
@@ -88,7 +130,7 @@ def test_for_programs(cli, file, folder):
     document = json.loads(cli("config", "--max-drift", "0.5", "--select", "GS3", "--output-format", "json").out)
     here = f"{file} [tool.gradscope]"
     assert document["schema"] == "gradscope/config/1"
-    assert document["root"] == str(folder)
+    assert document["file"] == str(file)
     assert document["settings"] == {
         "select": {"value": ["GS3"], "origin": "command line"},
         "ignore": {"value": [], "origin": "default"},

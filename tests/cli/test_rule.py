@@ -58,6 +58,23 @@ def test_a_rule_is_found_by_code_and_by_name(cli, name):
     assert "growing" not in outcome.out
 
 
+def test_how_a_rule_looks(cli):
+    out = cli("rule", "GS901", "GS602").out
+    assert [line.rstrip() for line in out.splitlines()] == [
+        "GS901 fading-things",
+        "  Things fade.",
+        "",
+        "  What it means  less is left.",
+        "  What to try    more.",
+        "  Thresholds     min-gain = 0.5, at-all = True, most = 'inf'",
+        "",
+        "GS602 loss-stall",
+        "  The loss does not fall; told as an outcome, beside its cause.",
+        "",
+        "  No rule of this version looks for it; settings may name it already.",
+    ]
+
+
 def test_all_rules(cli):
     out = cli("rule", "--all").out
     assert out.index("GS901") < out.index("GS902")
@@ -68,6 +85,7 @@ def test_all_rules(cli):
     ("name", "way_out"),
     [
         ("GS903", "did you mean 'GS90"),
+        ("gs903", "did you mean 'GS90"),
         ("fadin-things", "did you mean 'fading-things'?"),
         ("xyz", "`gradscope list rules` shows all."),
     ],
