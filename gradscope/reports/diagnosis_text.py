@@ -1,5 +1,6 @@
 """How findings look at a terminal: a root with its cause, its remedy and what follows from it."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
@@ -13,6 +14,7 @@ from gradscope.reports.verdict_words import from_root, heads
 SEVERITY_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
 HEALTHY_STYLE = "bold green"
 MOST_NAMES = 12  # that share one reason
+_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 def diagnosis_parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
@@ -61,7 +63,7 @@ def finding_with_symptoms(
         f" {root.code} ",
         (root.pathology, "bold"),
         "  ",
-        (root.module or "(model)", "bold cyan"),
+        (_visible(root.module) or "(model)", "bold cyan"),
         (f"  {written}" if written else "", "dim"),
     )
     body = Table.grid(padding=(0, 1))
@@ -69,9 +71,9 @@ def finding_with_symptoms(
     body.add_column()
     for label, text in (("", root.message), ("cause", root.cause), ("remedy", root.remedy)):
         if text:
-            body.add_row(label, Text(text))
+            body.add_row(label, Text(_visible(text)))
     if follows:
-        body.add_row("", Text(follows))
+        body.add_row("from", Text(_visible(follows).removeprefix("follows from ")))
     for code, group in _by_code(symptoms).items():
         body.add_row("also" if follows else "hence", _symptoms(code, group))
     return Group(head, Padding(body, (0, 0, 0, 2)))
@@ -108,7 +110,12 @@ def _symptoms(code: str, group: Sequence[Finding]) -> Text:
     first = group[0]
     text = Text.assemble(f"{code} ", (first.pathology, "bold"), " ")
     if len(group) == 1:
-        return text.append(f"{first.module or '(model)'}: {first.message}", "dim")
-    places = [f.module or "(model)" for f in group]
+        return text.append(f"{_visible(first.module) or '(model)'}: {_visible(first.message)}", "dim")
+    places = [_visible(f.module) or "(model)" for f in group]
     more = f" and {len(places) - 4} more" if len(places) > 4 else ""
     return text.append(f"at {len(places)} places: {', '.join(places[:4])}{more}", "dim")
+
+
+def _visible(text: str) -> str:
+    """`text` without what a terminal would obey: a module may be called anything."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)

@@ -17,7 +17,7 @@ def test_the_line_of_the_source_stands_behind_the_module():
 
 def test_what_a_symptom_follows_from_stands_there_and_the_others_beside_it():
     text = " ".join(printed(finding_with_symptoms(SYMPTOMS[0], SYMPTOMS[1:3], follows="follows from GS1")).split())
-    assert "follows from GS1 also GS302 saturation at 2 places: layers.6, layers.7" in text
+    assert "from GS1 also GS302 saturation at 2 places: layers.6, layers.7" in text
 
 
 def test_more_names_than_a_line_takes_are_counted():
@@ -31,4 +31,10 @@ def test_symptoms_without_their_root_are_shown_too():
     text = " ".join(printed(diagnosis(*SYMPTOMS)).split())
     assert text.startswith("1 warning")
     assert "warning GS302 saturation layers.5" in text
-    assert "follows from GS101 at layers.3 also GS302 saturation at 5 places" in text
+    assert "from GS101 at layers.3 also GS302 saturation at 5 places" in text
+
+
+def test_a_terminal_obeys_no_name():
+    text = printed(diagnosis(finding(module="a\x1b[2Jb", message="\x07\x9b1m of a\tb")))
+    assert "a\\x1b[2Jb" in text
+    assert "\\x07\\x9b1m of a\\tb" in text

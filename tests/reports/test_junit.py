@@ -63,9 +63,9 @@ def test_what_does_not_count_is_told_beside(read):
     encoder = cases(next(iter(read(EVERYTHING))))
     assert encoder["GS102 exploding-gradient"].system_out.strip() == "known to the baseline: head"
     assert encoder["GS301 dead-units"].system_out.strip() == "suppressed (frozen, pruned on purpose): encoder.act"
-    assert "follows from GS301 at encoder.act" in encoder["GS501 update-too-small"].system_out
+    assert "from   GS301 at encoder.act" in encoder["GS501 update-too-small"].system_out
     symptoms = encoder["GS302 saturation"].system_out
-    assert symptoms.count("follows from GS101 at layers.3") == 1
+    assert symptoms.count("from   GS101 at layers.3") == 1
     assert "at 5 places" in symptoms
 
 
