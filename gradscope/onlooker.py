@@ -26,6 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.discovery import Living, leaves_behind, name_of, narrowed, parameters_of, without_shape
+from gradscope.enough import Limit
 from gradscope.errors import UsageError
 from gradscope.probes.base import Hook, in_transform
 from gradscope.probes.names import bare_parameters
@@ -53,6 +54,11 @@ class Root:
         self.held = held
         self.trace: Trace | None = None
 
+    @property
+    def steps(self) -> int:
+        """How many are recorded."""
+        return self.scope.complete_steps if self.scope is not None else len(self.trace.steps) if self.trace else 0
+
     def close(self, error: BaseException | None) -> None:
         """Ends the recording; the model is let go."""
         if self.scope is not None:
@@ -61,6 +67,7 @@ class Root:
         self.scope, self.held = None, frozenset()
 
 
+_WORTH_TELLING = 1.0  # seconds of computing in the script's children
 _MOST_STRANGE = 20  # backward passes without a module; each costs a look at all that lives
 
 
@@ -70,18 +77,21 @@ class Onlooker:
     Args:
         out: Where the trace goes; of several roots each has a file, named after it.
         every: Every n-th step is recorded.
+        steps: After so many recorded steps of every model the script is ended, see `enough`; None: it is not.
 
     Attributes:
         roots: What is recorded.
         notes: Sentences about what could not be.
         optimizers: How many were made.
         strange_backwards: How many backward passes ended at tensors of which no module holds one.
+        limit: What ends the script after some steps.
     """
 
-    def __init__(self, *, out: Path | None, every: int) -> None:
+    def __init__(self, *, out: Path | None, every: int, steps: int | None = None) -> None:
         self.roots: list[Root] = []
         self.notes: list[str] = []
         self.optimizers = self.strange_backwards = 0
+        self.limit = None if steps is None else Limit(steps, self._counts, self._close_all)
         self._out = out
         self._every = every
         self._process = os.getpid()
@@ -110,18 +120,45 @@ class Onlooker:
         """The script is over, by `error` if there was one."""
         self._restore.close()
         self._disarm()
+        if self.limit is not None:
+            self.limit.lift()
+        self._close_all(error)
+        if self.child_trained:
+            self.notes.append("a process that the script forked trained too; only the script's own process is recorded")
+
+    def _close_all(self, error: BaseException | None = None) -> None:
         for root in self.roots:
             try:
                 root.close(error)
             except Exception as failure:
                 self._note(failure)
-        if self.child_trained:
-            self.notes.append("a process that the script forked trained too; only the script's own process is recorded")
+
+    def _counts(self) -> tuple[list[int], bool]:
+        """How many steps of each root are recorded, and whether an optimizer waits for its first."""
+        return [root.steps for root in self.roots], any(waiting() is not None for waiting in self._waiting)
 
     @property
     def child_trained(self) -> bool:
         """Whether an optimizer has stepped in a process that the script has forked."""
         return bool(self._child_trains[0])
+
+    def why_nothing(self, script: str) -> str:
+        """Why there is no recorded step, as a sentence about `script`."""
+        times = os.times()
+        if self.child_trained or times.children_user + times.children_system > _WORTH_TELLING:
+            return (
+                f"processes that {script} started did the computing, and only its own is recorded; start them with"
+                " `torchrun -m gradscope attach`, or call gradscope.attach in them."
+            )
+        if self.roots:
+            return f"a model of {script} waited for a step with gradients, and none came."
+        if self.optimizers:
+            return (
+                f"{script} made an optimizer, but called no module whose parameters it has with gradients switched on."
+            )
+        if self.strange_backwards:
+            return f"{script} computed gradients, but of tensors that no torch.nn.Module holds; put them into one."
+        return f"{script} trained no model: no optimizer was made and no gradient computed."
 
     @property
     def elsewhere(self) -> bool:
@@ -230,8 +267,11 @@ class Onlooker:
             return
         if self.elsewhere:
             self._child_trains[0] = 1
-        elif self._waiting or self._without_scaler:
+            return
+        if self._waiting or self._without_scaler:
             self._quietly(self._late, optimizer)
+        if self.limit is not None:
+            self.limit.step_ended()
 
     def _late(self, optimizer: object) -> None:
         if any(waiting() is optimizer for waiting in self._waiting):
@@ -315,6 +355,8 @@ class Onlooker:
                 self._note(error)
                 continue
             self.roots.append(Root(name, given, path, scope, held))
+            if self.limit is not None:
+                scope.follow(self.limit)
             self._give_scaler(scope, living)
             if not living.scalers:
                 self._without_scaler.append(scope)

@@ -207,6 +207,11 @@ class Scope:
             self._recorder.add_loss(loss)
 
     @property
+    def complete_steps(self) -> int:
+        """How many steps are recorded, with the running one if all optimizers have stepped in it."""
+        return self._records + (self._recorder.on and self._recorder.boundary and self._steps.complete)
+
+    @property
     def trace(self) -> Trace:
         """What was recorded so far, finished: a step that is still running is not in it."""
         self._close_complete()

@@ -63,6 +63,11 @@ class Outcome:
     error: BaseException | None = None
 
 
+def find(given: str, arguments: tuple[str, ...], *, is_module: bool) -> Script:
+    """The script in the file `given`, or the module of that name. Raises as `find_file` and `find_module`."""
+    return find_module(given, arguments) if is_module else find_file(given, arguments)
+
+
 def find_file(given: str, arguments: tuple[str, ...]) -> Script:
     """The script in the file `given`.
 
@@ -149,30 +154,31 @@ def run(given: str, arguments: tuple[str, ...], *, is_module: bool) -> Outcome:
         UsageError: There is no such script.
     """
     try:
-        script = find_module(given, arguments) if is_module else find_file(given, arguments)
+        script = find(given, arguments, is_module=is_module)
     except UsageError:
         raise
     except BaseException as error:
         return _ended_by(error)
     try:
-        _execute(script)
+        execute(script)
     except BaseException as error:
         return _ended_by(error)
-    _join_threads()
+    join_threads()
     return Outcome(0)
 
 
 def _ended_by(error: BaseException) -> Outcome:
     if isinstance(error, SystemExit):
-        outcome = Outcome(_exit_code(error))
+        outcome = Outcome(exit_code(error))
     else:
         outcome = Outcome(_SIGINT_CODE if isinstance(error, KeyboardInterrupt) else 1, error)
         _show(error)
-    _join_threads()
+    join_threads()
     return outcome
 
 
-def _execute(script: Script) -> None:
+def execute(script: Script) -> None:
+    """Runs `script` as `__main__`; what it raises passes through."""
     main = _main_module(script)
     _lead_path(script.folder)
     _forget_neighbours(script.folder)
@@ -213,7 +219,7 @@ def _forget_neighbours(folder: str) -> None:
                     del sys.modules[loaded]
 
 
-def _exit_code(leaving: SystemExit) -> int:
+def exit_code(leaving: SystemExit) -> int:
     """What Python makes of `sys.exit(…)`: a number is the code, nothing is 0, anything else is printed."""
     code = leaving.code
     if code is None:
@@ -230,7 +236,7 @@ def _show(error: BaseException) -> None:
     sys.excepthook(type(error), error, error.__traceback__)
 
 
-def _join_threads() -> None:
+def join_threads() -> None:
     """Waits for the script's threads as Python does at its end: they may be training."""
     shutdown: Callable[[], None] | None = getattr(threading, "_shutdown", None)  # pools' idle threads end by it too
     if shutdown is not None:
@@ -241,6 +247,18 @@ def before_exec(act: Callable[[], None]) -> None:
     """Calls `act` before the process becomes another program: after that there is no end at which to do it."""
     os.execv = _preceded(os.execv, act)
     os.execve = _preceded(os.execve, act)  # these two are what the others of the family call
+
+
+def before_exit(act: Callable[[int], None]) -> None:
+    """Calls `act` with the exit code before `os._exit`, which ends the process at once."""
+    original = os._exit
+
+    @functools.wraps(original)
+    def preceded(status: int) -> NoReturn:
+        act(status)
+        original(status)
+
+    os._exit = preceded
 
 
 def _preceded(original: Callable[_Arguments, NoReturn], act: Callable[[], None]) -> Callable[_Arguments, NoReturn]:

@@ -154,6 +154,11 @@ class Steps:
         handles.callback(optimizer.register_step_post_hook(_AfterStep(self, self._recorder)).remove)
         self.edges.watched(self.optimizers)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every optimizer has stepped in the running step; without any that is never known."""
+        return 0 < len(self.optimizers) <= len(self._stepped)
+
     def begin(self) -> None:
         """A step begins."""
         self._stepped.clear()

@@ -14,7 +14,7 @@ def process(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gradscope"])
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-    monkeypatch.setattr(script, "_join_threads", lambda: None)  # pytest's process goes on
+    monkeypatch.setattr(script, "join_threads", lambda: None)  # pytest's process goes on
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from gradscope.trace import Trace
 
 NOTHING_RECORDED = 2
-_WORTH_TELLING = 1.0  # seconds of computing in the script's children
 
 
 @click.command("attach", context_settings={"allow_interspersed_args": False})
@@ -124,7 +123,7 @@ class _Recording:
         for note in onlooker.notes:
             _tell(note if note.endswith(".") else f"{note}.")
         if not recorded:
-            _tell(f"nothing was recorded: {_why_nothing(script, onlooker)}")
+            _tell(f"nothing was recorded: {onlooker.why_nothing(script)}")
         diagnoses = []
         for root, trace in recorded:
             diagnoses.append(diagnose(trace))
@@ -162,19 +161,3 @@ def _tell(sentence: str) -> None:
 def _prints() -> bool:
     """Whether this is the process that speaks for all: of those that torchrun starts, the first."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _why_nothing(script: str, onlooker: "Onlooker") -> str:
-    times = os.times()
-    if onlooker.child_trained or times.children_user + times.children_system > _WORTH_TELLING:
-        return (
-            f"processes that {script} started did the computing, and only its own is recorded; start them with"
-            " `torchrun -m gradscope attach`, or call gradscope.attach in them."
-        )
-    if onlooker.roots:
-        return f"a model of {script} waited for a step with gradients, and none came."
-    if onlooker.optimizers:
-        return f"{script} made an optimizer, but called no module whose parameters it has with gradients switched on."
-    if onlooker.strange_backwards:
-        return f"{script} computed gradients, but of tensors that no torch.nn.Module holds; put them into one."
-    return f"{script} trained no model: no optimizer was made and no gradient computed."

@@ -1,80 +1,13 @@
 """`gradscope attach SCRIPT` beside the script alone: the same output and exit code, not a bit of a number differs."""
 
-import json
-import os
 import subprocess
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+from script_runs import ENVIRONMENT, SCRIPTS, Ended
 
-import gradscope
 from gradscope import read_trace
 from gradscope.cli import main
-
-SCRIPTS = Path(__file__).parent / "scripts"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(gradscope.__file__).parents[1])}
-
-
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-class Zygote:
-    """Runs scripts in forks of one process."""
-
-    def __init__(self, folder, *preloaded):
-        self._folder = folder
-        self._count = 0
-        self._process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("zygote.py"), *preloaded],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=ENVIRONMENT,
-        )
-        assert self._process.stdout.readline() == "ready\n"
-
-    def run(self, *argv, attached=None):
-        self._count += 1
-        output = str(self._folder / str(self._count))
-        job = {"argv": argv, "attached": attached, "cwd": str(SCRIPTS), "output": output}
-        print(json.dumps(job), file=self._process.stdin, flush=True)
-        code = int(self._process.stdout.readline())
-        return Ended(code, *(Path(output + end).read_text(encoding="utf-8") for end in (".out", ".err")))
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory):
-    process = Zygote(
-        tmp_path_factory.mktemp("zygote"),
-        "torch",
-        "torch._dynamo",
-        "torch._functorch.aot_autograd",
-        "h5py",
-        "rich.console",
-    )
-    yield process
-    process.close()
-
-
-@pytest.fixture(scope="module")
-def frameworks(tmp_path_factory):
-    names = ("lightning", "transformers.trainer", "accelerate")
-    for name in names:
-        pytest.importorskip(name.partition(".")[0])
-    process = Zygote(tmp_path_factory.mktemp("frameworks"), *names, "torch._dynamo")
-    yield process
-    process.close()
 
 
 def python(*words, cwd=SCRIPTS, **more):

@@ -1,10 +1,11 @@
 """A Python in which what is heavy is imported already; for every script that it is told to run it forks.
 
     python zygote.py torch lightning
-    {"argv": ["plain.py", "--lr", "0.1"], "attached": ["--out", "run.h5"], "cwd": "…", "output": "…/run"}
+    {"argv": ["plain.py", "--lr", "0.1"], "gradscope": null, "cwd": "…", "output": "…/run"}
 
-`attached` are gradscope's options, or null for the script alone. stdout and stderr go to `output`.out and .err; the
-answer is the exit status, as of `Popen.returncode`: a child ends as Python ends, by an exception, a signal, a code.
+`gradscope` are the words of its command line, script and all, or null for the script alone. stdout and stderr go to
+`output`.out and .err; the answer is the exit status, as of `Popen.returncode`: a child ends as Python ends, by an
+exception, a signal, a code.
 """
 
 import importlib
@@ -38,10 +39,10 @@ for line in sys.stdin:
         answer(child)
         continue
     become(job)
-    if job["attached"] is not None:
+    if job["gradscope"] is not None:
         from gradscope.cli import main
 
-        sys.exit(main(["attach", *job["attached"], *job["argv"]]))
+        sys.exit(main(job["gradscope"]))
     sys.argv = job["argv"]
     sys.path[0] = os.getcwd()
     path = os.path.abspath(sys.argv[0])
