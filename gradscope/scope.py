@@ -251,7 +251,8 @@ class Scope:
     ) -> None:
         if error is not None and not self._detached:
             step = self._recorder.step
-            message = f"the training stopped in step {step}: {type(error).__name__}: {error}"
+            what = next(iter(str(error).splitlines()), "")  # torch quotes whole tensors below that
+            message = f"the training stopped in step {step}: {type(error).__name__}{f': {what}' if what else ''}"
             self._recorder.events.append(Event(step=step, kind="interrupted", message=message))
         self._detach(keep_partial=error is not None or self._recorder.backward_ran)
 

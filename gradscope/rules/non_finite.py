@@ -10,7 +10,7 @@ from gradscope.findings import Finding, Severity
 from gradscope.ranks import rank_of
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
-from gradscope.rules.wording import number
+from gradscope.rules.wording import count, number
 from gradscope.trace import Floats, Trace
 
 OVERFLOW = "The numbers overflow: lower the learning rate, or the initial weights if they were large from the start."
@@ -79,8 +79,8 @@ class NonFinite(Rule):
         before = trace.statistics[Statistic.ABS_MAX][:step, column]
         before = before[np.isfinite(before)]
         grown = len(before) > 0 and float(before[-1]) > min(self.growth * max(float(before[0]), 1e-30), self.huge)
-        count = float(trace.statistics[Statistic.NONFINITE_COUNT][step, column])
-        reached = sorted({trace.sites[c].module for c in np.flatnonzero(bad[step]) if trace.sites[c].module})
+        elements = float(trace.statistics[Statistic.NONFINITE_COUNT][step, column])
+        reached = len({trace.sites[c].module for c in np.flatnonzero(bad[step]) if trace.sites[c].module})
         yield Finding(
             code=self.code,
             pathology=self.name,
@@ -89,13 +89,14 @@ class NonFinite(Rule):
             sites=(trace.sites[column],),
             first_step=int(trace.steps[step]),
             last_step=int(trace.steps[rows[-1]]),
-            measured=count,
+            measured=elements,
             threshold=0.0,
             unit="elements",
             message=(
-                f"{birth.how} at step {trace.steps[step]}: {count:.0f} of"
+                f"{birth.how} at step {trace.steps[step]}: {elements:.0f} of"
                 f" {trace.statistics[Statistic.NUMEL][step, column]:.0f} elements are NaN or infinite"
-                f" ({len(reached)} modules are reached in it, {len(rows)} of {len(trace.steps)} steps are affected)."
+                f" ({count(reached, 'module')} {'is' if reached == 1 else 'are'} reached in it, {len(rows)} of"
+                f" {len(trace.steps)} steps are affected)."
             ),
             cause=_history(grown, before),
             remedy=OVERFLOW if grown else birth.remedy,
@@ -122,13 +123,23 @@ def _forward_birth(trace: Trace, hits: Mapping[Quantity, list[int]]) -> Birth | 
         remedy = "It was broken by an update before this step: record every step, and lower the learning rate."
     elif found := hits[Quantity.OUTPUT]:
         site = trace.sites[found[0]]
-        how = f"The forward pass of {site.module} ({site.module_type}) makes it from finite inputs"
-        remedy = f"Clamp what {site.module} is given, or add an ε inside of its log, root or division."
+        how = f"The output of {site.module or 'the model'} ({site.module_type}) is the first that is not finite"
+        remedy = (
+            f"Look at {site.module or 'the model'}, and at what is computed between {_before(trace, found[0])} and it:"
+            " clamp, or add an ε inside of a log, root or division."
+        )
     elif found := hits[Quantity.LOSS]:
         how, remedy = "The loss makes it from finite outputs", "Clamp inside the loss, or use the form with logits."
     else:
         return None
     return Birth(module=trace.sites[found[0]].module, column=found[0], how=how, remedy=remedy)
+
+
+def _before(trace: Trace, column: int) -> str:
+    """What ran before a module: functions in between are no sites, nor is what a module is given."""
+    outputs = trace.columns(Quantity.OUTPUT)
+    earlier = [c for c in outputs[: outputs.index(column)] if trace.sites[c].module != trace.sites[column].module]
+    return trace.sites[earlier[-1]].module if earlier else "the input"
 
 
 def _foreign_birth(trace: Trace, hits: Mapping[Quantity, list[int]]) -> Birth | None:

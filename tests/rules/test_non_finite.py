@@ -26,7 +26,7 @@ BIRTHS = {
     "forward": (
         {"output": [0, 7, 7, 7], "output_grad": ALL, "input_grad": ALL, "weight_grad": ALL},
         "b",
-        "forward pass of b",
+        "The output of b (Linear) is the first that is not finite",
     ),
     "backward": (
         {"output_grad": [7, 7, 0, 0], "input_grad": [7, 7, 7, 0], "weight_grad": [7, 7, 0, 0]},
@@ -50,6 +50,14 @@ def test_the_place_and_the_direction_of_the_birth_are_named(bad, module, said):
     assert finding.module == module
     assert said in finding.message
     assert (finding.first_step, finding.last_step, finding.severity) == (BORN, 9, Severity.ERROR)
+
+
+def test_what_lies_before_a_birth_is_named():
+    """Functions between two modules are no sites: they may have made it."""
+    (first,) = NonFinite().check(trace(output=ALL))
+    assert "between the input and it" in first.remedy
+    (second,) = NonFinite().check(trace(output=[0, 7, 7, 7]))
+    assert "between a and it" in second.remedy
 
 
 RANK = {"distributed": {"rank": 1, "world_size": 2}}
