@@ -230,7 +230,7 @@ OPTIONS = {
     "only a rule to come": (["--select", "GS602"], ["no rule is left", "'GS602'"]),
     "unknown severity": (["--fail-on", "fatal"], ["'fatal'", "warning"]),
     "unknown format": (["--output-format", "jsno"], ["jsno", "did you mean 'json'"]),
-    "two formats on stdout": (["--output-format", "json", "--output-format", "text"], ["stdout", "json", "text"]),
+    "two formats on stdout": (["--output-format", "json", "--output-format", "sarif"], ["stdout", "json", "sarif"]),
     "missing folder": (["--output-format", "json", "-o", "out/gate.json"], ["out/gate.json", "no folder 'out'"]),
     "missing folder of the baseline": (["--write-baseline", "out/known.json"], ["out/known.json", "'out'"]),
     "a folder as file": (["--output-format", "json", "-o", "acme"], ["acme", "folder"]),
@@ -263,6 +263,12 @@ OPTIONS = {
     "a model alone": (["--model", "acme.models:build"], ["--model acme.models:build", "--batch", "--loss"]),
     "a model with dots": (options(model="acme.models.build"), ["--model acme.models.build", "'acme.models:build'"]),
     "a model and a name": ([*options(), "net"], ["--model acme.models:build", "net"]),
+}
+RUNS = {
+    "no such module": (["-m", "acme.trian"], ["`-m acme.trian`", "no such module"]),
+    "a script that crashes": (["crash.py"], ["crash.py:2", "ValueError: the data set is gone"]),
+    "a script that does not train": (["idle.py"], ["nothing was recorded", "idle.py trained no model"]),
+    "a script that leaves": (["leaves.py"], ["leaves.py ended with exit code 1 after 0 of 20 steps"]),
 }
 # what of the target is otherwise, as a setting and as an option
 TRAINING = {
@@ -407,6 +413,15 @@ def test_settings(check, name):
 def test_options(check, name):
     words, fragments = OPTIONS[name]
     helps(check(toml(), *words), fragments)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_scripts(check, name):
+    words, fragments = RUNS[name]
+    err = check("", *words)
+    own = {"idle.py": "nothing is trained here\n", "leaves.py": "no data\n"}.get(words[0], "")
+    assert own in err
+    helps(err.replace(own, "", 1), fragments)
 
 
 @pytest.mark.parametrize("name", TRAINING)
