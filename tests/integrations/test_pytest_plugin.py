@@ -205,6 +205,8 @@ def test_misuse_of_attach(gradscope):
 
 OUTCOMES = {
     "passed": {
+        "test_the_model_learns",
+        "test_my_own_loop",
         "test_healthy",
         "test_attached_and_healthy",
         "test_afterwards_no_hook_is_left",
@@ -262,6 +264,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("user")
     (folder / "nets.py").write_text(NETS)
     (folder / "test_nets.py").write_text(TESTS)
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (shown,) = [block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.S) if "import pytest" in block]
+    (folder / "test_readme.py").write_text(shown)
     return folder
 
 
@@ -335,6 +340,8 @@ def test_misuse_is_one_sentence(ran: Run) -> None:
 def test_the_summary_has_a_line_for_each_judged_model(ran: Run) -> None:
     sick = "failed: error GS301 dead-units at act"
     for line in (
+        "test_readme.py::test_the_model_learns  Sequential  passed  (40 steps, 2 seeds)",
+        "test_readme.py::test_my_own_loop  Sequential  passed  (10 steps)",
         "test_nets.py::test_healthy  Net  passed  (8 steps, 1 seed)",  # the module's marker
         f"test_nets.py::test_sick  Sick  {sick}  (8 steps, 1 seed)",
         f"test_nets.py::test_attached_and_sick  Sick  {sick}  (10 steps)",
@@ -365,8 +372,9 @@ def test_junit_has_the_verdicts_as_properties(ran: Run) -> None:
     assert ran.properties("test_afterwards_no_hook_is_left") == []
 
 
+@pytest.mark.slow
 def test_xdist_makes_no_difference(ran: Run, run_pytest, folder: Path) -> None:
-    arguments = ("-p", "xdist", "-n", "2", "--dist=loadfile", "--junitxml=two.xml")
+    arguments = ("-p", "xdist", "-n", "1", "--junitxml=two.xml")
     spread = Run(run_pytest(folder, *arguments), folder / "two.xml")
     assert spread.returncode == 1
     assert spread.outcomes() == OUTCOMES
