@@ -111,23 +111,7 @@ def changed(
     table = Table(values, mistakes, path=prefix)
     mistakes += [f"`{name}` is no option{_way_out(name)}" for name in values if name not in OPTIONS]
     steps, seeds, device = table.whole("steps", least=1), table.whole("seeds", least=1), table.text("device")
-    baseline = table.text("baseline")
-    select, ignore = table.texts("select"), table.texts("ignore")
-    fail_on, max_drift = table.choice("fail_on", FAIL_ON), table.positive("max_drift")
-    gate = settings.gate
-    try:
-        gate = overridden(
-            gate,
-            select=select,
-            ignore=ignore,
-            fail_on=fail_on,
-            max_drift=max_drift,
-            baseline=None if baseline is None else folder / baseline,
-            origin=origin,
-        )
-    except UsageError as error:
-        about_codes = str(error).removeprefix(f"{origin}: ").removesuffix(".")
-        mistakes.append(about_codes.replace("`select`", f"`{prefix}select`").replace("`ignore`", f"`{prefix}ignore`"))
+    gate = _gate(settings.gate, table, folder, origin, prefix)
     if mistakes:
         raise UsageError(f"{origin}: {'; '.join(mistakes)}.")
     return replace(
@@ -137,6 +121,29 @@ def changed(
         seeds=seeds or settings.seeds,
         device=device or settings.device,
     )
+
+
+def _gate(config: Config, table: Table, folder: Path, origin: str, prefix: str) -> Config:
+    """`config` with what `table` says of the rules and of what fails; its mistakes are noted there."""
+    baseline = table.text("baseline")
+    select, ignore = table.texts("select"), table.texts("ignore")
+    fail_on, max_drift = table.choice("fail_on", FAIL_ON), table.positive("max_drift")
+    try:
+        return overridden(
+            config,
+            select=select,
+            ignore=ignore,
+            fail_on=fail_on,
+            max_drift=max_drift,
+            baseline=None if baseline is None else folder / baseline,
+            origin=origin,
+        )
+    except UsageError as error:
+        said = str(error).removeprefix(f"{origin}: ").removesuffix(".")
+        for theirs, ours in (("select", "select"), ("ignore", "ignore"), ("max-drift", "max_drift")):
+            said = said.replace(f"`{theirs}", f"`{prefix}{ours}")
+        table.mistakes.append(said)
+        return config
 
 
 def _ini(config: pytest.Config, name: str) -> object:

@@ -112,6 +112,7 @@ def workspace(tmp_path: Path) -> Path:
     """A user's repository with a healthy and a sick target, in a folder with a blank."""
     project = tmp_path / "work" / "my project"
     project.mkdir(parents=True)
+    (project.parent / ".git").mkdir()
     (project / "models.py").write_text(MODELS)
     (project / "pyproject.toml").write_text(TARGET.format(name="healthy") + TARGET.format(name="sick"))
     return project.parent
@@ -171,7 +172,7 @@ def test_findings_are_annotated_summed_up_written_as_sarif_and_fail_the_job(work
     assert done.code == 1, done.log
     (annotation,) = re.findall(r"^::error .*$", done.log, flags=re.M)
     line = MODELS.splitlines().index("        self.act = nn.ReLU()") + 1
-    assert f"line={line}," in annotation
+    assert f"file=my project/models.py,line={line}," in annotation
     assert "GS301 dead-units" in annotation
     assert "error GS301 dead-units  act" in done.log  # for whoever reads the log
     assert "GS301" in done.summary
@@ -183,7 +184,11 @@ def test_findings_are_annotated_summed_up_written_as_sarif_and_fail_the_job(work
 
 @pytest.mark.slow
 def test_a_healthy_target_passes_with_what_else_was_asked_for(workspace: Path) -> None:
-    inputs = {"targets": "healthy\n", "arguments": "--fail-on warning -o 'a report.json'", "sarif": ""}
+    inputs = {
+        "targets": "healthy\n",
+        "arguments": "--fail-on warning --output-format json -o 'a report.json'",
+        "sarif": "",
+    }
     done = check(workspace, working_directory="my project", **inputs)
     assert done.code == 0, done.log
     assert done.outputs == {"exit-code": "0"}

@@ -24,6 +24,7 @@ WRONG = {
     "a code for a list": ({"select": "GS1"}, '`select = "GS1"` must be a list (["GS1"])'),
     "an unknown code": ({"ignore": ["GS9"]}, "`ignore` names 'GS9', which is no rule and no beginning of codes"),
     "a negative drift": ({"max_drift": -1}, "`max_drift = -1` must be above 0"),
+    "a drift from nothing": ({"max_drift": 1}, "`max_drift = 1.0` is measured from a baseline, and none is given"),
     "no device": ({"device": 3}, '`device = 3` must be text, in quotes ("…")'),
 }
 
@@ -93,7 +94,9 @@ def test_an_option_of_pytests_is_over_the_pyproject(run_pytest, tmp_path: Path) 
         '[tool.gradscope]\nselect = ["GS3"]\nignore = ["GS302"]\nfail-on = "warning"\n'
         "[tool.gradscope.rules.dead-units]\nwarn-fraction = 0.3\n"
         f'[tool.{table}]\ngradscope_steps = 6\ngradscope_fail_on = "info"\ngradscope_max_drift = 0.5\n'
+        'gradscope_baseline = "known.json"\n'
     )
+    write_baseline(Baseline(), tmp_path / "known.json")
     shown = run_pytest(tmp_path, "-rP", "-o", "gradscope_select=GS1 GS2", "-o", "gradscope_seeds=2").stdout
     for effective in (
         "select=('GS1', 'GS2')",
