@@ -39,7 +39,7 @@ class BaselineWriter:
             self._ran.add(report.nodeid)
             self._told += getattr(report, "gradscope", [])
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
         """Writes the file and says so."""
         known = {target for target, _, _ in self._before.findings} | self._before.profiles.keys()
         kept = self._before.without(target for target in known if {target, target.rpartition("#")[0]} & self._ran)

@@ -166,7 +166,7 @@ def pytest_runtest_makereport(
 # ---------------------------------------------------------------- the end
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
     """A line for each model that was judged, and the findings for which no test has failed."""
     told: list[tuple[str, Told]] = [
         (report.nodeid, one)

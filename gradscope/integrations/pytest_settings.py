@@ -156,6 +156,8 @@ def _ini(config: pytest.Config, name: str) -> object:
         value: object = config.getini(name)
     except (ValueError, TypeError, pytest.UsageError) as error:
         raise UsageError(f"{_INI}: `{name}`: {' '.join(str(error).split()).removesuffix('.')}.") from error
+    if value == [] and pytest.version_tuple < (8,):
+        return None  # there it is what is not set
     if isinstance(value, str) and name.removeprefix(_PREFIX) in ("steps", "seeds", "max_drift"):
         return _number(value)  # before pytest 8.4 all that is no list is text
     return value
