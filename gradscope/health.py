@@ -202,7 +202,7 @@ def require_judged(diagnosis: Diagnosis, rules: Sequence[Rule]) -> None:
     """Raises a `UsageError` where none of `rules` could judge: that is not healthy, it is not known."""
     reasons = {item.rule: item.reason for item in diagnosis.not_judged}
     if not diagnosis.findings and all(rule.name in reasons for rule in rules):
-        said = "; ".join(f"{rule.name} {reasons[rule.name]}" for rule in rules[:3])
+        said = "; ".join(f"{rule.name}: {reasons[rule.name]}" for rule in rules[:3])
         raise UsageError(f"nothing could be judged ({said}); train for more steps, or ask other rules.")
 
 

@@ -68,7 +68,7 @@ def test_rules_are_chosen_by_code_and_name():
 
 
 def test_what_nobody_could_judge_is_not_healthy():
-    with pytest.raises(UsageError, match=r"nothing could be judged \(dead-units needs .*\); train for more steps"):
+    with pytest.raises(UsageError, match=r"nothing could be judged \(dead-units: needs .*\); train for more steps"):
         gradscope.assert_healthy(net(), batch=pair, loss=nn.CrossEntropyLoss, steps=1, select=["GS301"])
 
 
