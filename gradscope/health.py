@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         "tuple[object, object] | list[object] | Callable[[], object] | Callable[[int], object] | Iterable[object]"
     )
     Loss: TypeAlias = "Callable[..., torch.Tensor] | nn.Module | type[nn.Module]"
-    Optimizers: TypeAlias = "torch.optim.Optimizer | Callable[..., object] | None"
+    Optimizers: TypeAlias = "torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Callable[..., object] | None"
     Device: TypeAlias = "str | torch.device | int | None"
 
 _WIDTH = 100

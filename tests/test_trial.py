@@ -228,6 +228,23 @@ def test_it_trains_wherever_the_caller_stands(forbid):
         assert len(train(trial(model=model, batch=batch), 0).steps) == 4
 
 
+def test_within_the_caller_s_autocast_weights_are_cast_anew_in_each_step():
+    class Cast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = net()
+
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.body(x)
+
+    inside = train(trial(model=Cast, lr=0.1), 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        around = train(trial(lr=0.1), 0)
+    assert around.per_step["loss"].tolist() == pytest.approx(inside.per_step["loss"].tolist(), rel=1e-2)
+    assert abs(around.per_step["loss"][0] - around.per_step["loss"][-1]) > 0.01
+
+
 # ---------------------------------------------------------------- models of all kinds
 
 
@@ -395,6 +412,13 @@ def test_a_gpu_that_is_not_there(device):
         train(trial(device=device), 0)
     assert str(caught.value).startswith(f"`device={device!r}`: torch {torch.__version__} ")
     assert str(caught.value).endswith('; train on the CPU: `device="cpu"`.')
+
+
+def test_a_gpu_beyond_those_that_are_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError) as caught:
+        train(trial(device="cuda:7"), 0)
+    assert str(caught.value) == "`device='cuda:7'`: there are 2, counted from cuda:0 on."
 
 
 def fail():
