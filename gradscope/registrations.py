@@ -19,8 +19,7 @@ A function's local names are read in the same way as the attributes of `self`.
 import ast
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 Key: TypeAlias = Callable[[ast.expr], str | None]
@@ -28,8 +27,7 @@ _ANYTHING = re.compile("")
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.GeneratorExp)
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """Whose names an expression uses: a function's, and in a method those of its class."""
 
     function: Function
@@ -47,8 +45,7 @@ class Scope:
         return target.attr if own and isinstance(target, ast.Attribute) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Maker:
+class Maker(NamedTuple):
     """An expression that makes a child.
 
     Attributes:
@@ -68,7 +65,6 @@ class Maker:
         return isinstance(self.value, ast.Call) and last_name(self.value.func) == class_name
 
 
-@dataclass(slots=True)
 class Children:
     """What is written about the children of one module.
 
@@ -79,10 +75,13 @@ class Children:
         inside: Of a child: what is added to it after it was made.
     """
 
-    named: dict[str, list[Maker]] = field(default_factory=dict)
-    patterns: list[tuple[re.Pattern[str], Maker]] = field(default_factory=list)
-    listed: list[Maker] = field(default_factory=list)
-    inside: dict[str, "Children"] = field(default_factory=dict)
+    __slots__ = ("inside", "listed", "named", "patterns")
+
+    def __init__(self) -> None:
+        self.named: dict[str, list[Maker]] = {}
+        self.patterns: list[tuple[re.Pattern[str], Maker]] = []
+        self.listed: list[Maker] = []
+        self.inside: dict[str, Children] = {}
 
     def maker(self, name: str, position: int, total: int, class_name: str) -> Maker | None:
         """What makes the child `name`, of a class of that name, at `position` of `total`."""
@@ -244,7 +243,7 @@ def elements(value: ast.expr, scope: Scope) -> list[Maker]:
 
 
 def _loosened(makers: Iterable[Maker], loose: bool) -> list[Maker]:
-    return [replace(maker, repeated=maker.repeated or loose) for maker in makers]
+    return [maker._replace(repeated=maker.repeated or loose) for maker in makers]
 
 
 def pairs(value: ast.expr, scope: Scope) -> Children | None:

@@ -6,7 +6,6 @@ Of names it knows what stands in the same function, the methods of the same clas
 import ast
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,7 +33,6 @@ _COLLECTIONS = (ast.List, ast.Tuple, ast.Set, ast.Dict, ast.BinOp, *_COMPREHENSI
 _MAKERS = frozenset({"OrderedDict", "dict", "list", "tuple", "reversed"})  # of collections that are no modules
 
 
-@dataclass(frozen=True, slots=True)
 class Source:
     """A parsed file.
 
@@ -43,9 +41,10 @@ class Source:
         functions: The same.
     """
 
-    classes: dict[str, list[ast.ClassDef]] = field(default_factory=dict)
-    functions: dict[str, list[Function]] = field(default_factory=dict)
-    _known: dict[int, Children] = field(default_factory=dict)  # by the node's id
+    def __init__(self) -> None:
+        self.classes: dict[str, list[ast.ClassDef]] = {}
+        self.functions: dict[str, list[Function]] = {}
+        self._known: dict[int, Children] = {}  # by the node's id
 
     def of_class(self, node: ast.ClassDef) -> Children:
         """The children that the methods of a class register, `__init__` first."""
@@ -89,8 +88,8 @@ class Source:
         elif isinstance(value, ast.Call):
             children = self._of_call(value, scope, depth)
         elif isinstance(value, ast.IfExp):
-            children = self.children_of(replace(maker, value=value.body), depth + 1)
-            children.take(self.children_of(replace(maker, value=value.orelse), depth + 1))
+            children = self.children_of(maker._replace(value=value.body), depth + 1)
+            children.take(self.children_of(maker._replace(value=value.orelse), depth + 1))
         elif value is not None and not isinstance(value, ast.Constant | ast.Attribute):
             children.listed = elements(value, scope)
         children.listed = list(self._spread(children.listed, depth))

@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from inspect import unwrap
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from gradscope.tracebacks import of_the_user
@@ -89,8 +89,7 @@ def with_calls(sources: object, calls: Mapping[str, tuple[str, int]]) -> dict[st
     return merged
 
 
-@dataclass(frozen=True, slots=True)
-class _Site:
+class _Site(NamedTuple):
     """The expression that makes a module, and what is added to it later."""
 
     file: str
@@ -105,8 +104,7 @@ class _Site:
         return children
 
 
-@dataclass(frozen=True, slots=True)
-class _Definition:
+class _Definition(NamedTuple):
     """A class of the user's."""
 
     file: str
@@ -208,7 +206,7 @@ def project_root() -> str:
 @lru_cache(maxsize=4096)
 def is_users(file: str) -> bool:
     """Whether it is a file of Python that the user has written; asked of every class that a model has."""
-    return file.endswith((".py", ".pyw")) and of_the_user(file)
+    return file.endswith((".py", ".pyw")) and of_the_user(file) and os.path.isfile(file)  # a notebook's cell is no file
 
 
 def _file_of(module: str) -> str | None:

@@ -22,7 +22,9 @@ def maker(line, text, *, repeated=False):
 
 
 def listed(*makers):
-    return Children(listed=list(makers))
+    children = Children()
+    children.listed += makers
+    return children
 
 
 def line(children, position, total, class_name="Linear"):
@@ -55,7 +57,8 @@ def test_a_name_is_looked_up_before_a_pattern_and_a_pattern_before_anything():
 
 
 def test_a_placeholder_is_not_what_makes_a_child():
-    children = Children(named={"x": [maker(1, "None"), maker(2, "make()")]})
+    children = Children()
+    children.named["x"] = [maker(1, "None"), maker(2, "make()")]
     assert children.maker("x", 0, 1, "Linear").line == 2
 
 

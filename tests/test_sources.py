@@ -154,6 +154,7 @@ def test_installed_packages_and_the_library_are_not_the_user_s():
     assert not is_users(os.__file__)
     assert not is_users("<string>")
     assert not is_users("native.so")
+    assert not is_users("/tmp/ipykernel_1/2.py")
     assert is_users(__file__)
     assert written(bare_modules(nn.TransformerEncoderLayer(4, 2))) == {}
 

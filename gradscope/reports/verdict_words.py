@@ -178,13 +178,16 @@ def last_line(verdict: Verdict) -> str:
         below = [f for one in verdict.targets for f in leading(one.diagnosis.findings)]
         limit = "never" if verdict.fail_on is None else verdict.fail_on.value
         return f"passed: {everything}" + (f", with {severities(below)} (fail-on: {limit})" if below else "")
-    failing = [found for one in verdict.targets if (found := one.failing(verdict.fail_on))]
+    failing = [bad for one in verdict.targets if (bad := one.failing(verdict.fail_on))]
     broken = sum(bool(one.error) for one in verdict.targets)
+    several = len(verdict.targets) > 1
     parts = []
     if failing:
-        parts.append(f"{severities(f for found in failing for f in leading(found))} in {len(failing)} of {everything}")
+        found = severities(finding for bad in failing for finding in leading(bad))
+        parts.append(f"{found} in {len(failing)} of {everything}" if several else found)
     if broken:
-        parts.append(f"{broken} {'' if failing else f'of {everything} '}could not be judged")
+        of_all = f"of {everything} " if several and not failing else ""
+        parts.append(f"{broken} {of_all}could not be judged" if several else "it could not be judged")
     return f"failed: {'; '.join(parts)}"
 
 

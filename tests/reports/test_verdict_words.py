@@ -46,10 +46,11 @@ def test_every_finding_is_shown_once():
         (EVERYTHING, "failed: 1 error in 1 of 4 targets; 1 could not be judged"),
         (PASSED, "passed: 10 targets"),
         (NOTHING, "nothing was judged"),
-        (MANY, "failed: 300 errors in 1 of 1 target"),
-        (Verdict(targets=(BROKEN,)), "failed: 1 of 1 target could not be judged"),
+        (MANY, "failed: 300 errors"),
+        (Verdict(targets=(BROKEN,)), "failed: it could not be judged"),
+        (Verdict(targets=(BROKEN, WARNED)), "failed: 1 of 2 targets could not be judged"),
         (Verdict(targets=(WARNED,)), "passed: 1 target, with 1 warning (fail-on: error)"),
-        (Verdict(targets=(WARNED,), fail_on=Severity.WARNING), "failed: 1 warning in 1 of 1 target"),
+        (Verdict(targets=(WARNED,), fail_on=Severity.WARNING), "failed: 1 warning"),
         (Verdict(targets=(ENCODER,), fail_on=None), "passed: 1 target, with 1 error, 1 warning (fail-on: never)"),
     ],
 )
@@ -62,9 +63,7 @@ def test_a_severe_symptom_of_a_mild_root_is_what_fails():
     symptom = next(f for f in SICK.findings if f.caused_by)
     severe = type(symptom)(**{**{n: getattr(symptom, n) for n in symptom.__slots__}, "severity": Severity.ERROR})
     assert leading([root, severe]) == [root]
-    assert last_line(Verdict(targets=(Judged(target="a", diagnosis=diagnosis(root, severe)),))) == (
-        "failed: 1 error in 1 of 1 target"
-    )
+    assert last_line(Verdict(targets=(Judged(target="a", diagnosis=diagnosis(root, severe)),))) == ("failed: 1 error")
 
 
 def test_how_a_target_stands():
