@@ -23,13 +23,18 @@ class BaselineWriter:
         """Reads what the file at `path` holds, if there is one.
 
         Raises:
-            UsageError: It is no baseline.
+            UsageError: It is no baseline, or its folder is not there.
         """
         self._path = path
+        if not path.parent.is_dir():
+            raise pytest.UsageError(
+                f"gradscope: the baseline {str(path)!r} cannot be written: there is no such folder."
+            )
         try:
             self._before = read_baseline(path) if path.exists() else Baseline()
         except UsageError as error:
             raise pytest.UsageError(f"gradscope: {error}") from error
+        self._now = self._before
         self._ran: set[str] = set()
         self._told: list[Told] = []
 
@@ -39,16 +44,19 @@ class BaselineWriter:
             self._ran.add(report.nodeid)
             self._told += getattr(report, "gradscope", [])
 
-    def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
-        """Writes the file and says so."""
+    def pytest_sessionfinish(self) -> None:
+        """Writes the file; not only where there is a summary."""
         known = {target for target, _, _ in self._before.findings} | self._before.profiles.keys()
         kept = self._before.without(target for target in known if {target, target.rpartition("#")[0]} & self._ran)
         found = {Identity(one["target"], code, module) for one in self._told for code, module in one["found"]}
         profiles = {one["target"]: one["gains"] for one in self._told if one["gains"]}
-        baseline = Baseline(findings=kept.findings | found, profiles={**kept.profiles, **profiles})
+        self._now = Baseline(findings=kept.findings | found, profiles={**kept.profiles, **profiles})
         try:
-            write_baseline(baseline, self._path)
+            write_baseline(self._now, self._path)
         except UsageError as error:
             raise pytest.UsageError(f"gradscope: {error}") from error
-        number = len(baseline.findings)
+
+    def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
+        """Says how much the file holds."""
+        number = len(self._now.findings)
         terminalreporter.write_line(f"gradscope: {number} finding{'s' * (number != 1)} known in {self._path}")

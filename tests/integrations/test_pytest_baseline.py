@@ -42,6 +42,7 @@ def told(target: str, *found: tuple[str, str], **gains: float) -> dict[str, obje
 
 def written(writer: BaselineWriter) -> list[str]:
     lines: list[str] = []
+    writer.pytest_sessionfinish()
     writer.pytest_terminal_summary(SimpleNamespace(write_line=lines.append))
     return lines
 
@@ -74,8 +75,12 @@ def test_a_file_that_is_no_baseline_is_said_at_once_and_kept(tmp_path: Path) -> 
 
 
 def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(pytest.UsageError, match="cannot be written: there is no such folder"):
+        BaselineWriter(tmp_path / "no" / "known.json")
+    writer = BaselineWriter(tmp_path / "new.json")
+    (tmp_path / "new.json").mkdir()
     with pytest.raises(pytest.UsageError, match="cannot be written"):
-        written(BaselineWriter(tmp_path / "no" / "known.json"))
+        writer.pytest_sessionfinish()
 
 
 @pytest.mark.slow
@@ -85,6 +90,7 @@ def test_known_findings_pass_and_a_new_one_fails(run_pytest, tmp_path: Path) -> 
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     writing = run_pytest(tmp_path, "--gradscope-write-baseline=known.json", "-p", "xdist", "-n", "1")
     assert writing.returncode == 0, writing.stdout
+    assert f"findings known in {tmp_path / 'known.json'}" in writing.stdout
     document = json.loads((tmp_path / "known.json").read_text())
     assert {"target": "test_nets.py::test_old", "rule": "GS301", "module": "3"} in document["findings"]
     assert "test_nets.py::test_other" in document["profiles"]
