@@ -82,9 +82,10 @@ def with_calls(sources: object, calls: Mapping[str, tuple[str, int]]) -> dict[st
     """`sources` with the lines that call functions, by their sites' modules, as far as they are the user's."""
     known = sources if isinstance(sources, Mapping) else {}
     merged = {file: dict(lines) for file, lines in known.items()}
-    root = project_root()
-    for module, (file, line) in calls.items():
-        if is_users(file):
+    own = {module: place for module, place in calls.items() if is_users(place[0])}
+    with suppress(OSError):  # the current folder may be gone
+        root = project_root() if own else ""
+        for module, (file, line) in own.items():
             merged.setdefault(_shown(file, root), {})[module] = line
     return merged
 
@@ -124,17 +125,22 @@ def _find(
     if made is not None:
         sites[""] = made
     for name, module in modules.items():
-        cls = type(module)
-        if (own := _read.get(cls)) is None:
-            own = _read[cls] = list(_definitions(cls))
-        site = sites.get(name)
-        if own and (site is None or not name):
-            found[name] = own[0].file, own[0].node.lineno
-        elif site is not None:
-            found[name] = site.file, site.maker.line
-        if own or site is not None:
-            for child, one in _children(module, own, site):
-                sites[f"{name}.{child}" if name else child] = one
+        with suppress(Exception):  # one strange class hides no other
+            _find_one(found, sites, name, module)
+
+
+def _find_one(found: dict[str, tuple[str, int]], sites: dict[str, _Site], name: str, module: object) -> None:
+    cls = type(module)
+    if (own := _read.get(cls)) is None:
+        own = _read[cls] = list(_definitions(cls))
+    site = sites.get(name)
+    if own and (site is None or not name):
+        found[name] = own[0].file, own[0].node.lineno
+    elif site is not None:
+        found[name] = site.file, site.maker.line
+    if own or site is not None:
+        for child, one in _children(module, own, site):
+            sites[f"{name}.{child}" if name else child] = one
 
 
 def _children(module: object, own: list[_Definition], site: _Site | None) -> Iterator[tuple[str, _Site]]:

@@ -267,7 +267,8 @@ def test_nothing_is_raised_whatever_a_model_does(tmp_path, monkeypatch):
 
     strange = Hostile("Strange", (), {})()
     model = source_models.Block()
-    assert written({"": model, "conv": strange})
+    (lines,) = written({"": model, "conv": strange, "a": model.a}).values()
+    assert lines == {"": MARKED["only.class"], "a": MARKED["a"]}
     assert written({"": object()}) == {}
     assert written(bare_modules(nn.Sequential(nn.Linear(1, 1))), factory=print) == {}
 
@@ -279,3 +280,11 @@ def test_calls_in_installed_packages_are_left_out():
         "tests/test_sources.py": {"relu#0": 3},
     }
     assert with_calls(None, {}) == {}
+
+
+def test_a_folder_that_is_gone_stops_no_training(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert with_calls({"a.py": {"fc": 1}}, {"relu#0": (__file__, 3)}) == {"a.py": {"fc": 1}}
+    assert written(bare_modules(source_models.Block())) == {}
