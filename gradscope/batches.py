@@ -74,22 +74,26 @@ class Batches:
 
     def _following(self, step: int) -> object:
         __tracebackhide__ = True
-        assert self._source is not None
         for begun_anew in (False, True):
             if self._iterator is None:
-                self._iterator = iter(self._source)
+                self._iterator = iter(self._anew(step) if begun_anew else self._source or ())
             try:
                 return next(self._iterator)
             except StopIteration:
                 self._iterator = None
-            if step == 0 or begun_anew:
+            if step == 0:
                 break
+        once = "; an iterator can be gone through only once" if isinstance(self._source, Iterator) else ""
+        way_out = "give a list, a DataLoader or a function."
         if step == 0:
-            raise UsageError(f"{self.quoted} is empty: it gives no batch.")
-        raise UsageError(
-            f"{self.quoted} has run out after {step} batch{'es' * (step > 1)} and cannot be begun anew; give a list, a"
-            " DataLoader or a function."
-        )
+            raise UsageError(f"{self.quoted} is empty: it gives no batch{f'{once}: {way_out}' if once else '.'}")
+        raise UsageError(f"{self.quoted} has run out after {step} batches and cannot be begun anew; {way_out}")
+
+    def _anew(self, step: int) -> Iterable[object]:
+        """What is gone through again; a function that has returned it, such as a generator's, is asked again."""
+        __tracebackhide__ = True
+        again = self._call(self._function, step) if self._function is not None else self._source
+        return again if _is_iterable(again) else ()
 
     def _begin(self, source: object) -> None:
         if isinstance(source, Dataset) and not isinstance(source, IterableDataset):

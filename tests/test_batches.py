@@ -57,6 +57,7 @@ FORMS = {
     "what begins anew": (Loader([7, 8]), [7, 8, 7]),
     "a function that returns a loader": (lambda: Loader([7, 8]), [7, 8, 7]),
     "a generator function": (endless, [0, 1, 2]),
+    "a generator function that ends": (lambda: iter([by_step(4), by_step(5)]), [4, 5, 4]),
     "a generator": (endless(), [0, 1, 2]),
 }
 
@@ -92,6 +93,11 @@ WRONG = {
     "a dataset": (TensorDataset(X, Y), "is a Dataset, which gives samples; wrap it: `DataLoader(…, batch_size=8)`."),
     "an empty list": ([], "is empty: it gives no batch."),
     "an empty loader": (Loader([]), "is empty: it gives no batch."),
+    "an iterator at its end": (
+        iter([]),
+        "is empty: it gives no batch; an iterator can be gone through only once: give a list, a DataLoader or a"
+        " function.",
+    ),
     "no rows": ((torch.ones(0, 4), Y), "is empty in step 0: it has a tensor of shape (0, 4)."),
     "no rows in one of two": (((X, torch.ones(3, 0)), Y), "is empty in step 0: it has a tensor of shape (3, 0)."),
     "no targets": ((X, torch.ones(0)), "has empty targets in step 0: (0,)."),
