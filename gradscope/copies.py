@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.optim import Optimizer
@@ -27,8 +28,13 @@ class Copies:
 def copied(model: nn.Module, loss: Callable[..., object], optimizers: Sequence[Optimizer]) -> Copies:
     """Copies all that a training changes. Raises whatever an object raises that cannot be copied."""
     memo: dict[int, object] = {id(tensor): _bare(tensor) for tensor in _uncopyable(model)}
+    with torch.no_grad():  # the copies of a scripted model's parameters would be computed tensors
+        twin = copy.deepcopy(model, memo)
+    for theirs, ours in zip(model.parameters(), twin.parameters(), strict=True):
+        if ours.requires_grad is not theirs.requires_grad:
+            ours.requires_grad_(theirs.requires_grad)
     return Copies(
-        model=copy.deepcopy(model, memo),
+        model=twin,
         loss=copy.deepcopy(loss, memo) if isinstance(loss, nn.Module) else loss,
         optimizers=tuple(_copied_optimizer(one, memo) for one in optimizers),
     )

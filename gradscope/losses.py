@@ -40,8 +40,20 @@ class Loss:
             (model, batch) if self.of_model else self._outputs(model, batch, f"the forward pass of step {step}")
         )
         with during(f"the loss of step {step}"):
-            value = self.function(first, second)
+            value = self._called(first, second)
         return self._required(value, model, step)
+
+    def _called(self, first: object, second: object) -> object:
+        __tracebackhide__ = True
+        try:
+            return self.function(first, second)
+        except TypeError as error:
+            if not self.of_model and f"{type(first).__name__!r} object is not callable" in str(error):
+                error.add_note(
+                    "gradscope: the loss was called with (outputs, targets); of a loss of (model, batch) the first"
+                    " parameter is called `model`, or annotated as a module."
+                )
+            raise
 
     def warm_up(self, model: nn.Module, batch: object) -> None:
         """Lets lazy modules find out their sizes."""

@@ -28,6 +28,8 @@ def target_of(model: nn.Module, wanted: tuple[str, ...], time_axes: Mapping[str,
     if not isinstance(model, nn.Module):
         raise UsageError(f"`attach({model!r})` needs a torch.nn.Module, this is a {type(model).__name__}.")
     called = f"`attach({type(model).__name__})`"
+    if isinstance(unwrapped(model), torch.jit.ScriptModule):
+        raise UsageError(f"{called}: torch lets nobody watch a scripted module; give the module that it was made of.")
     parameters = bare_parameters(model)
     if not parameters:
         raise UsageError(f"{called}: the model has no parameters, so there is no gradient to watch.")

@@ -268,6 +268,10 @@ def _adjust(optimizers: Sequence[Optimizer], lr: float | None) -> None:
 
 
 def _require_trainable(model: nn.Module, trial: Trial) -> None:
+    if isinstance(unwrapped(model), torch.jit.ScriptModule):
+        raise UsageError(
+            f"{trial.quoted('model')} is scripted, so torch lets nobody watch it; give what it was made of."
+        )
     name, parameters = called(type(model)), list(model.parameters())
     if not parameters:
         raise UsageError(f"{trial.quoted('model')}: {name} has no parameters, so there is nothing to train.")
@@ -306,7 +310,7 @@ def _device(trial: Trial) -> torch.device | None:
     try:
         torch.ones(1, device=device).item()
     except Exception as error:  # what a backend that is not there raises is its own affair
-        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        reason = next(iter(str(error).splitlines()), type(error).__name__).partition(". ")[0].rstrip(".")
         raise UsageError(f"{quoted} cannot be computed on ({reason}); train on the CPU: {_cpu(trial)}.") from None
     return device
 

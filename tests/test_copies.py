@@ -92,3 +92,12 @@ def test_a_loss_that_is_a_module_shares_what_it_shared():
     both = copied(model, OfModel(model), [])
     assert both.loss.model is both.model
     assert copied(model, print, []).loss is print
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_scripted_model_s_copy_can_be_trained():
+    model = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1).requires_grad_(False)))
+    twin = copied(model, print, []).model
+    assert [(p.is_leaf, p.requires_grad) for p in twin.parameters()] == [(True, True)] * 2 + [(True, False)] * 2
+    twin(torch.ones(1, 2)).sum().backward()
+    assert all(p.grad is None for p in model.parameters())

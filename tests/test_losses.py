@@ -134,6 +134,17 @@ def test_a_type_error_of_the_user_s_passes_through():
     assert caught.value.__notes__ == ["gradscope: in the forward pass of step 2"]
 
 
+def test_a_loss_that_takes_the_outputs_for_the_model_is_told_so():
+    loss = made(lambda net, batch: net(batch[0]).mean())
+    with pytest.raises(TypeError) as caught:
+        loss.of(Two(), (X, Y), 0)
+    assert caught.value.__notes__ == [
+        "gradscope: the loss was called with (outputs, targets); of a loss of (model, batch) the first parameter is"
+        " called `model`, or annotated as a module.",
+        "gradscope: in the loss of step 0",
+    ]
+
+
 def test_the_model_is_known_by_its_name_or_its_kind():
     assert takes_model(by_name)
     assert takes_model(by_annotation)  # here a string: of `from __future__ import annotations`

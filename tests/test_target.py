@@ -27,9 +27,11 @@ MISUSE = {
     "scaler": (lambda: gradscope.attach(net(), scaler=3), r"`scaler=3` must be an AMP gradient scaler"),
     "every": (lambda: gradscope.attach(net(), every=0), r"`every=0` must be a whole number of at least 1"),
     "modules": (lambda: gradscope.attach(net(), modules=["3"]), r"`modules='3'` matches no module of Sequential"),
+    "scripted": (lambda: gradscope.attach(torch.jit.script(net())), r"torch lets nobody watch a scripted module; give"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize(("call", "message"), MISUSE.values(), ids=MISUSE)
 def test_misuse_gets_one_sentence(call, message):
     with pytest.raises(UsageError, match=message) as caught:

@@ -365,6 +365,10 @@ MISUSE = {
         {"model": frozen},
         "`model=frozen`: no parameter of Sequential requires a gradient, so nothing is trained.",
     ),
+    "scripted": (
+        {"model": lambda: torch.jit.script(net())},
+        "`model=<lambda>` is scripted, so torch lets nobody watch it; give what it was made of.",
+    ),
     "no steps": ({"steps": 0}, "`steps=0` must be a whole number from 1 on."),
     "half a step": ({"steps": 1.5}, "`steps=1.5` must be a whole number from 1 on."),
     "lr": ({"lr": -1}, "`lr=-1` must be a number from 0 on."),
@@ -391,6 +395,7 @@ MISUSE = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize(("given", "message"), MISUSE.values(), ids=MISUSE)
 def test_misuse_is_one_sentence(given, message):
     with pytest.raises(UsageError) as caught:
