@@ -1,6 +1,11 @@
 import doctest
+import os
 import pickle
+import random
+import sys
+import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -89,3 +94,51 @@ def test_misuse_is_one_sentence(given, message):
 def test_the_examples_run():
     torch.manual_seed(0)
     assert doctest.testmod(health, optionflags=doctest.ELLIPSIS).failed == 0
+
+
+def shared() -> tuple[object, ...]:
+    """What a process shares, as a caller can see it."""
+    return (
+        random.getstate(),
+        str(np.random.get_state()),
+        torch.get_rng_state().tolist(),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        os.getcwd(),
+        list(sys.path),
+        dict(os.environ),
+        list(warnings.filters),
+    )
+
+
+@pytest.mark.parametrize("ends", ["well", "with an error"])
+def test_a_factory_that_changes_everything_changes_nothing_for_the_caller(ends):
+    calls = []
+
+    def build():
+        calls.append(torch.get_default_dtype())
+        random.seed(3), np.random.seed(3), torch.manual_seed(3)
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        torch.use_deterministic_algorithms(True)
+        os.chdir("/")
+        sys.path.insert(0, "/nowhere")
+        os.environ["GRADSCOPE_TEST"] = "1"
+        warnings.simplefilter("ignore")
+        if ends == "with an error":
+            raise RuntimeError("no weights")
+        return nn.Linear(4, 3)
+
+    def batch():
+        return torch.randn(8, 4), torch.randint(3, (8,))
+
+    before = shared()
+    if ends == "well":
+        assert gradscope.check(build, batch=batch, loss=nn.CrossEntropyLoss, seeds=3).steps == 60
+        assert calls == [torch.float32] * 3  # once for each seed, and each begins from the caller's state
+    else:
+        with pytest.raises(RuntimeError, match="no weights"):
+            gradscope.check(build, batch=batch, loss=nn.CrossEntropyLoss)
+    assert shared() == before

@@ -11,6 +11,7 @@ from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
 from gradscope.rules.learning import Parameter, has_optimizer, norms, trainable_parameters
 from gradscope.rules.regions import Region, regions
+from gradscope.rules.wording import count
 from gradscope.trace import Doubles, Trace
 
 
@@ -63,7 +64,7 @@ class NoGradient(Rule):
         everything = len(cut) == len(owners)
         fed = not ran or any(_was_fed(trace, p.module) for p in members)
         severity = Severity.INFO if not held or not fed else Severity.ERROR if ran else Severity.WARNING
-        count, size = len(members), sum(p.size for p in members)
+        size = sum(p.size for p in members)
         share = size / max(sum(p.size for p in trainable_parameters(trace)), 1.0)
         kind = "never got a gradient" if never else "got a gradient of exactly zero"
         return Finding(
@@ -79,8 +80,8 @@ class NoGradient(Rule):
             threshold=0.0,
             unit="‖∂L/∂w‖",
             message=(
-                f"{count} parameters of {region} ({size:.0f} elements, {share:.0%} of all trainable) {kind}"
-                f" in {len(trace.steps)} recorded steps."
+                f"{count(len(members), 'parameter')} of {region} ({size:.0f} elements, {share:.0%} of all trainable)"
+                f" {kind} in {len(trace.steps)} recorded steps."
             ),
             cause=_cause(never=never, ran=ran, everything=everything) if fed else "It ran, but never on a sample.",
             remedy=(
