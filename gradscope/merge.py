@@ -25,7 +25,7 @@ from gradscope.ranks import common_steps, events_of, in_order, key_of, meta_of, 
 from gradscope.records import COLUMN, PARAMETER_QUANTITIES, STATISTICS, Event, Key, Quantity, Site, Statistic
 from gradscope.rows import Rows, combine, scalar_row, scaled
 from gradscope.total_norm import TotalNorms
-from gradscope.trace import BY_RANK, Floats, Ints, RankTable, TimeTable, Trace
+from gradscope.trace import BY_RANK, Floats, Ints, RankTable, TimeTable, Trace, by_statistic
 
 _OF_THE_LOSS = frozenset({Quantity.INPUT_GRAD, Quantity.OUTPUT_GRAD, Quantity.STATE_GRAD})
 _ALIKE = (Statistic.SYMMETRIC_FRACTION, Statistic.SPECTRAL_RADIUS, Statistic.SPECTRAL_NORM)  # of what is replicated
@@ -228,7 +228,8 @@ def _times(ranks: Sequence[_Rank], sites: Sequence[Site], steps: int) -> TimeTab
         values, step, site, time = combine(values, np.flatnonzero(new).tolist()), step[new], site[new], time[new]
     gradients = np.array([s.quantity in _OF_THE_LOSS for s in sites], dtype=bool)[site]
     values[gradients] = scaled(values[gradients], 1 / len(ranks))
-    return TimeTable(step=step.astype(np.int32), site=site.astype(np.int32), time=time.astype(np.int32), values=values)
+    step, site, time = (index.astype(np.int32) for index in (step, site, time))
+    return TimeTable(step=step, site=site, time=time, statistics=by_statistic(values))
 
 
 def _time_rows(rank: _Rank) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], Rows]:

@@ -4,6 +4,7 @@ Rules read less than half of the statistics, and a long run has gigabytes of the
 of each, so that the file can be closed, moved and deleted; that nothing in it is damaged is known before.
 """
 
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
@@ -22,17 +23,17 @@ _DESCENDING = np.arange(_PIECE, 0, -1, dtype=np.float64)
 
 
 class Packed(NamedTuple):
-    """A table (step, site) of float32 in chunks, each shuffled, deflated, and followed by its checksum.
+    """A table of float32, (step, site) or (row,), in chunks, each shuffled, deflated, and followed by its checksum.
 
     Attributes:
         shape: Of the table.
         chunk: Shape of a chunk.
-        parts: Bytes of the chunks by the row and column at which they begin; where there is none, all is NaN.
+        parts: Bytes of the chunks by the indices at which they begin; where there is none, all is NaN.
     """
 
-    shape: tuple[int, int]
-    chunk: tuple[int, int]
-    parts: Mapping[tuple[int, int], bytes]
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    parts: Mapping[tuple[int, ...], bytes]
 
     def unpacked(self) -> Floats:
         """The table.
@@ -43,14 +44,14 @@ class Packed(NamedTuple):
         if not self.parts:
             return np.broadcast_to(np.float32(np.nan), self.shape)
         values = np.full(self.shape, np.nan, dtype=np.float32)
-        for (row, column), part in self.parts.items():
-            inside = values[row : row + self.chunk[0], column : column + self.chunk[1]]
-            inside[:] = _numbers(part, self.chunk)[: inside.shape[0], : inside.shape[1]]
+        for at, part in self.parts.items():
+            inside = values[tuple(slice(start, start + size) for start, size in zip(at, self.chunk, strict=True))]
+            inside[:] = _numbers(part, self.chunk)[tuple(slice(size) for size in inside.shape)]
         return values
 
 
 class Statistics(Mapping[str, Floats]):
-    """`Trace.statistics` of a trace that was read: the tables by name, each unpacked when it is first asked for."""
+    """The statistics of a trace that was read: the tables by name, each unpacked when it is first asked for."""
 
     def __init__(self, tables: Mapping[str, Packed | Floats]) -> None:
         self._tables = dict(tables)
@@ -91,8 +92,8 @@ def is_sound(part: bytes) -> bool:
     return int.from_bytes(checksum, "little") == b << 16 | a
 
 
-def _numbers(part: bytes, shape: tuple[int, int]) -> Floats:
-    size = shape[0] * shape[1] * _WIDTH
+def _numbers(part: bytes, shape: tuple[int, ...]) -> Floats:
+    size = math.prod(shape) * _WIDTH
     try:
         inflate = zlib.decompressobj()
         data = inflate.decompress(part[:-_CHECKSUM], size + 1)  # not more than that, whatever is in it

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradscope.records import COLUMN, Quantity, Statistic
+from gradscope.records import Quantity, Statistic
 from gradscope.trace import Doubles, Ints, Trace
 
 _FUSED = re.compile(r"(?P<state>[hc])(?P<start>0?)_(?P<suffix>l\d+(?:_reverse)?)(?P<part>\.local|\.carried)?")
@@ -259,7 +259,7 @@ class _Table:
         once = self._once(column, step)
         values[once, 0] = self._trace.statistics[stat][once, column]
         inside = time < length
-        values[step[inside], time[inside]] = times.values[rows[inside], COLUMN[stat]]
+        values[step[inside], time[inside]] = times.statistics[stat][rows[inside]]
         return values
 
     def _once(self, column: int, step: NDArray[np.integer]) -> Ints:

@@ -129,7 +129,7 @@ class Scope:
         self._rules = None if rules is None else tuple(rules)
         self._schedule = schedule
         self._sink = sink
-        sink.last_call = self._last_call
+        sink.last_call = self._close_complete  # the process ends, or the sink is closed
         self._meta = meta
         self._begun = False
         self._late: list[Event] = []
@@ -367,10 +367,6 @@ class Scope:
             except Exception as error:
                 self._followers.remove(follower)
                 _log.warning("gradscope: %s is told no more: %s: %s", follower, type(error).__name__, error)
-
-    def _last_call(self) -> None:
-        """The process ends, or the sink is closed: a step that is complete is handed over."""
-        self._close_complete()
 
     def _close_complete(self) -> None:
         """Closes a step that lacks nothing but the next one's beginning; during a pause it is the one before that."""

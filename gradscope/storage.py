@@ -292,8 +292,8 @@ class _Tables:
         self._write("time/step", at.times, times.step + np.int32(at.steps))
         self._write("time/site", at.times, times.site)
         self._write("time/time", at.times, times.time)
-        for i, statistic in enumerate(STATISTICS):
-            self._write(f"time/{statistic.value}", at.times, times.values[:, i])
+        for statistic in STATISTICS:
+            self._write(f"time/{statistic.value}", at.times, times.statistics[statistic])
         units = trace.units
         self._write("units/step", at.units, units.step + np.int32(at.steps))
         self._write("units/site", at.units, units.site)

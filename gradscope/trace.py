@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gradscope.errors import TraceError, nearest
 from gradscope.findings import Json
-from gradscope.records import COLUMN, STATISTICS, Event, Quantity, Site, Statistic
+from gradscope.records import STATISTICS, Event, Quantity, Site, Statistic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,12 +52,21 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeTable:
-    """Values per time, in long form: row i is at index `step[i]` of `Trace.steps`, of `site[i]`, at `time[i]`."""
+    """Values per time, in long form: row i is at index `step[i]` of `Trace.steps`, of `site[i]`, at `time[i]`.
+
+    Attributes:
+        statistics: One array (row,) for each of `STATISTICS`.
+    """
 
     step: NDArray[np.int32]
     site: NDArray[np.int32]
     time: NDArray[np.int32]
-    values: Floats  # (row, statistic)
+    statistics: Mapping[str, Floats]
+
+    @property
+    def values(self) -> Floats:
+        """All of them, (row, statistic)."""
+        return np.stack([self.statistics[s] for s in STATISTICS], axis=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +194,7 @@ class Trace:
         single = np.ones(len(self.steps), dtype=bool)  # steps in which the site ran just once, so has no time rows
         single[self.times.step[rows]] = False
         values[single, 0] = self.statistics[_statistic(stat)][single, column]
-        values[self.times.step[rows], self.times.time[rows]] = self.times.values[rows, COLUMN[_statistic(stat)]]
+        values[self.times.step[rows], self.times.time[rows]] = self.times.statistics[_statistic(stat)][rows]
         return values
 
     def by_rank(
@@ -312,12 +321,14 @@ class TraceBuilder:
             per_step={
                 name: np.array([r.per_step.get(name, np.nan) for r in records], dtype=np.float64) for name in PER_STEP
             },
-            statistics={s.value: values[:, :, i] for i, s in enumerate(STATISTICS)},
+            statistics=by_statistic(values),
             times=TimeTable(
                 step=np.repeat(np.arange(len(records), dtype=np.int32), lengths),
                 site=index[:, 0],
                 time=index[:, 1],
-                values=np.concatenate([np.zeros((0, len(STATISTICS)), np.float32), *(r.time_values for r in records)]),
+                statistics=by_statistic(
+                    np.concatenate([np.zeros((0, len(STATISTICS)), np.float32), *(r.time_values for r in records)])
+                ),
             ),
             events=tuple(e for r in records for e in r.events) + tuple(events),
             units=_units_of(records),
@@ -328,6 +339,11 @@ class TraceBuilder:
 
     def close(self) -> None:
         """Nothing to release in memory."""
+
+
+def by_statistic(values: Floats) -> dict[str, Floats]:
+    """Views of `values` (…, statistic) by the names of the statistics."""
+    return {s.value: values[..., i] for i, s in enumerate(STATISTICS)}
 
 
 def _units_of(records: Sequence[StepRecord]) -> UnitTable:

@@ -242,10 +242,13 @@ def read_open(file: h5py.File, size: int) -> Trace:
     texts, late = (cast("list[Json]", _of(list, document[name], name)) for name in ("texts", "events"))
     sites = _sites({name: read(f"sites/{name}", sites_start, sites_stop) for name in _SITE_COLUMNS}, texts)
     early = [json.loads(line) for line in read("events", 0, counters.event_bytes).tobytes().splitlines()]
-    held = [s for s in STATISTICS if not any(s in added for since, added in _ADDED.items() if since > schema)]
-    tables: dict[str, Packed | Floats] = {s.value: Packed((steps, len(sites)), (1, 1), {}) for s in STATISTICS}
-    tables |= {s.value: _table(_dataset(file, f"stats/{s.value}", allowed), steps, len(sites), size) for s in held}
-    columns = {name: read(f"time/{name}", 0, times) for name in (*_TIME_INDEX, *held)}
+    held = [s.value for s in STATISTICS if not any(s in added for since, added in _ADDED.items() if since > schema)]
+
+    def statistics(group: str, *shape: int) -> Statistics:
+        tables: dict[str, Packed | Floats] = {s.value: Packed(shape, (), {}) for s in STATISTICS}
+        return Statistics(tables | {s: _table(_dataset(file, f"{group}/{s}", allowed), shape, size) for s in held})
+
+    index = {name: read(f"time/{name}", 0, times) for name in _TIME_INDEX}
     silent = {name: read(f"units/{name}", 0, counters.units) for name in _UNIT_COLUMNS if counters.units}
     if silent:
         silent["silent"] = read("units/silent", 0, counters.unit_bytes)
@@ -254,8 +257,8 @@ def read_open(file: h5py.File, size: int) -> Trace:
         sites=sites,
         steps=cast("NDArray[np.int64]", read("steps/step", 0, steps)),
         per_step={name: cast("NDArray[np.float64]", read(f"steps/{name}", 0, steps)) for name in PER_STEP},
-        statistics=Statistics(tables),
-        times=_times(columns, steps, len(sites), allowed),
+        statistics=statistics("stats", steps, len(sites)),
+        times=_times(index, statistics("time", times), steps, len(sites), allowed),
         events=tuple(_event(event) for event in [*early, *late]),
         units=_units(silent, steps, len(sites)),
         ranks=_ranks(file, steps, len(sites), allowed, document["meta"]) if schema > 2 else None,
@@ -291,28 +294,31 @@ def _rows(dataset: h5py.Dataset, start: int, stop: int) -> Numbers:
     return np.asarray(dataset[start:stop])
 
 
-def _table(dataset: h5py.Dataset, steps: int, sites: int, size: int) -> Packed | Floats:
-    """(step, site); NaN for what the dataset is too short for: it would be NaN throughout.
+def _table(dataset: h5py.Dataset, shape: tuple[int, ...], size: int) -> Packed | Floats:
+    """(step, site) or (row,); NaN for what a dataset of the former is too short for: it would be NaN throughout.
 
     Packed, where it lies in the file of `size` bytes as `storage` writes it.
     """
-    held = min(steps, dataset.shape[0]), min(sites, dataset.shape[1])
-    parts = _parts(dataset, *held, size)
+    held = tuple(min(pair) for pair in zip(shape, dataset.shape, strict=True))
+    if len(shape) == 1 and held != shape:
+        raise ValueError(f"{dataset.name[1:]} has {held[0]} rows, {shape[0]} were committed")
+    parts = _parts(dataset, held, size)
     if parts is not None:
-        return Packed((steps, sites), dataset.chunks, parts)
-    values = np.full((steps, sites), np.nan, dtype=np.float32)
+        return Packed(shape, dataset.chunks, parts)
+    values = np.full(shape, np.nan, dtype=np.float32)
     if all(held):
-        dataset.read_direct(values, np.s_[: held[0], : held[1]], np.s_[: held[0], : held[1]])
+        inside = tuple(slice(stop) for stop in held)
+        dataset.read_direct(values, inside, inside)
     return values
 
 
-def _parts(dataset: h5py.Dataset, rows: int, columns: int, size: int) -> dict[tuple[int, int], bytes] | None:
+def _parts(dataset: h5py.Dataset, held: tuple[int, ...], size: int) -> dict[tuple[int, ...], bytes] | None:
     """The chunks as they are stored, all of them sound; None where they are not as `storage` writes them."""
     chunk = dataset.chunks
     if chunk is None or min(chunk) < BLOCK or _filters(dataset) != _WRITTEN_WITH:
         return None
     parts = {}
-    for at in product(range(0, rows, chunk[0]), range(0, columns, chunk[1])):
+    for at in product(*(range(0, stop, step) for stop, step in zip(held, chunk, strict=True))):
         stored = dataset.id.get_chunk_info_by_coord(at)
         if stored.byte_offset is None:  # nothing was observed
             continue
@@ -384,18 +390,14 @@ def _ranks(file: h5py.File, steps: int, sites: int, allowed: int, meta: Json) ->
     return RankTable(ranks=ranks, statistics=statistics)
 
 
-def _times(columns: Mapping[str, Numbers], steps: int, sites: int, allowed: int) -> TimeTable:
-    step, site, time = (cast("NDArray[np.int32]", columns[name]) for name in _TIME_INDEX)
+def _times(index: Mapping[str, Numbers], values: Statistics, steps: int, sites: int, allowed: int) -> TimeTable:
+    step, site, time = (cast("NDArray[np.int32]", index[name]) for name in _TIME_INDEX)
     for name, indices, end in (("step", step, steps), ("site", site, sites), ("time", time, None)):
         if len(indices) and (indices.min() < 0 or (end is not None and indices.max() >= end)):
             raise ValueError(f"time/{name} goes from {indices.min()} to {indices.max()}, outside the trace")
     if len(time) and 4 * steps * (int(time.max()) + 1) > allowed:
         raise ValueError(f"time/time goes to {time.max()}, more than the file can hold")
-    values = np.full((len(step), len(STATISTICS)), np.nan, dtype=np.float32)
-    for i, statistic in enumerate(STATISTICS):
-        if statistic.value in columns:
-            values[:, i] = columns[statistic.value]
-    return TimeTable(step=step, site=site, time=time, values=values)
+    return TimeTable(step=step, site=site, time=time, statistics=values)
 
 
 def _event(item: Json) -> Event:

@@ -11,7 +11,7 @@ from rich.console import Console
 from gradscope.findings import Diagnosis, Finding, Role, Severity, Unjudged
 from gradscope.records import COLUMN, STATISTICS, Event, Quantity, Site
 from gradscope.reports.comparison import ComparedRun, ComparedVariant, Comparison
-from gradscope.trace import StepRecord, TimeTable, Trace, TraceBuilder
+from gradscope.trace import StepRecord, TimeTable, Trace, TraceBuilder, by_statistic
 
 NUMEL = 64  # of each state
 META = {
@@ -140,7 +140,7 @@ def with_times(trace: Trace, rms: np.ndarray) -> Trace:
         step=np.repeat(np.arange(steps, dtype=np.int32), length),
         site=np.zeros(steps * length, dtype=np.int32),
         time=np.tile(np.arange(length, dtype=np.int32), steps),
-        values=values,
+        statistics=by_statistic(values),
     )
     return Trace(**{**{f: getattr(trace, f) for f in trace.__slots__}, "times": times})
 

@@ -39,6 +39,15 @@ def test_a_statistic_is_unpacked_when_it_is_asked_for(path: Path) -> None:
     assert trace.statistics["rms"] is trace.statistics["rms"]
 
 
+def test_so_is_one_of_the_values_per_time(path: Path) -> None:
+    trace = read_trace(path)
+    assert isinstance(trace.times.statistics, Statistics)
+    site = trace.sites[trace.times.site[0]]
+    trace.by_time(site.module, site.quantity, "rms", name=site.name)
+    assert trace.times.statistics.packed == {s.value for s in STATISTICS} - {"rms"}
+    assert_same(trace, collected(islice(run(0), STEPS)))
+
+
 def test_what_was_read_does_not_need_its_file_any_more(path: Path) -> None:
     trace = read_trace(path)
     path.write_bytes(b"")

@@ -67,7 +67,7 @@ def traces(draw: st.DrawFn) -> Trace:
             step=array("i4", rows, st.integers(0, max(0, steps - 1))),
             site=array("i4", rows, st.integers(0, max(0, len(sites) - 1))),
             time=array("i4", rows, st.integers(0, 1000)),
-            values=array("f4", (rows, len(STATISTICS)), float32s),
+            statistics={s.value: array("f4", rows, float32s) for s in STATISTICS},
         ),
         events=tuple(draw(st.lists(events, max_size=3))),
     )
