@@ -80,6 +80,7 @@ class Gradscope:
 
     def __init__(self, item: pytest.Item, settings: Settings) -> None:
         self._item, self._settings = item, settings
+        self._test = _without_group(item)
         self._watched: list[_Watched] = []
         self.told: list[Told] = []
 
@@ -227,7 +228,7 @@ class Gradscope:
     def _target(self) -> str:
         """What the next model is called in a baseline: the test, and the model's number from the second one on."""
         nth = len(self.told) + 1
-        return self._item.nodeid if nth == 1 else f"{self._item.nodeid}#{nth}"
+        return self._test if nth == 1 else f"{self._test}#{nth}"
 
     def _tell(self, model: str, judged: Judged, settings: Settings) -> None:
         """Notes the verdict for the end of the run, and for JUnit."""
@@ -248,6 +249,15 @@ class Gradscope:
         steps = str(judged.diagnosis.steps)
         properties = {"model": model, "verdict": verdict, "findings": found, "steps": steps}
         self._item.user_properties += [(f"gradscope.{key}", value) for key, value in properties.items()]
+
+
+def _without_group(item: pytest.Item) -> str:
+    """The test's id, without the group that pytest-xdist may append to it with `--dist=loadgroup`."""
+    if not getattr(item.config.option, "loadgroup", False):
+        return item.nodeid
+    marks = item.iter_markers("xdist_group")
+    groups = sorted({str(mark.args[0] if mark.args else mark.kwargs.get("name", "default")) for mark in marks})
+    return item.nodeid.removesuffix(f"@{'_'.join(groups)}")
 
 
 def _timed(

@@ -11,6 +11,7 @@ from gradscope.integrations.pytest_baseline import BaselineWriter
 from gradscope.verdict import Identity
 
 TESTS = """
+import pytest
 import torch
 from torch import nn
 
@@ -24,6 +25,7 @@ def net(*dead):
         nn.init.constant_(layers[index].bias, -10.0)
     return nn.Sequential(*layers)
 
+@pytest.mark.xdist_group("nets")
 def test_old(gradscope):
     gradscope.assert_healthy(net({dead}), batch=batch, loss=nn.functional.cross_entropy, steps=6)
 
@@ -88,7 +90,9 @@ def test_known_findings_pass_and_a_new_one_fails(run_pytest, tmp_path: Path) -> 
     test = tmp_path / "test_nets.py"
     test.write_text(TESTS.replace("{dead}", "2"))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    writing = run_pytest(tmp_path, "--gradscope-write-baseline=known.json", "-p", "xdist", "-n", "1")
+    writing = run_pytest(
+        tmp_path, "--gradscope-write-baseline=known.json", "-p", "xdist", "-n", "1", "--dist=loadgroup"
+    )
     assert writing.returncode == 0, writing.stdout
     assert f"findings known in {tmp_path / 'known.json'}" in writing.stdout
     document = json.loads((tmp_path / "known.json").read_text())
@@ -97,7 +101,7 @@ def test_known_findings_pass_and_a_new_one_fails(run_pytest, tmp_path: Path) -> 
 
     (tmp_path / "pytest.ini").write_text("[pytest]\ngradscope_baseline = known.json\n")
     test.write_text(TESTS.replace("{dead}", "0, 2"))
-    now = run_pytest(tmp_path)
+    now = run_pytest(tmp_path, "-p", "xdist")  # where it has no group
     assert now.returncode == 1
     assert "error GS301 dead-units  1" in now.stdout  # the first ReLU is new; the second is known
     assert "1 failed, 1 passed" in now.stdout

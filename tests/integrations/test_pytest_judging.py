@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -134,3 +135,19 @@ def test_a_rule_that_cannot_judge_a_scope_is_said(judging: Judging) -> None:
     train(model, steps=1)
     with pytest.raises(pytest.fail.Exception, match="Sequential: nothing could be judged"):
         watch.judge_scopes()
+
+
+@pytest.mark.parametrize("nodeid", ["t.py::test[a@b]", "t.py::test[a@b]@nets"])
+def test_a_baseline_knows_no_groups_of_xdist(tmp_path: Path, nodeid: str) -> None:
+    marks = [SimpleNamespace(args=("nets",), kwargs={})]
+    item = SimpleNamespace(
+        nodeid=nodeid,
+        name="test[a@b]",
+        user_properties=[],
+        config=SimpleNamespace(rootpath=tmp_path, option=SimpleNamespace(loadgroup=True)),
+        iter_markers=lambda name: iter(marks),
+    )
+    watch = Gradscope(item, Settings(gate=Config(root=tmp_path), steps=3))
+    for _ in range(2):
+        watch.check(Sick, **JUDGED)
+    assert [one["target"] for one in watch.told] == ["t.py::test[a@b]", "t.py::test[a@b]#2"]
