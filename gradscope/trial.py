@@ -30,8 +30,9 @@ from gradscope.isolation import isolated
 from gradscope.losses import Loss, loss_of
 from gradscope.optimizers import needs_closure, optimizers_of, to_parameters
 from gradscope.probes.names import bare_modules, unwrapped
-from gradscope.records import Statistic
 from gradscope.references import resolve
+from gradscope.rules.engine import diagnose
+from gradscope.rules.non_finite import NonFinite
 from gradscope.scope import attach
 from gradscope.signatures import a, accepts, called, takes
 from gradscope.sources import written
@@ -211,8 +212,8 @@ class _Training:
 
 
 def _broken(trace: Trace) -> bool:
-    """Whether NaN or infinity had appeared."""
-    return bool(np.nansum(trace.statistics[Statistic.NONFINITE_COUNT]))
+    """Whether NaN or infinity had appeared where it does harm: a mask of −inf excuses no error."""
+    return bool(diagnose(trace, [NonFinite()]).findings)
 
 
 def _own(trial: Trial, loss: Loss) -> tuple[nn.Module, Loss, object]:

@@ -474,6 +474,20 @@ def test_what_nan_has_broken_is_told_by_the_trace():
         assert finding.module == "0"
 
 
+def test_an_error_besides_a_mask_of_infinities_is_the_user_s():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.mask = nn.Linear(4, 3), nn.Identity()
+
+        def forward(self, x):
+            mask = self.mask(torch.full((1, 3), -torch.inf))
+            return self.fc(x) + mask.exp()
+
+    with pytest.raises(KeyError):
+        train(trial(model=Masked, loss=lambda o, t: fail()), 0)
+
+
 def test_a_function_that_gives_the_same_model_again():
     model = net()
     once = trial(model=lambda: model)
