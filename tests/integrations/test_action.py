@@ -8,8 +8,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import gradscope
@@ -182,18 +184,24 @@ def test_findings_are_annotated_summed_up_written_as_sarif_and_fail_the_job(work
     assert "GS301" in {result["ruleId"] for result in results}
 
 
-@pytest.mark.slow
-def test_a_healthy_target_passes_with_what_else_was_asked_for(workspace: Path) -> None:
-    inputs = {
-        "targets": "healthy\n",
-        "arguments": "--fail-on warning --output-format json -o 'a report.json'",
-        "sarif": "",
-    }
+def test_a_healthy_trace_passes_with_what_else_was_asked_for(workspace: Path) -> None:
+    names: dict[str, Any] = {"__name__": "models"}
+    exec(MODELS, names)
+    model, loss = names["healthy"](), torch.nn.functional.cross_entropy
+    with gradscope.attach(model, optimizer=(optimizer := torch.optim.Adam(model.parameters()))) as scope:
+        for _ in range(10):
+            x, y = names["batch"]()
+            optimizer.zero_grad()
+            loss(model(x), y).backward()
+            optimizer.step()
+    scope.trace.save(workspace / "my project" / "a run.h5")
+    arguments = "--fail-on error --output-format json -o 'a report.json'"
+    inputs = {"targets": "'a run.h5'\n", "arguments": arguments, "sarif": ""}
     done = check(workspace, working_directory="my project", **inputs)
     assert done.code == 0, done.log
     assert done.outputs == {"exit-code": "0"}
     assert "::error" not in done.log
-    assert json.loads((workspace / "my project" / "a report.json").read_text())["fail_on"] == "warning"
+    assert json.loads((workspace / "my project" / "a report.json").read_text())["fail_on"] == "error"
 
 
 @pytest.mark.parametrize("text", ["healthy; touch spoilt", "$(touch spoilt)", "`touch spoilt`", "' > spoilt"])
