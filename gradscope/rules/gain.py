@@ -9,9 +9,8 @@ Formula:
     gain = 10^(per layer);  steady if rise ≥ ½ Σ|v_{k+1} − v_k|
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 from gradscope.trace import Doubles, Ints
 
 Bools: TypeAlias = NDArray[np.bool_]
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 # BatchNorm with ReLU multiplies the gradient by √(π/(π−1)) = 1.21 per layer and is healthy (Yang et al. 2019).
 # Growth: twice the He scale multiplies it by 2 and is not healthy; 1.6 is the geometric mean of the two.
@@ -58,45 +56,41 @@ def steepest_rises(values: Doubles) -> Rises:
     steps = len(values)
     decades, per_layer = np.full(steps, np.nan), np.full(steps, np.nan)
     foot, top = np.zeros(steps, np.int64), np.zeros(steps, np.int64)
-    for rows, layers in alike(~np.isnan(values)):
-        at = np.flatnonzero(layers)
-        if len(at) < LEAST_LAYERS:
-            continue
-        seen = values[np.ix_(rows, at)]
+    missing = np.isnan(values)
+    count = (~missing).sum(axis=1)
+    rows = np.flatnonzero(count >= LEAST_LAYERS)
+    if len(rows):
+        layers = np.argsort(missing[rows], axis=1, kind="stable")  # what was observed, in its order, then the rest
+        seen, each = np.take_along_axis(values[rows], layers, axis=1), np.arange(len(rows))
         lowest = np.minimum.accumulate(seen, axis=1)
-        end = np.argmax(seen - lowest, axis=1)
-        each = np.arange(len(rows))
+        end = np.argmax(np.where(np.isnan(seen), -1.0, seen - lowest), axis=1)
         start = np.argmax(seen == lowest[each, end][:, None], axis=1)
         decades[rows] = seen[each, end] - seen[each, start]
-        foot[rows], top[rows] = at[start], at[end]
-        for same, (first, last) in alike(np.stack([start, end], axis=1)):
-            per_layer[rows[same]] = _slopes(seen[same], int(first), int(last))
+        foot[rows], top[rows] = layers[each, start], layers[each, end]
+        per_layer[rows] = _slopes(seen, start, end, seen[each, count[rows] - 1])
     return Rises(decades=decades, per_layer=per_layer, foot=foot, top=top)
 
 
-def alike(table: NDArray[_Scalar]) -> Iterator[tuple[Ints, NDArray[_Scalar]]]:
-    """Each different row of `table`, after the indices of the rows that are so."""
-    rows: dict[bytes, list[int]] = {}
-    for index, row in enumerate(table):
-        rows.setdefault(row.tobytes(), []).append(index)  # a sort by whole rows, as `np.unique` does it, is far slower
-    for found in rows.values():
-        yield np.array(found), table[found[0]]
-
-
-def _slopes(seen: Doubles, start: int, end: int) -> Doubles:
+def _slopes(seen: Doubles, start: Ints, end: Ints, final: Doubles) -> Doubles:
     """Decades per layer between `start` and `end`: the smaller of the mean and the median change; 0 if it is no slope.
 
     Layers inside the branches of a residual net lie off its stream, so their values go up and down along the order of
-    execution, and the gradient is back at the stream's level at the ends of the net. That is no slope. Shape (step,).
+    execution, and the gradient is back at the stream's level at the ends of the net, the last of which is `final`.
+    That is no slope. Shape (step,).
     """
-    changes = np.diff(seen[:, start : end + 1], axis=1)
-    if changes.shape[1] < LEAST_LAYERS - 1:
-        return np.zeros(len(seen))
-    rise, middle = seen[:, end] - seen[:, start], (seen[:, end] + seen[:, start]) / 2
-    back_and_forth = rise < STEADY * np.abs(changes).sum(axis=1)
-    heals = (seen[:, 0] > middle) | (seen[:, -1] < middle)
-    typical = np.minimum(changes.mean(axis=1), np.median(changes, axis=1))
-    return np.where(back_and_forth | heals, 0.0, typical)
+    slopes = np.zeros(len(seen))
+    for length in np.unique(end - start):
+        if length < LEAST_LAYERS - 1:
+            continue
+        rows = np.flatnonzero(end - start == length)
+        part = np.take_along_axis(seen[rows], start[rows, None] + np.arange(length + 1), axis=1)
+        changes = np.diff(part, axis=1)
+        rise, middle = part[:, -1] - part[:, 0], (part[:, -1] + part[:, 0]) / 2
+        back_and_forth = rise < STEADY * np.abs(changes).sum(axis=1)
+        heals = (seen[rows, 0] > middle) | (final[rows] < middle)
+        typical = np.minimum(changes.mean(axis=1), np.median(changes, axis=1))
+        slopes[rows] = np.where(back_and_forth | heals, 0.0, typical)
+    return slopes
 
 
 def steady(rises: Rises, *, decades: float, gain: float) -> Bools:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gradscope.rules.gain import DECAY, LEAST_LAYERS, STEADY, alike, steady, steady_growth, steepest_rises
+from gradscope.rules.gain import DECAY, LEAST_LAYERS, STEADY, steady, steady_growth, steepest_rises
 
 
 def one(values):
@@ -113,12 +113,3 @@ def test_all_steps_at_once_are_what_each_is_by_itself(layers, missing):
 def test_no_steps_and_no_layers_have_no_rises():
     assert not len(steepest_rises(np.zeros((0, 5))).decades)
     assert not steepest_rises(np.zeros((5, 0))).known.any()
-
-
-def test_rows_that_are_alike_are_told_together():
-    table = np.array([[1, 2], [3, 4], [1, 2], [1, 3]])
-    assert [(rows.tolist(), row.tolist()) for rows, row in alike(table)] == [
-        ([0, 2], [1, 2]),
-        ([1], [3, 4]),
-        ([3], [1, 3]),
-    ]
