@@ -14,11 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradscope.cut import Cut
 from gradscope.probes.base import StepListener
 from gradscope.processes import local
 from gradscope.records import COLUMN, GRADIENT_QUANTITIES, STATISTICS, Event, Quantity, Site, Statistic
 from gradscope.rows import Rows, combine, scalar_row, scaled
 from gradscope.site_table import SiteTable
+from gradscope.sources import seen_from_the_project
 from gradscope.statistics import (
     ManyMoments,
     Moments,
@@ -107,6 +109,10 @@ class StepRecorder:
     def written(self, module: str, file: str, line: int) -> None:
         """The call that is the site `module` stands there."""
         self.table.calls[module] = (file, line)
+
+    def cut(self, function: str, file: str, line: int, modules: frozenset[str]) -> None:
+        """A call of `function` there takes what `modules` have computed out of the graph."""
+        self.table.cuts.append(Cut(function=function, file=seen_from_the_project(file), line=line, modules=modules))
 
     def passed_by(self, module: str) -> None:
         """`module` has run without gradients: its place is kept, should it be computed again for the backward."""

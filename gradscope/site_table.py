@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from gradscope.cut import Cut
 from gradscope.records import Key, Quantity, Site
 from gradscope.total_norm import TotalNorms
 
@@ -15,6 +16,7 @@ class SiteTable:
     Attributes:
         module_types: Class names of the modules, by name.
         calls: File and line of a call that is a site, by the name that stands in place of a module's.
+        cuts: Calls that take a value out of the graph.
         depths: Of the modules that have run: the order in which they first did, from 1.
 
     Args:
@@ -24,6 +26,7 @@ class SiteTable:
     def __init__(self, module_types: Mapping[str, str]) -> None:
         self.module_types = dict(module_types)
         self.calls: dict[str, tuple[str, int]] = {}
+        self.cuts: list[Cut] = []
         self.depths: dict[str, int] = {}
         self._order: dict[str, int] = {}  # also of modules that have only run without gradients
         self._index: dict[Key, int] = {}

@@ -90,6 +90,18 @@ def with_calls(sources: object, calls: Mapping[str, tuple[str, int]]) -> dict[st
     return merged
 
 
+def seen_from_the_project(file: str) -> str:
+    """A file as a person would name it: relative to the project, of an installed package as it is imported."""
+    for folder in ("site-packages", "dist-packages"):
+        _, found, inside = file.rpartition(f"{os.sep}{folder}{os.sep}")
+        if found:
+            return inside.replace(os.sep, "/")
+    try:
+        return _shown(file, project_root())
+    except OSError:  # the current folder may be gone
+        return file
+
+
 class _Site(NamedTuple):
     """The expression that makes a module, and what is added to it later."""
 

@@ -89,6 +89,10 @@ class Recorder(Protocol):
         """`module` is a call of a function, and stands there."""
         ...
 
+    def cut(self, function: str, file: str, line: int, modules: frozenset[str]) -> None:
+        """A call of `function` there takes what `modules` have computed out of the graph."""
+        ...
+
     def passed_by(self, module: str) -> None:
         """`module` has run without gradients: should it be computed again for the backward, this is its depth."""
         ...

@@ -248,6 +248,11 @@ def place_of_call(frame: FrameType, own: Container[int]) -> tuple[CodeType, int]
     return None if caller is None else (caller.f_code, caller.f_lasti)
 
 
+def from_torch(frame: FrameType) -> bool:
+    """Whether it is torch's own code that makes a call."""
+    return frame.f_code.co_filename.startswith(_TORCH + os.sep)
+
+
 def line_of(code: CodeType, instruction: int) -> int:
     """The line of an instruction."""
     lines = (line for first, end, line in code.co_lines() if first <= instruction < end)

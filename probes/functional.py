@@ -19,6 +19,7 @@ from torch.nn.attention.bias import CausalBias
 from gradscope import attention
 from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
 from gradscope.probes.calls import Calls, Watcher, line_of, place_of_call
+from gradscope.probes.cuts import Cuts
 from gradscope.probes.gates import Gates
 from gradscope.probes.gradients import HookedTensors, hooked_tensors
 from gradscope.probes.layers import layer_watchers
@@ -50,7 +51,11 @@ class Functional(Probe):
         """Places hooks around the forward of each module that can call a function."""
         modules = bare_modules(target.model)
         sites, gates = _Sites(recorder, frozenset(map(id, modules.values()))), Gates(recorder)
-        watchers: dict[Callable[..., object], Watcher] = {**layer_watchers(recorder), **gates.watchers()}
+        watchers: dict[Callable[..., object], Watcher] = {
+            **layer_watchers(recorder),
+            **gates.watchers(),
+            **Cuts(recorder, target).watchers(),
+        }
         for function in ACTIVATION_FUNCTIONS:
             watchers |= dict.fromkeys(function.functions, _ActivationCalls(sites, gates, function))
         watchers |= dict.fromkeys(_SOFTMAX, _SoftmaxCalls(sites, "Softmax", "softmax"))

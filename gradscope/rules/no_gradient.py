@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradscope.cut import Cut, cuts, narrowest
 from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Statistic
@@ -26,8 +27,9 @@ class NoGradient(Rule):
         a zero-initialised adapter, from a path that is cut.
     What to try: look for detach(), .data, torch.no_grad(), argmax, or an output that nobody uses between this module
         and the loss; freeze what is not meant to learn with requires_grad_(False).
-    How grave it is: what ran and has an optimizer was meant to learn and cannot; what never ran may belong to another
-        task. What no optimizer holds, or what ran on no sample, is only worth knowing.
+    How grave it is: an error where the path is cut, or the first layers get nothing. A module whose output nobody uses,
+        as a pooler's, costs only itself; one that never ran may belong to another task. What no optimizer holds, or
+        what ran on no sample, is only worth knowing.
     Where it stays silent: frozen parameters; a module that gets its gradient in some of the steps; a single parameter
         of a module whose others learn.
     Source: follows from the definition of backpropagation.
@@ -63,7 +65,13 @@ class NoGradient(Rule):
         held = not has_optimizer(trace) or any(p.update is not None for p in members)
         everything = len(cut) == len(owners)
         fed = not ran or any(_was_fed(trace, p.module) for p in members)
-        severity = Severity.INFO if not held or not fed else Severity.ERROR if ran else Severity.WARNING
+        by = narrowest(cuts(trace.meta), region.members) if never and ran else None
+        front = owners[0] in region.members  # everything behind it is cut off from the loss as well
+        severity = Severity.WARNING
+        if not held or not fed:
+            severity = Severity.INFO
+        elif ran and (by is not None or front or not never or everything):
+            severity = Severity.ERROR
         size = sum(p.size for p in members)
         share = size / max(sum(p.size for p in trainable_parameters(trace)), 1.0)
         kind = "never got a gradient" if never else "got a gradient of exactly zero"
@@ -83,10 +91,13 @@ class NoGradient(Rule):
                 f"{count(len(members), 'parameter')} of {region} ({size:.0f} elements, {share:.0%} of all trainable)"
                 f" {kind} in {len(trace.steps)} recorded steps."
             ),
-            cause=_cause(never=never, ran=ran, everything=everything) if fed else "It ran, but never on a sample.",
+            cause=_cause(by, never=never, ran=ran, everything=everything) if fed else "It ran, but never on a sample.",
             remedy=(
                 f"Look at what chooses the samples of {region}."
                 if not fed
+                else f"Keep that value in the graph; if {region} is not meant to learn, freeze it with"
+                " requires_grad_(False)."
+                if by is not None
                 else f"Look between {region} and the loss for detach(), torch.no_grad(), .item() or an unused output;"
                 " if it is not meant to learn, freeze it with requires_grad_(False)."
                 if never
@@ -114,7 +125,9 @@ def _arrived(trace: Trace, parameter: Parameter) -> Doubles:
     return np.where(broken, np.inf, norms(trace, parameter.grad))
 
 
-def _cause(*, never: bool, ran: bool, everything: bool) -> str:
+def _cause(by: Cut | None, *, never: bool, ran: bool, everything: bool) -> str:
+    if by is not None:
+        return f"It ran in the forward pass, but {by} takes what it computes out of the graph."
     if everything and not never:
         return (
             "Every gradient in the model is zero, so the loss hands back nothing or all paths are multiplied by zero."
@@ -122,5 +135,5 @@ def _cause(*, never: bool, ran: bool, everything: bool) -> str:
     if not never:
         return "The path to the loss exists, but something on it multiplies the gradient by zero."
     if ran:
-        return "It ran in the forward pass, but nothing that leads to the loss depends on it: the path is cut."
+        return "It ran in the forward pass, but nothing that leads to the loss depends on it."
     return "It was never seen to run with gradients enabled: it is unused, or runs under torch.no_grad()."

@@ -45,9 +45,31 @@ def test_a_region_that_is_cut_off_is_one_finding(value, said):
     assert "67% of all trainable" in finding.message
 
 
-def test_a_branch_that_ran_and_is_cut_cannot_learn_and_one_that_never_ran_may_not_be_meant_to():
+def test_an_output_that_nobody_uses_costs_only_itself():
     (finding,) = NoGradient().check(trace([1, NAN, 1]))
+    assert (finding.module, finding.severity) == ("front.2", Severity.WARNING)
+
+
+def cut(*modules, line=31):
+    return {"function": "detach", "file": "acme/models.py", "line": line, "modules": list(modules)}
+
+
+def test_a_branch_that_is_cut_is_an_error_and_the_line_is_named():
+    cuts = [cut("front.0", "front.2", line=7), cut("front.2"), cut("back.1", line=9)]
+    (finding,) = NoGradient().check(trace([1, NAN, 1], meta={"cuts": cuts}))
     assert (finding.module, finding.severity) == ("front.2", Severity.ERROR)
+    assert "`detach` at acme/models.py:31" in finding.cause
+
+
+def test_a_cut_that_other_paths_go_around_or_that_is_elsewhere_explains_nothing():
+    assert list(NoGradient().check(trace([1, 1, 1], meta={"cuts": [cut("front.2")]}))) == []
+    (finding,) = NoGradient().check(trace([1, NAN, 1], meta={"cuts": [cut("back.1")]}))
+    assert (finding.severity, "detach" in finding.cause) == (Severity.WARNING, False)
+    (finding,) = NoGradient().check(trace([1, 0.0, 1], meta={"cuts": [cut("front.2")]}))
+    assert "detach" not in finding.cause  # a gradient of zero came, so the path is there
+
+
+def test_what_never_ran_may_belong_to_another_task():
     idle = trace([1, NAN, 1])
     sites = tuple(replace(site, depth=-1) if site.module == "front.2" else site for site in idle.sites)
     (finding,) = NoGradient().check(replace(idle, sites=sites))
