@@ -104,6 +104,8 @@ class Onlooker:
         self._compiles = False
         self._busy = False
         self._without_scaler: list[Scope] = []
+        self._spent_before = _spent_by_children()
+        self._refused = ""  # why a model was not attached to
 
     def begin(self) -> None:
         """From now on what is trained is recorded."""
@@ -144,14 +146,15 @@ class Onlooker:
 
     def why_nothing(self, script: str) -> str:
         """Why there is no recorded step, as a sentence about `script`."""
-        times = os.times()
-        if self.child_trained or times.children_user + times.children_system > _WORTH_TELLING:
+        if self.child_trained or _spent_by_children() - self._spent_before > _WORTH_TELLING:
             return (
                 f"processes that {script} started did the computing, and only its own is recorded; start them with"
                 " `torchrun -m gradscope attach`, or call gradscope.attach in them."
             )
         if self.roots:
             return f"a model of {script} waited for a step with gradients, and none came."
+        if self._refused:
+            return f"a model of {script} could not be watched. {self._refused}"
         if self.optimizers:
             return (
                 f"{script} made an optimizer, but called no module whose parameters it has with gradients switched on."
@@ -353,6 +356,7 @@ class Onlooker:
                 scope = attach(model, optimizer=optimizers, trace=path, every=self._every, meta={"root": name})
             except UsageError as error:
                 self._note(error)
+                self._refused = str(error)
                 continue
             self.roots.append(Root(name, given, path, scope, held))
             if self.limit is not None:
@@ -364,6 +368,12 @@ class Onlooker:
     def _give_scaler(self, scope: Scope, living: Living) -> None:
         if living.scalers:
             scope.watch(scaler=living.scalers[0])
+
+
+def _spent_by_children() -> float:
+    """Seconds of computing in child processes that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _numbered(name: str) -> Iterator[str]:

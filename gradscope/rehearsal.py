@@ -7,9 +7,10 @@ process would take the verdict with it, `os._exit` and `os.exec*`; in the script
 import atexit
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -45,10 +46,12 @@ def rehearse(
     scripts.before_exit(rehearsal.left)
     code = 0
     error: BaseException | None = None
+    threads = set(threading.enumerate())
     with _put_back():
         try:
             scripts.execute(found)
-            scripts.join_threads()
+            if any(not thread.daemon for thread in set(threading.enumerate()) - threads):
+                scripts.join_threads()
         except SystemExit as leaving:
             code = 0 if rehearsal.complete else scripts.exit_code(leaving)
         except Exception as raised:
@@ -71,6 +74,7 @@ class _Rehearsal:
         self._script = script
         self._steps = steps
         self._every = every
+        self._over = False
         self._onlooker: Onlooker | None = None
 
     def begin(self) -> None:
@@ -87,6 +91,7 @@ class _Rehearsal:
 
     def end(self, error: BaseException | None) -> None:
         """The script is over."""
+        self._over = True
         if self._onlooker is not None:
             self._onlooker.end(error)
             for note in self._onlooker.notes:
@@ -111,15 +116,18 @@ class _Rehearsal:
 
     def replaced(self) -> None:
         """The script is about to put another program into its place."""
-        if os.getpid() == self.process:
+        if self._runs_here():
             raise UsageError(
                 f"{self._script} puts another program into its place (os.exec), which is not recorded; check that one."
             )
 
     def left(self, code: int) -> None:
         """The script is about to end the process at once, and the verdict with it."""
-        if os.getpid() == self.process:
+        if self._runs_here():
             raise SystemExit(code)
+
+    def _runs_here(self) -> bool:
+        return not self._over and os.getpid() == self.process
 
 
 @contextmanager
@@ -138,8 +146,9 @@ def _put_back() -> Iterator[None]:
 
 
 def _stdout_aside() -> None:
-    sys.stdout.flush()
-    os.dup2(2, 1)
+    with suppress(OSError, ValueError):  # one of them is closed
+        sys.stdout.flush()
+        os.dup2(2, 1)
 
 
 def _leave(code: int) -> NoReturn:

@@ -166,6 +166,10 @@ FAILS = {
         "print(model(torch.zeros(4)))",
         "nothing was recorded: a model of train.py waited for a step with gradients, and none came",
     ),
+    "a recording of its own": (
+        "import gradscope\nwith gradscope.attach(model, optimizer=optimizer): train(9)",
+        "nothing was recorded: a model of train.py could not be watched. `attach(Sequential)`: this model is already",
+    ),
     "no step": ("pass", "nothing was recorded: train.py made an optimizer, but called no module"),
 }
 
