@@ -120,10 +120,11 @@ def _sorted_out(judged: Judged, policy: Policy) -> Judged:
     counting, known, suppressed = [], [], []
     roots = {(f.module, f.code): f for f in judged.diagnosis.findings if f.role is Role.ROOT}
     for finding in judged.diagnosis.findings:
-        reason = _suppressed(judged.target, finding, roots, policy.suppress)
-        if reason is not None:
-            suppressed.append(Suppressed(finding=finding, reason=reason))
-        elif baseline.issuperset(judged.identities(finding)):
+        reasons = _reasons(judged.target, finding, roots, policy.suppress)
+        counts = [one for one in judged.identities(finding) if one.module not in reasons]
+        if not counts:
+            suppressed.append(Suppressed(finding=finding, reason="; ".join(dict.fromkeys(reasons.values()))))
+        elif baseline.issuperset(counts):
             known.append(finding)
         else:
             counting.append(finding)
@@ -137,20 +138,26 @@ def _sorted_out(judged: Judged, policy: Policy) -> Judged:
     )
 
 
-def _suppressed(
+def _reasons(
     target: str, finding: Finding, roots: Mapping[tuple[str, str], Finding], suppress: Iterable[Suppression]
-) -> str | None:
-    """The reason for which `finding` is accepted; None if it is not.
+) -> dict[str, str]:
+    """Those of the finding's modules in which it is accepted, each with the reason of the first entry that says so.
 
     An entry accepts what its rule finds in the modules that it names, and what follows from that in these modules.
     """
     root = roots.get(finding.caused_by) if finding.caused_by is not None else None
+    reasons: dict[str, str] = {}
     for entry in suppress:
-        if fnmatchcase(target, entry.target) and all(fnmatchcase(m, entry.module) for m in finding.modules):
-            by_root = root is not None and all(fnmatchcase(m, entry.module) for m in root.modules)
-            if _names(entry.rule, finding) or (root is not None and by_root and _names(entry.rule, root)):
-                return entry.reason
-    return None
+        by_root = root is not None and _names(entry.rule, root) and all(_covers(entry, m) for m in root.modules)
+        if fnmatchcase(target, entry.target) and (by_root or _names(entry.rule, finding)):
+            for module in finding.modules:
+                if _covers(entry, module):
+                    reasons.setdefault(module, entry.reason)
+    return reasons
+
+
+def _covers(entry: Suppression, module: str) -> bool:
+    return fnmatchcase(module, entry.module)
 
 
 def _names(rule: str, finding: Finding) -> bool:

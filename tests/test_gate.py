@@ -82,6 +82,16 @@ def test_a_finding_for_several_modules_is_suppressed_only_if_all_of_them_are():
     assert judged(group, suppress=(accept("GS301", "*"),)).diagnosis.findings == ()
 
 
+def test_several_entries_and_the_baseline_accept_together_what_none_of_them_accepts_alone():
+    group = finding(code="GS301", module="a", alike=("a", "b", "c"))
+    entries = [Suppression(rule="GS301", module=module, reason=f"because of {module}") for module in "abc"]
+    (accepted,) = judged(group, suppress=entries).suppressed
+    assert accepted.reason == "because of a; because of b; because of c"
+    assert judged(group, suppress=entries[:2]).diagnosis.findings == (group,)
+    assert judged(group, suppress=entries[:2], known=[("GS301", "c")]).known == (group,)
+    assert judged(group, suppress=entries[1:2], known=[("GS301", "c")]).diagnosis.findings == (group,)
+
+
 def test_what_follows_from_a_suppressed_root_in_the_same_modules_goes_with_it():
     root = finding(code="GS301", module="backbone.1")
     inside = finding(code="GS501", module="backbone.0", role=Role.SYMPTOM, caused_by=("backbone.1", "GS301"))
