@@ -43,6 +43,11 @@ class Baseline:
     findings: frozenset[Identity] = frozenset()
     profiles: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
+    @property
+    def targets(self) -> frozenset[str]:
+        """All of which it knows something."""
+        return frozenset(identity.target for identity in self.findings) | self.profiles.keys()
+
     def of(self, target: str) -> frozenset[Identity]:
         """The findings of one target."""
         return frozenset(identity for identity in self.findings if identity.target == target)
@@ -54,6 +59,10 @@ class Baseline:
             findings=frozenset(identity for identity in self.findings if identity.target not in gone),
             profiles={target: profile for target, profile in self.profiles.items() if target not in gone},
         )
+
+    def of_tests(self) -> "Baseline":
+        """What it knows of the models in tests of pytest's, whose targets are called as the tests are."""
+        return self.without(target for target in self.targets if "::" not in target)
 
     def joined(self, other: "Baseline") -> "Baseline":
         """What both know, of a target's profile what this one says."""
@@ -103,13 +112,21 @@ def write_baseline(baseline: Baseline, path: Path) -> None:
         raise UsageError(f"the baseline {str(path)!r} cannot be written: {error.strerror or error}.") from error
 
 
-def read_baseline(path: Path) -> Baseline:
+def baseline_before(path: Path) -> Baseline:
+    """What the file holds that is going to be written anew; nothing if it is not there.
+
+    Raises:
+        UsageError: It is another kind of file, which is not written over.
+    """
+    return read_baseline(path, way_out="delete it, or name another file") if path.exists() else Baseline()
+
+
+def read_baseline(path: Path, *, way_out: str = "write it anew with `--write-baseline`") -> Baseline:
     """What `write_baseline` wrote.
 
     Raises:
-        UsageError: There is no such file, or it is no baseline; the sentence shows the way out.
+        UsageError: There is no such file, or it is no baseline; then the sentence shows the `way_out`.
     """
-    anew = "write it anew with `--write-baseline`"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -119,15 +136,17 @@ def read_baseline(path: Path) -> Baseline:
     except OSError as error:
         raise UsageError(f"the baseline {str(path)!r} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
-        raise UsageError(f"the baseline {str(path)!r} is no JSON ({error}); {anew}.") from error
+        raise UsageError(f"the baseline {str(path)!r} is no JSON ({error}); {way_out}.") from error
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != BASELINE_SCHEMA:
         said = f"says {schema!r}" if schema is not None else "has none"
-        raise UsageError(f"{str(path)!r} is no baseline: its schema must be {BASELINE_SCHEMA!r}, it {said}; {anew}.")
+        raise UsageError(f"{str(path)!r} is no baseline: its schema must be {BASELINE_SCHEMA!r}, it {said}; {way_out}.")
     try:
         return _read(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"the baseline {str(path)!r} is damaged ({type(error).__name__}: {error}); {anew}.") from error
+        raise UsageError(
+            f"the baseline {str(path)!r} is damaged ({type(error).__name__}: {error}); {way_out}."
+        ) from error
 
 
 def _read(document: dict[str, object]) -> Baseline:

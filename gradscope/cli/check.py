@@ -13,14 +13,15 @@ import click
 
 from gradscope.cli.output import TEXT, deliver, output_options, placements, require_writable
 from gradscope.cli.settings import settings_of, settings_options
-from gradscope.cli.subjects import DEFAULT_STEPS, Asked, Subject, subjects
+from gradscope.cli.subjects import Asked, Recorded, Subject, subjects
 from gradscope.cli.terminal import say, stderr, stdout_aside
-from gradscope.config import Config
+from gradscope.config import STEPS, Config
 from gradscope.errors import GradscopeError
 from gradscope.findings import Diagnosis
 from gradscope.verdict import Judged, Verdict
 
 if TYPE_CHECKING:
+    from gradscope.baseline import Baseline
     from gradscope.gate import Policy
 
 _SCRIPT_ARGUMENTS = "gradscope.script_arguments"
@@ -44,7 +45,7 @@ class _Check(click.Command):
 @click.option("--loss", metavar="PKG.MOD:NAME", help="Of (outputs, targets), or of (model, batch).")
 @click.option("--optimizer", metavar="PKG.MOD:NAME", help="Of the parameters.  [default: torch.optim:Adam]")
 @click.option("--lr", type=float, help="Learning rate.  [default: the optimizer's]")
-@click.option("--steps", type=click.IntRange(min=1), metavar="N", help=f"To train.  [default: {DEFAULT_STEPS}]")
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help=f"To train.  [default: {STEPS}]")
 @click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Train with seeds 0 to N − 1.  [default: 1]")
 @click.option("--device", metavar="DEVICE", help="Where to train.  [default: cpu]")
 @click.option("-m", "is_module", is_flag=True, help="SCRIPT is the name of a module, as after `python -m`.")
@@ -95,14 +96,17 @@ def check(
         is_module=is_module,
     )
     wanted = subjects(asked, config)
-    plan = placements(formats, files, quiet=quiet, inputs=[Path(name) for name in names])
+    read = [*map(Path, names), *([config.file] if config.file is not None else [])]
     if new_baseline is not None:
-        require_writable(new_baseline, "--write-baseline", [Path(name) for name in names])
+        require_writable(new_baseline, "--write-baseline", read)
+    baselines = [one for one in (config.baseline, new_baseline) if one is not None]
+    plan = placements(formats, files, quiet=quiet, inputs=read + baselines)
+    kept = _kept(new_baseline, everything=not names and model is None)
     policy = _policy(config, held_against_baseline=new_baseline is None)
     with _importable(config.root):
         judged = [one for subject in wanted for one in _judged(subject, policy, debug="debug" in (ctx.obj or ()))]
     if new_baseline is not None:
-        judged = _accepted(judged, new_baseline, everything=not names and model is None)
+        judged = _accepted(judged, new_baseline, kept)
     verdict = Verdict(targets=tuple(judged), fail_on=config.fail_on, baseline=policy.baseline is not None)
     for one in judged:
         if one.error:
@@ -141,8 +145,6 @@ def _importable(*folders: Path) -> Iterator[None]:
 
 def _judged(subject: Subject, policy: "Policy", *, debug: bool) -> list[Judged]:
     """The verdict on `subject`; one that could not be judged says why, and the others go on."""
-    from gradscope.gate import judge
-    from gradscope.health import require_judged
     from gradscope.tracebacks import place_of, told, without_ours
 
     started = clock.perf_counter()
@@ -150,26 +152,37 @@ def _judged(subject: Subject, policy: "Policy", *, debug: bool) -> list[Judged]:
         with _working_on(subject.name), stdout_aside():
             made = subject.record()
         spent = (clock.perf_counter() - started) / max(len(made), 1)
-        found = [judge(one.name, one.traces, policy, seeds=one.seeds, duration_s=spent) for one in made]
-        for one in found:
-            if not one.known and not one.suppressed:
-                require_judged(one.diagnosis, policy.rules)
-        return found
+        return [_judged_alone(one, policy, spent, debug=debug) for one in made]
     except GradscopeError as error:
-        if debug:
-            traceback.print_exc()
-        return [_broken(subject, str(error))]
+        return [_broken(subject.name, error, debug=debug)]
     except SystemExit as leaving:
         where = place_of(leaving)
-        return [_broken(subject, f"{where}{': ' * bool(where)}sys.exit({leaving.code!r}) ended it; return instead.")]
+        why = f"{where}{': ' * bool(where)}sys.exit({leaving.code!r}) ended it; return instead."
+        return [_broken(subject.name, why)]
     except Exception as error:
         traceback.print_exception(error if debug else without_ours(error))
-        return [_broken(subject, told(error))]
+        return [_broken(subject.name, told(error))]
 
 
-def _broken(subject: Subject, why: str) -> Judged:
+def _judged_alone(made: Recorded, policy: "Policy", duration_s: float, *, debug: bool) -> Judged:
+    """One of the models of a subject: where it cannot be judged, the script's others still are."""
+    from gradscope.gate import judge
+    from gradscope.health import require_judged
+
+    try:
+        one = judge(made.name, made.traces, policy, seeds=made.seeds, duration_s=duration_s)
+        if not (one.known or one.suppressed):
+            require_judged(one.diagnosis, policy.rules)
+    except GradscopeError as error:
+        return _broken(made.name, error, debug=debug)
+    return one
+
+
+def _broken(name: str, why: str | GradscopeError, *, debug: bool = False) -> Judged:
+    if debug and isinstance(why, GradscopeError):
+        traceback.print_exception(why)
     nothing = Diagnosis(findings=(), not_judged=(), steps=0, sites=0)
-    return Judged(target=subject.name, diagnosis=nothing, error=" ".join(why.split()))
+    return Judged(target=name, diagnosis=nothing, error=" ".join(str(why).split()))
 
 
 @contextmanager
@@ -183,20 +196,28 @@ def _working_on(name: str) -> Iterator[None]:
         yield
 
 
-def _accepted(judged: Sequence[Judged], path: Path, *, everything: bool) -> list[Judged]:
-    """Writes the baseline; what it holds from now on counts no more.
+def _kept(path: Path | None, *, everything: bool) -> "Baseline":
+    """What an older baseline at `path` knows of what is not judged now: all of it, or where `everything` is, the tests.
 
-    What was not asked for keeps what an older baseline of that name knows of it.
+    Raises:
+        UsageError: There is another kind of file.
     """
-    from gradscope.baseline import Baseline, baseline_of, read_baseline, write_baseline
+    from gradscope.baseline import Baseline, baseline_before
+
+    older = Baseline() if path is None else baseline_before(path)
+    return older.of_tests() if everything else older
+
+
+def _accepted(judged: Sequence[Judged], path: Path, kept: "Baseline") -> list[Judged]:
+    """Writes the baseline, with what is `kept` of other targets; what it holds from now on counts no more."""
+    from gradscope.baseline import baseline_of, write_baseline
 
     broken = [one.target for one in judged if one.error]
     if broken:
         say(f"no baseline was written: {', '.join(broken)} could not be judged.")
         return list(judged)
     new = baseline_of(judged)
-    older = Baseline() if everything or not path.exists() else read_baseline(path).without(one.target for one in judged)
-    write_baseline(new.joined(older), path)
+    write_baseline(new.joined(kept.without(one.target for one in judged)), path)
     found = len(new.findings)
     say(f"wrote {path}: {found} finding{'s' * (found != 1)} of {len(judged)} target{'s' * (len(judged) != 1)}")
     return [replace(one, diagnosis=replace(one.diagnosis, findings=()), known=one.diagnosis.findings) for one in judged]

@@ -66,7 +66,7 @@ def output_options(command: _Command) -> _Command:
 
 
 def placements(formats: Sequence[str], files: Sequence[Path], *, quiet: bool, inputs: Sequence[Path] = ()) -> Plan:
-    """What goes where; `inputs` are files that must not be written over.
+    """What goes where; `inputs` are files that must not be written over, or that are written by other options.
 
     Raises:
         UsageError: A format is unknown, two would go to one place, or a file cannot be written.
@@ -151,8 +151,15 @@ def require_writable(path: Path, option: str, inputs: Sequence[Path] = ()) -> No
         raise UsageError(f"{written}: there is no folder {str(path.parent)!r}; create it first.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UsageError(f"{written} cannot be written: no permission; name another file.")
-    if path.exists() and any(one.exists() and path.samefile(one) for one in inputs):
-        raise UsageError(f"{written} is a file that is judged or read; name another one.")
+    if any(_is_same_file(path, one) for one in inputs):
+        raise UsageError(f"{written} is a file that is judged or read, or written by another option; name another one.")
+
+
+def _is_same_file(path: Path, other: Path) -> bool:
+    """Whether both are one file, or will be when they are written; a device may be named twice."""
+    if path.exists() and other.exists():
+        return path.is_file() and path.samefile(other)
+    return os.path.normcase(os.path.realpath(path)) == os.path.normcase(os.path.realpath(other))
 
 
 def _require_apart(placed: "Sequence[tuple[GateReport, Path]]") -> None:

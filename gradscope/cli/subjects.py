@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradscope.config import CheckTarget, Config
+from gradscope.config import STEPS, CheckTarget, Config
 from gradscope.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from gradscope.trace import Trace
 
-DEFAULT_STEPS = 20
 _TRACES = (".h5", ".hdf5", ".hdf")
 
 
@@ -160,7 +159,7 @@ def _script(asked: Asked, targets: Mapping[str, CheckTarget]) -> Subject:
     strange = {name: value for name, value in asked.changes.items() if name != "steps"}
     if strange:
         raise UsageError(f"{_options(strange)}: how a script trains is in its own arguments, behind `--`.")
-    steps = int(asked.changes.get("steps", DEFAULT_STEPS))
+    steps = int(asked.changes.get("steps", STEPS))
 
     def record() -> Sequence[Recorded]:
         from gradscope.rehearsal import rehearse

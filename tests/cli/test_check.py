@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from builders import trace_of
 
+from gradscope.baseline import Baseline, read_baseline, write_baseline
 from gradscope.cli.check import _importable
 from gradscope.trace import TraceBuilder
+from gradscope.verdict import Identity
 
 LAYERS = ["fc1", "act1", "fc2", "act2"]
 TYPES = ["Linear", "ReLU", "Linear", "ReLU"]
@@ -93,6 +95,16 @@ def test_where_no_rule_could_judge_nothing_is_known(cli):
     assert "short.h5: nothing could be judged" in outcome.err
 
 
+def test_a_scripts_model_that_cannot_be_judged_hides_no_other(cli, folder, monkeypatch):
+    short = trace_of(steps=1, modules=LAYERS, types=TYPES, output_rms=np.ones(4), weight_grad_l2_norm=np.ones(4))
+    monkeypatch.setattr("gradscope.rehearsal.rehearse", lambda *_, **__: [("aux", short), ("net", recorded("act1"))])
+    (folder / "two.py").touch()
+    outcome = cli("check", "two.py", "--select", "GS301")
+    assert outcome.code == 2
+    assert outcome.err.startswith("gradscope: two.py:aux: nothing could be judged (dead-units: ")
+    assert "two.py:net  failed: 1 error" in outcome.out
+
+
 @pytest.mark.usefixtures("folder")
 def test_one_that_cannot_be_judged_alone_is_one_line_on_stderr(cli):
     Path("torn.h5").write_text("not HDF5")
@@ -136,6 +148,34 @@ def test_what_was_not_asked_for_keeps_its_place_in_the_baseline(cli):
     document = json.loads(Path("known.json").read_text())
     assert [(f["target"], f["module"]) for f in document["findings"]] == [("other.h5", "act2"), ("sick.h5", "act1")]
     assert sorted(document["profiles"]) == ["other.h5", "sick.h5"]
+
+
+def test_the_targets_of_the_settings_leave_what_the_tests_know(cli, folder):
+    (folder / "pyproject.toml").write_text(
+        '[tool.gradscope]\n[[tool.gradscope.check]]\nname = "net"\nmodel = "gate_nets:net"\nbatch = "gate_nets:batch"\n'
+        'loss = "torch.nn.functional:mse_loss"\nsteps = 4\n'
+    )
+    (folder / "gate_nets.py").write_text(
+        "import torch\n\ndef net():\n    return torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), "
+        "torch.nn.Linear(8, 1))\n\ndef batch():\n    return torch.randn(8, 2), torch.randn(8, 1)\n"
+    )
+    of_test, of_old_target = Identity("t.py::a", "GS301", "x"), Identity("renamed", "GS301", "x")
+    write_baseline(
+        Baseline(findings=frozenset({of_test, of_old_target}), profiles={"t.py::a": {"x": 0.5}}), Path("known.json")
+    )
+    assert cli("check", "--write-baseline", "known.json").code == 0
+    now = read_baseline(Path("known.json"))
+    assert now.findings == {of_test}
+    assert sorted(now.profiles) == ["net", "t.py::a"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_file_that_is_no_baseline_is_not_written_over(cli):
+    Path("notes.json").write_text("{}")
+    outcome = cli("check", "sick.h5", "--write-baseline", "notes.json")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.endswith("it has none; delete it, or name another file.\n")
+    assert Path("notes.json").read_text() == "{}"
 
 
 @pytest.mark.usefixtures("folder")
@@ -199,6 +239,26 @@ def test_a_trace_is_not_written_over(cli):
     outcome = cli("check", "sick.h5", "--output-format", "json", "-o", "sick.h5")
     assert outcome.code == 2
     assert Path("sick.h5").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--baseline", "known.json", "-o", "known.json"],
+        ["--write-baseline", "known.json", "-o", "known.json"],
+        ["--write-baseline", "new.json", "-o", "new.json"],
+        ["--output-format", "json", "-o", "pyproject.toml"],
+        ["--write-baseline", "pyproject.toml"],
+        ["--write-baseline", "sick.h5"],
+    ],
+)
+def test_a_file_that_is_read_or_written_otherwise_is_not_written_over(cli, folder, words):
+    cli("check", "sick.h5", "--write-baseline", "known.json")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    outcome = cli("check", "sick.h5", *words)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "is a file that is judged or read, or written by another option; name another one." in outcome.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_the_current_folder_can_be_imported_from_and_is_forgotten_again(folder: Path):

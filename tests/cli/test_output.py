@@ -76,7 +76,11 @@ def test_quiet_leaves_out_the_text_that_nobody_asked_for():
         (["json"], ["-"], "`-o -`: leave it out; a format without a file goes to stdout."),
         (["json", "text"], ["a.x", "./a.x"], "`-o a.x` is given twice, for json and text; give each its own file."),
         (["json"], ["a.json", "a.json"], "`-o a.json` is given twice, for json; give each its own file."),
-        (["json"], ["run.h5"], "`-o run.h5` is a file that is judged or read; name another one."),
+        (
+            ["json"],
+            ["run.h5"],
+            "`-o run.h5` is a file that is judged or read, or written by another option; name another one.",
+        ),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_trained(formats, files, sentence, tmp_path):

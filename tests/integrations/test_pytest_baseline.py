@@ -38,6 +38,10 @@ def report(test: str, *told: dict[str, object]) -> SimpleNamespace:
     return SimpleNamespace(nodeid=test, when="teardown", gradscope=list(told))
 
 
+def passed(test: str) -> SimpleNamespace:
+    return SimpleNamespace(nodeid=test, when="call", passed=True)
+
+
 def told(target: str, *found: tuple[str, str], **gains: float) -> dict[str, object]:
     return {"target": target, "found": list(found), "gains": gains}
 
@@ -60,12 +64,33 @@ def test_what_the_tests_found_replaces_what_was_known_of_them(tmp_path: Path) ->
     profiles = {"t.py::a": {"x": 0.5}, "t.py::b": {"z": 1.0}}
     write_baseline(Baseline(findings=frozenset(Identity(*one) for one in before), profiles=profiles), path)
     writer = BaselineWriter(path)
-    writer.pytest_runtest_logreport(SimpleNamespace(nodeid="t.py::b", when="call"))  # its end is what counts
+    writer.pytest_runtest_logreport(passed("t.py::a"))
     writer.pytest_runtest_logreport(report("t.py::a", told("t.py::a", ("GS302", "x"), x=0.25), told("t.py::a#2")))
     assert written(writer) == [f"gradscope: 3 findings known in {path}"]
     now = read_baseline(path)
     assert now.findings == {("t.py::a", "GS302", "x"), ("t.py::b", "GS101", "z"), ("t.py::b[#1]", "GS1", "z")}
     assert now.profiles == {"t.py::a": {"x": 0.25}, "t.py::b": {"z": 1.0}}
+
+
+def test_a_test_that_did_not_come_to_its_models_keeps_what_was_known_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "known.json"
+    before = {("t.py::skipped", "GS301", "x"), ("t.py::fails", "GS301", "y"), ("t.py::fails#2", "GS301", "z")}
+    before |= {("t.py::passes", "GS301", "x"), ("t.py::grouped#2", "GS301", "x"), ("encoder", "GS301", "x")}
+    write_baseline(Baseline(findings=frozenset(Identity(*one) for one in before)), path)
+    writer = BaselineWriter(path)
+    for one in (
+        report("t.py::skipped"),
+        SimpleNamespace(nodeid="t.py::fails", when="call", passed=False),
+        report("t.py::fails", told("t.py::fails")),
+        passed("t.py::passes"),  # and judges nothing any more
+        report("t.py::passes"),
+        passed("t.py::grouped@gpu"),
+        report("t.py::grouped@gpu", told("t.py::grouped")),
+    ):
+        writer.pytest_runtest_logreport(one)
+    written(writer)
+    kept = {("t.py::skipped", "GS301", "x"), ("t.py::fails#2", "GS301", "z"), ("encoder", "GS301", "x")}
+    assert read_baseline(path).findings == kept
 
 
 def test_a_file_that_is_no_baseline_is_said_at_once_and_kept(tmp_path: Path) -> None:
