@@ -20,6 +20,7 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from gradscope.config import FAIL_ON, NEVER
 from gradscope.errors import UsageError
 from gradscope.findings import Diagnosis, Finding, Severity
 from gradscope.rules.base import Rule
@@ -163,6 +164,8 @@ def assert_healthy(
 ) -> Diagnosis:
     """Fails if a few steps of training show that a model is not healthy; for tests. See `check` for what it is given.
 
+    Only what is given here counts; pytest's fixture `gradscope` has the same method and goes by `[tool.gradscope]` too.
+
         def test_the_encoder_is_healthy():
             gradscope.assert_healthy(build_encoder, batch=tiny_batch, loss=nn.CrossEntropyLoss, ignore=["GS302"])
 
@@ -175,7 +178,7 @@ def assert_healthy(
         steps: See `check`.
         seeds: See `check`.
         device: See `check`.
-        fail_on: Lowest severity for which it fails: "error", "warning" or "info".
+        fail_on: Lowest severity for which it fails: "error", "warning" or "info"; or "never".
         select: Beginnings of the codes, or names, of the rules that are asked; by default all installed ones.
         ignore: Of those that are not; the longer of two that match counts, as in ruff.
         rules: Instead of all installed ones; then `select` and `ignore` cannot be given.
@@ -192,7 +195,7 @@ def assert_healthy(
     asked = _rules(rules, select, ignore)
     traces = trained(model, batch=batch, loss=loss, optimizer=optimizer, lr=lr, steps=steps, seeds=seeds, device=device)
     diagnosis = _diagnosis(traces, asked)
-    if any(finding.severity.reaches(threshold) for finding in diagnosis.findings):
+    if threshold is not None and any(finding.severity.reaches(threshold) for finding in diagnosis.findings):
         raise UnhealthyModel(diagnosis, model=str(traces[0].meta.get("model")), fail_on=threshold)
     require_judged(diagnosis, asked)
     return diagnosis
@@ -227,12 +230,11 @@ def _rules(
     return tuple(rules)
 
 
-def _severity(given: Severity | str) -> Severity:
-    try:
-        return Severity(given)
-    except ValueError:
-        known = ", ".join(repr(s.value) for s in reversed(Severity))
-        raise UsageError(f"`fail_on={given!r}` must be one of {known}.") from None
+def _severity(given: Severity | str) -> Severity | None:
+    """None for "never"."""
+    if given not in FAIL_ON:
+        raise UsageError(f"`fail_on={given!r}` must be one of {', '.join(map(repr, FAIL_ON))}.")
+    return None if given == NEVER else Severity(given)
 
 
 def _headline(diagnosis: Diagnosis, model: str, fail_on: Severity) -> str:

@@ -289,8 +289,8 @@ def _require_numbers(trial: Trial, seed: int) -> None:
     if seed > _LARGEST_SEED:
         raise UsageError(f"`seed={seed}` must be at most {_LARGEST_SEED}.")
     lr = trial.lr
-    if lr is not None and (isinstance(lr, bool) or not isinstance(lr, int | float) or not math.isfinite(lr) or lr < 0):
-        raise UsageError(f"{trial.written.get('lr') or f'`lr={lr!r}`'} must be a number from 0 on.")
+    if lr is not None and (isinstance(lr, bool) or not isinstance(lr, int | float) or not math.isfinite(lr) or lr <= 0):
+        raise UsageError(f"{trial.written.get('lr') or f'`lr={lr!r}`'} must be a finite number above 0.")
 
 
 def _device(trial: Trial) -> torch.device | None:

@@ -72,6 +72,11 @@ def test_rules_are_chosen_by_code_and_name():
         gradscope.assert_healthy(net(), **given, select=["GS1"], rules=[RULES[0]()])
 
 
+def test_never_fails_for_no_finding():
+    found = gradscope.assert_healthy(net(dead=True), batch=pair, loss=nn.CrossEntropyLoss, fail_on="never")
+    assert found.worst is Severity.ERROR
+
+
 def test_what_nobody_could_judge_is_not_healthy():
     with pytest.raises(UsageError, match=r"nothing could be judged \(dead-units: needs .*\); train for more steps"):
         gradscope.assert_healthy(net(), batch=pair, loss=nn.CrossEntropyLoss, steps=1, select=["GS301"])
@@ -82,7 +87,7 @@ def test_what_nobody_could_judge_is_not_healthy():
     [
         ({"seeds": 0}, "`seeds=0` must be a whole number from 1 on: how many times to train."),
         ({"seeds": True}, "`seeds=True` must be a whole number from 1 on: how many times to train."),
-        ({"fail_on": "eror"}, "`fail_on='eror'` must be one of 'error', 'warning', 'info'."),
+        ({"fail_on": "eror"}, "`fail_on='eror'` must be one of 'error', 'warning', 'info', 'never'."),
     ],
 )
 def test_misuse_is_one_sentence(given, message):

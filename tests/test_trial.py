@@ -371,7 +371,8 @@ MISUSE = {
     ),
     "no steps": ({"steps": 0}, "`steps=0` must be a whole number from 1 on."),
     "half a step": ({"steps": 1.5}, "`steps=1.5` must be a whole number from 1 on."),
-    "lr": ({"lr": -1}, "`lr=-1` must be a number from 0 on."),
+    "lr": ({"lr": -1}, "`lr=-1` must be a finite number above 0."),
+    "lr of nothing": ({"lr": 0.0}, "`lr=0.0` must be a finite number above 0."),
     "no device": ({"device": "gpu"}, "`device='gpu'` is no device of torch; known are cpu, cuda, cuda:0, mps."),
     "nothing is computed": (
         {"device": "meta"},

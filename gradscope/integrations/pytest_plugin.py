@@ -34,7 +34,7 @@ MARKER = (
 _OPTIONS: tuple[tuple[str, Literal["string", "args", "int", "float"], str], ...] = (
     ("steps", _WHOLE, "optimizer steps for which `gradscope.assert_healthy` and `check` train (default: 20)"),
     ("seeds", _WHOLE, "how many times they train, with seeds 0, 1, … (default: 1)"),
-    ("device", "string", "where they train, as torch writes it (default: cpu)"),
+    ("device", "string", "where they train, as torch writes it (default: where the model is)"),
     ("fail_on", "string", "lowest severity that fails a test: error, warning, info, never (default: error)"),
     ("select", "args", "rules that are asked: beginnings of codes, or names"),
     ("ignore", "args", "rules that are not asked"),

@@ -1,5 +1,6 @@
 """Marker over option over [tool.gradscope] over default, and what is said of mistakes in them."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from gradscope.config import Config
 from gradscope.errors import UsageError
 from gradscope.findings import Severity
 from gradscope.integrations.pytest_settings import Settings, changed, known, settings_of_test
+from gradscope.verdict import Identity
 
 WRONG = {
     "a misspelt option": ({"stepz": 3}, "`stepz` is no option; did you mean 'steps'?"),
@@ -78,7 +80,12 @@ def test_a_baseline_that_is_written_is_not_read(tmp_path: Path) -> None:
     assert known(writing) is None
     assert writing.fail_on is None
     write_baseline(Baseline(), tmp_path / "there.json")
-    assert known(Settings(gate=Config(root=tmp_path, baseline=tmp_path / "there.json"))) == Baseline()
+    there = Settings(gate=Config(root=tmp_path, baseline=tmp_path / "there.json"))
+    assert known(there) == Baseline()
+    changed_since = Baseline(findings=frozenset({Identity("t.py::a", "GS301", "x")}))
+    write_baseline(changed_since, tmp_path / "there.json")
+    os.utime(tmp_path / "there.json", ns=(1, 1))  # another time than before, whatever the clock's ticks
+    assert known(there) == changed_since
 
 
 # ---------------------------------------------------------------- in a run
