@@ -9,8 +9,8 @@ import click
 
 from gradscope import script as scripts
 from gradscope.awaited import when_imported
-from gradscope.cli.report import NEVER
 from gradscope.cli.terminal import leave_encoding_alone, say, tolerate_any_encoding
+from gradscope.config import FAIL_ON, NEVER
 from gradscope.errors import UsageError
 from gradscope.findings import Severity
 from gradscope.schedule import Every
@@ -29,7 +29,7 @@ NOTHING_RECORDED = 2
 @click.option("--every", type=int, default=1, show_default=True, metavar="N", help="Record every N-th step.")
 @click.option(
     "--fail-on",
-    type=click.Choice([*(s.value for s in reversed(Severity)), NEVER]),
+    type=click.Choice(FAIL_ON),
     help="Exit with 1 on findings of this severity, if the script itself succeeds.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No report at the end.")

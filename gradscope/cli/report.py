@@ -8,14 +8,13 @@ import click
 
 from gradscope import plugins
 from gradscope.cli.terminal import say
+from gradscope.config import FAIL_ON, NEVER
 from gradscope.errors import TraceError, UsageError, nearest
 from gradscope.findings import Severity
 
 if TYPE_CHECKING:
     from gradscope.reports.base import Report
     from gradscope.trace import Trace
-
-NEVER = "never"
 
 
 @click.command("report")
@@ -26,27 +25,34 @@ NEVER = "never"
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE_OR_DIR", help="Write there.")
 @click.option(
     "--fail-on",
-    type=click.Choice([*(s.value for s in reversed(Severity)), NEVER]),
+    type=click.Choice(FAIL_ON),
     default=Severity.ERROR.value,
     show_default=True,
     help="Lowest severity that makes the exit code 1.",
 )
 def report(trace: Path, name: str | None, output: Path | None, fail_on: str) -> int:
     """Judge a recorded TRACE and show what it holds."""
-    from gradscope.rules.engine import diagnose
+    from gradscope.gate import Policy, judge
+    from gradscope.reports.base import VerdictReport
+    from gradscope.rules.engine import default_rules
     from gradscope.storage import read_trace
+    from gradscope.verdict import Verdict
 
     chosen = find_report(name, output)
     if output is not None and output.exists() and output.samefile(trace):
         raise UsageError(f"`-o {output}` is the trace itself; name another file.")
     recording = read_trace(trace)
     refuse_empty(recording, trace)
-    diagnosis = diagnose(recording)
-    for path in chosen.write(recording, diagnosis, sys.stdout if output is None else output):
+    judged = judge(trace.name, [recording], Policy(rules=default_rules()))  # under the name that the gate gives it
+    verdict = Verdict(targets=(judged,), fail_on=None if fail_on == NEVER else Severity(fail_on))
+    destination = sys.stdout if output is None else output
+    if isinstance(chosen, VerdictReport):
+        written = chosen.write_verdict(verdict, destination)
+    else:
+        written = chosen.write(recording, judged.diagnosis, destination)
+    for path in written:
         say(f"wrote {path}")
-    if fail_on != NEVER and diagnosis.worst is not None and diagnosis.worst.reaches(Severity(fail_on)):
-        return 1
-    return 0
+    return verdict.exit_code
 
 
 def find_report(name: str | None, output: Path | None) -> "Report":

@@ -1,9 +1,11 @@
 """What a report is: it is given a trace and its diagnosis, and writes. It decides nothing."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Protocol, TextIO, TypeAlias, runtime_checkable
 
 from gradscope.findings import Diagnosis
+from gradscope.reports.verdict_words import verdict_of
 from gradscope.trace import Trace
 from gradscope.verdict import Verdict
 
@@ -48,6 +50,20 @@ class GateReport(Report, Protocol):
         Returns:
             The files it wrote; none for a stream.
         """
+
+
+class VerdictReport(ABC):
+    """A format that is made for what the gate has judged; of a single trace it shows a verdict on one target."""
+
+    __slots__ = ()
+
+    def write(self, trace: Trace, diagnosis: Diagnosis, destination: Destination) -> tuple[Path, ...]:
+        """Writes the trace as a verdict on one target."""
+        return self.write_verdict(verdict_of(trace, diagnosis), destination)
+
+    @abstractmethod
+    def write_verdict(self, verdict: Verdict, destination: Destination) -> tuple[Path, ...]:
+        """As of `GateReport`."""
 
 
 def write_text(text: str, destination: Destination, file_name: str) -> tuple[Path, ...]:

@@ -10,12 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradscope.findings import Diagnosis, Severity
-from gradscope.reports.base import Destination, write_text
+from gradscope.findings import Severity
+from gradscope.reports.base import Destination, VerdictReport, write_text
 from gradscope.reports.markdown import markdown
-from gradscope.reports.verdict_words import Shown, counted, last_line, notes, place, shown, verdict_of
+from gradscope.reports.verdict_words import Shown, counted, last_line, notes, place, shown
 from gradscope.sources import Place, place_of
-from gradscope.trace import Trace
 from gradscope.verdict import Judged, Verdict
 
 SUMMARY, WORKSPACE = "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"
@@ -24,17 +23,13 @@ COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO:
 
 
 @dataclass(frozen=True, slots=True)
-class GitHub:
+class GitHub(VerdictReport):
     """Workflow commands; the summary goes to the file that the runner has named, where there is one."""
 
     name: str = "github"
     suffix: str = ".github"
     about: str = "annotations and step summary of GitHub Actions"
     to_stream: bool = True
-
-    def write(self, trace: Trace, diagnosis: Diagnosis, destination: Destination) -> tuple[Path, ...]:
-        """Writes the trace as a verdict on one target."""
-        return self.write_verdict(verdict_of(trace, diagnosis), destination)
 
     def write_verdict(self, verdict: Verdict, destination: Destination) -> tuple[Path, ...]:
         """Writes a command for each finding that leads, and the summary."""

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradscope.findings import Diagnosis, Json, Severity
-from gradscope.reports.base import Destination, write_text
+from gradscope.findings import Json, Severity
+from gradscope.reports.base import Destination, VerdictReport, write_text
 from gradscope.reports.jsonfile import as_json
-from gradscope.reports.verdict_words import SETTINGS, place, verdict_of
+from gradscope.reports.verdict_words import SETTINGS, place
 from gradscope.sources import Place, place_of
-from gradscope.trace import Trace
 from gradscope.verdict import Identity, Verdict
 
 SEVERITIES = {Severity.ERROR: "critical", Severity.WARNING: "major", Severity.INFO: "info"}
@@ -22,17 +21,13 @@ BROKEN = "not-judged"
 
 
 @dataclass(frozen=True, slots=True)
-class GitLab:
+class GitLab(VerdictReport):
     """A list of entries; a target that could not be judged is one, of severity blocker."""
 
     name: str = "gitlab"
     suffix: str = ".gitlab"
     about: str = "code quality report of GitLab"
     to_stream: bool = True
-
-    def write(self, trace: Trace, diagnosis: Diagnosis, destination: Destination) -> tuple[Path, ...]:
-        """Writes the trace as a verdict on one target."""
-        return self.write_verdict(verdict_of(trace, diagnosis), destination)
 
     def write_verdict(self, verdict: Verdict, destination: Destination) -> tuple[Path, ...]:
         """Writes one document."""

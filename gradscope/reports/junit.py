@@ -7,12 +7,11 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from gradscope import plugins
-from gradscope.findings import Diagnosis, Finding
-from gradscope.reports.base import Destination, write_text
+from gradscope.findings import Finding
+from gradscope.reports.base import Destination, VerdictReport, write_text
 from gradscope.reports.gate_text import as_text
-from gradscope.reports.verdict_words import Shown, counted, from_root, place, shown, verdict_of, written
+from gradscope.reports.verdict_words import Shown, counted, from_root, place, shown, written
 from gradscope.sources import place_of
-from gradscope.trace import Trace
 from gradscope.verdict import Judged, Verdict
 
 # all that XML 1.0 cannot hold, not even escaped
@@ -20,17 +19,13 @@ _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True, slots=True)
-class JUnit:
+class JUnit(VerdictReport):
     """What reaches `--fail-on` is a failure, a rule that could not judge is skipped, a broken target an error."""
 
     name: str = "junit"
     suffix: str = ".xml"
     about: str = "JUnit XML, a test for each rule"
     to_stream: bool = True
-
-    def write(self, trace: Trace, diagnosis: Diagnosis, destination: Destination) -> tuple[Path, ...]:
-        """Writes the trace as a verdict on one target."""
-        return self.write_verdict(verdict_of(trace, diagnosis), destination)
 
     def write_verdict(self, verdict: Verdict, destination: Destination) -> tuple[Path, ...]:
         """Writes one document."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradscope.findings import Diagnosis, Severity
-from gradscope.reports.base import Destination, write_text
+from gradscope.findings import Severity
+from gradscope.reports.base import Destination, VerdictReport, write_text
 from gradscope.reports.gate_text import as_text
 from gradscope.reports.verdict_words import (
     last_line,
@@ -19,26 +19,20 @@ from gradscope.reports.verdict_words import (
     place,
     severities,
     shown,
-    verdict_of,
 )
-from gradscope.trace import Trace
 from gradscope.verdict import Judged, Verdict
 
 _SPECIAL = re.compile(r"([\\`*_\[\]#|~!])")
 
 
 @dataclass(frozen=True, slots=True)
-class Markdown:
+class Markdown(VerdictReport):
     """Tables; the whole of each finding is folded away below them."""
 
     name: str = "markdown"
     suffix: str = ".md"
     about: str = "tables for a pull request"
     to_stream: bool = True
-
-    def write(self, trace: Trace, diagnosis: Diagnosis, destination: Destination) -> tuple[Path, ...]:
-        """Writes the trace as a verdict on one target."""
-        return self.write_verdict(verdict_of(trace, diagnosis), destination)
 
     def write_verdict(self, verdict: Verdict, destination: Destination) -> tuple[Path, ...]:
         """Writes one document."""

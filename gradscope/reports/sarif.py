@@ -12,13 +12,12 @@ from urllib.parse import quote
 
 from gradscope import plugins
 from gradscope.explanations import explanation, sections
-from gradscope.findings import Diagnosis, Finding, Json, Severity
+from gradscope.findings import Finding, Json, Severity
 from gradscope.records import Site
-from gradscope.reports.base import Destination, write_text
+from gradscope.reports.base import Destination, VerdictReport, write_text
 from gradscope.reports.jsonfile import as_json
-from gradscope.reports.verdict_words import SETTINGS, place, verdict_of
+from gradscope.reports.verdict_words import SETTINGS, place
 from gradscope.sources import Place, place_of
-from gradscope.trace import Trace
 from gradscope.verdict import Identity, Judged, Verdict
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -29,17 +28,13 @@ LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "
 
 
 @dataclass(frozen=True, slots=True)
-class Sarif:
+class Sarif(VerdictReport):
     """One run; known findings are `unchanged`, vanished ones `absent`, suppressed ones have their reason."""
 
     name: str = "sarif"
     suffix: str = ".sarif"
     about: str = "SARIF 2.1.0, for code scanning"
     to_stream: bool = True
-
-    def write(self, trace: Trace, diagnosis: Diagnosis, destination: Destination) -> tuple[Path, ...]:
-        """Writes the trace as a verdict on one target."""
-        return self.write_verdict(verdict_of(trace, diagnosis), destination)
 
     def write_verdict(self, verdict: Verdict, destination: Destination) -> tuple[Path, ...]:
         """Writes one document."""

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -52,6 +53,16 @@ def test_a_healthy_trace_is_exit_0(cli, recorded, installed):
 def test_exit_code_follows_fail_on(cli, recorded, installed, severity, fail_on, code):
     installed(rules=(rule_that_finds(finding(severity=severity)),))
     assert cli("report", recorded, *(["--fail-on", fail_on] if fail_on else [])).code == code
+
+
+@pytest.mark.parametrize(("fail_on", "failures"), [("never", "0"), ("error", "1")])
+def test_a_format_of_the_gate_says_what_the_gate_says_of_the_trace(cli, recorded, installed, fail_on, failures):
+    installed(rules=(rule_that_finds(finding(code="GS901")),))
+    shown = cli("report", recorded, "--format", "junit", "--fail-on", fail_on).out
+    checked = cli("check", recorded, "--output-format", "junit", "--fail-on", fail_on).out
+    without_time = [re.sub(' time="[^"]*"', "", text) for text in (shown, checked)]
+    assert without_time[0] == without_time[1]
+    assert f'failures="{failures}"' in shown
 
 
 def test_json_on_stdout_is_one_document(cli, recorded, installed):
