@@ -95,6 +95,11 @@ class Finding:
         """All modules that it speaks of: `alike`, or `module` alone."""
         return self.alike or (self.module,)
 
+    @property
+    def title(self) -> str:
+        """``GS301 dead-units``; what has no code of its own is called by its name alone."""
+        return self.code if self.code == self.pathology else f"{self.code} {self.pathology}"
+
     def to_dict(self) -> dict[str, Json]:
         """The finding as JSON types; NaN and infinities become the strings "nan", "inf", "-inf"."""
         values = {name: getattr(self, name) for name in _KEYS}

@@ -1,12 +1,14 @@
 """The gradient profile of a trace: by which factor each module changes the gradient that goes back through it."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
 from gradscope.records import Quantity, Statistic
 from gradscope.recurrence import recurrences
 from gradscope.trace import Doubles, Trace
+
+_PER_TIME_STEP = " per time step"
 
 
 def gains(traces: Iterable[Trace]) -> dict[str, float]:
@@ -25,6 +27,18 @@ def gains(traces: Iterable[Trace]) -> dict[str, float]:
     return {module: float(np.mean(values)) for module, values in seen.items()}
 
 
+def module_of(key: str, modules: Collection[str]) -> str:
+    """Which of `modules` a key of the profile speaks of; a recurrence's label names its layer and direction too."""
+    label = key.removesuffix(_PER_TIME_STEP)
+    return label if label in modules else module if (module := label.rpartition(" ")[0]) in modules else ""
+
+
+def in_words(key: str) -> str:
+    """``fc``, ``rnn l0 in each time step``."""
+    label = key.removesuffix(_PER_TIME_STEP) or "the model"
+    return f"{label} in each time step" if key.endswith(_PER_TIME_STEP) else label
+
+
 def _of_one(trace: Trace) -> dict[str, float]:
     returned = _first_columns(trace, Quantity.OUTPUT_GRAD)
     given = _first_columns(trace, Quantity.INPUT_GRAD)
@@ -35,7 +49,7 @@ def _of_one(trace: Trace) -> dict[str, float]:
     for recurrence in recurrences(trace):
         with np.errstate(divide="ignore", invalid="ignore"):
             per_step = np.log10(recurrence.gain_per_step)
-        found[f"{recurrence.label} per time step"] = per_step[np.isfinite(per_step)]
+        found[f"{recurrence.label}{_PER_TIME_STEP}"] = per_step[np.isfinite(per_step)]
     return {module: float(np.median(values)) for module, values in sorted(found.items()) if len(values)}
 
 

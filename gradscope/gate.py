@@ -15,7 +15,7 @@ from gradscope.catalogue import reach
 from gradscope.config import Suppression
 from gradscope.errors import TraceError
 from gradscope.findings import Diagnosis, Finding, Role, Severity, Unjudged
-from gradscope.gains import gains
+from gradscope.gains import gains, in_words, module_of
 from gradscope.records import Quantity
 from gradscope.rules.base import Rule
 from gradscope.rules.engine import diagnose
@@ -198,28 +198,30 @@ def drift(
     if not moved:
         return None
     worst = max(moved, key=lambda module: abs(moved[module]))
-    others = [module for module in moved if module != worst][:_MOST_NAMED]
+    others = [in_words(module) for module in moved if module != worst][:_MOST_NAMED]
     more = len(moved) - 1 - len(others)
+    modules = {site.module for site in traces[0].sites}
+    alike = tuple(sorted({module_of(one, modules) for one in moved}))
     likewise = f"; likewise {', '.join(others)}{f' and {more} more' if more else ''}" if others else ""
     return Finding(
         code=GAIN_DRIFT,
         pathology=GAIN_DRIFT,
         severity=Severity.ERROR,
-        module=worst,
-        sites=tuple(s for s in traces[0].sites if s.module in moved and s.quantity is Quantity.OUTPUT_GRAD),
+        module=module_of(worst, modules),
+        sites=tuple(s for s in traces[0].sites if s.module in alike and s.quantity is Quantity.OUTPUT_GRAD),
         first_step=int(traces[0].steps[0]),
         last_step=int(traces[0].steps[-1]),
         measured=abs(moved[worst]),
         threshold=max_drift,
         unit="decades",
         message=(
-            f"The gradient is multiplied by {_factor(measured[worst])} on its way back through {worst}, by"
+            f"The gradient is multiplied by {_factor(measured[worst])} on its way back through {in_words(worst)}, by"
             f" {_factor(profile[worst])} in the baseline: {abs(moved[worst]):.2f} decades"
             f" {'more' if moved[worst] > 0 else 'less'}, {max_drift:g} are allowed{likewise}."
         ),
         cause=f"{count(len(moved), 'module')} of {len(profile)} in the profile moved by more than that.",
         remedy="If the change is meant, write the baseline anew with `--write-baseline`.",
-        alike=tuple(sorted(moved)),
+        alike=alike,
     )
 
 

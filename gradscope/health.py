@@ -246,7 +246,7 @@ def _headline(diagnosis: Diagnosis, model: str, fail_on: Severity) -> str:
     first = roots[0]
     more = f", and {len(roots) - 1} more" if len(roots) > 1 else ""
     where = f" at {first.module}" if first.module else ""
-    return f"{model} is not healthy: {first.severity.value} {first.code} {first.pathology}{where}{more}"
+    return f"{model} is not healthy: {first.severity.value} {first.title}{where}{more}"
 
 
 def _as_the_terminal_shows(diagnosis: Diagnosis) -> str:

@@ -152,3 +152,9 @@ def test_healthy_is_said_only_where_every_rule_could_judge() -> None:
     assert printed(diagnosis()).startswith("no finding, 1 rule not judged")
     assert printed(replace(diagnosis(), not_judged=())).startswith("healthy")
     assert printed(replace(diagnosis(), steps=0)).startswith("nothing recorded")
+
+
+def test_a_title_is_code_and_name_once_each():
+    found = finding()
+    assert replace(found, code="GS301", pathology="dead-units").title == "GS301 dead-units"
+    assert replace(found, code="gain-drift", pathology="gain-drift").title == "gain-drift"

@@ -56,6 +56,6 @@ def test_a_recurrent_layer_has_a_gain_per_time_step():
             rnn(torch.zeros(4, 20, 1))[0][:, -1].square().mean().backward()
             scope.step()
     (recurrence,) = gradscope.recurrences(scope.trace)
-    assert gains([scope.trace])["rnn l0 per time step".replace("rnn ", "")] == pytest.approx(
+    assert gains([scope.trace])["l0 per time step"] == pytest.approx(
         float(np.median(np.log10(recurrence.gain_per_step)))
     )

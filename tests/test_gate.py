@@ -201,6 +201,16 @@ def test_all_layers_that_drift_make_one_finding_named_after_the_worst():
     assert "likewise a" in found.message
 
 
+def test_drift_of_a_recurrence_is_told_of_its_module():
+    rnn = trace_of(modules=["rnn", "fc"], output_grad_l2_norm=[1.0, 1.0])
+    moved = {"rnn l0 per time step": -1.0, "rnn l1 per time step": -0.7, "fc": 0.0}
+    found = drift("net", [rnn], moved, profile(**dict.fromkeys(moved, 0.0)), 0.5)
+    assert (found.module, found.alike) == ("rnn", ("rnn",))
+    assert [site.module for site in found.sites] == ["rnn"]
+    assert "multiplied by 0.1 on its way back through rnn l0 in each time step, by 1 in the baseline" in found.message
+    assert "likewise rnn l1 in each time step" in found.message
+
+
 def test_drift_can_be_suppressed():
     policy = Policy(rules=(), suppress=(accept("gain-drift", "b"),), baseline=profile(b=0.0), max_drift=0.5)
     assert judge("net", [TRACE], policy).diagnosis.findings == ()

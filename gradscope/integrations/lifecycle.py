@@ -108,7 +108,7 @@ def _tell(diagnosis: Diagnosis) -> None:
     """The roots to the log, a line each."""
     for finding in diagnosis.roots:
         level = logging.INFO if finding.severity is Severity.INFO else logging.WARNING
-        where, what = finding.module or "(model)", f"{finding.severity.value} {finding.code} {finding.pathology}"
+        where, what = finding.module or "(model)", f"{finding.severity.value} {finding.title}"
         _log.log(level, "gradscope: %s at %s: %s %s", what, where, finding.message, finding.remedy)
     if not diagnosis.roots:
         _log.info("gradscope: nothing found in %d recorded steps", diagnosis.steps)

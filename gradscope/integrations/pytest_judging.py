@@ -274,7 +274,7 @@ def _timed(
 
 
 def _short(finding: Finding) -> str:
-    return f"{finding.severity.value} {finding.code} {finding.pathology} at {place(finding.module)}"
+    return f"{finding.severity.value} {finding.title} at {place(finding.module)}"
 
 
 def _listed(rules: Iterable[Rule] | None) -> tuple[Rule, ...] | None:

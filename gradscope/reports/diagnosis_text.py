@@ -60,7 +60,7 @@ def finding_with_symptoms(
     """
     head = Text.assemble(
         (root.severity.value, SEVERITY_STYLE[root.severity]),
-        f" {root.code} ",
+        f" {root.title.removesuffix(root.pathology)}",
         (root.pathology, "bold"),
         "  ",
         (_visible(root.module) or "(model)", "bold cyan"),
@@ -74,8 +74,8 @@ def finding_with_symptoms(
             body.add_row(label, Text(_visible(text)))
     if follows:
         body.add_row("from", Text(_visible(follows).removeprefix("follows from ")))
-    for code, group in _by_code(symptoms).items():
-        body.add_row("also" if follows else "hence", _symptoms(code, group))
+    for group in _by_code(symptoms).values():
+        body.add_row("also" if follows else "hence", _symptoms(group))
     return Group(head, Padding(body, (0, 0, 0, 2)))
 
 
@@ -105,10 +105,10 @@ def _by_code(symptoms: Iterable[Finding]) -> dict[str, list[Finding]]:
     return by_code
 
 
-def _symptoms(code: str, group: Sequence[Finding]) -> Text:
+def _symptoms(group: Sequence[Finding]) -> Text:
     """One symptom with its message; several of a kind with their number and places."""
     first = group[0]
-    text = Text.assemble(f"{code} ", (first.pathology, "bold"), " ")
+    text = Text.assemble(first.title.removesuffix(first.pathology), (first.pathology, "bold"), " ")
     if len(group) == 1:
         return text.append(f"{_visible(first.module) or '(model)'}: {_visible(first.message)}", "dim")
     places = [_visible(f.module) or "(model)" for f in group]

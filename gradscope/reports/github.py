@@ -67,10 +67,10 @@ def _annotation(one: Judged, item: Shown) -> str:
     finding = item.finding
     said = [finding.message, finding.cause, finding.remedy, item.follows]
     if item.folded:
-        codes = ", ".join(dict.fromkeys(f"{symptom.code} {symptom.pathology}" for symptom in item.folded))
+        codes = ", ".join(dict.fromkeys(symptom.title for symptom in item.folded))
         beside = "Also at" if item.follows else "Hence"
         said.append(f"{beside} {counted(len(item.folded), 'more finding')}: {codes}.")
-    title = f"{finding.code} {finding.pathology}: {place(finding.module)} of {one.target}"
+    title = f"{finding.title}: {place(finding.module)} of {one.target}"
     found = place_of(finding.module, one.places)
     where = {} if found is None else {"file": _from_workspace(found), "line": str(found.line)}
     return command(COMMANDS[finding.severity], "\n".join(filter(None, said)), **where, title=title)

@@ -42,7 +42,7 @@ def _entries(verdict: Verdict) -> Iterator[dict[str, Json]]:
             yield _entry(BROKEN, said, Identity(one.target, BROKEN, ""), "blocker", SETTINGS)
         for finding in one.diagnosis.findings:
             for identity in one.identities(finding):
-                said = f"{finding.code} {finding.pathology} at {place(identity.module)} of {one.target}"
+                said = f"{finding.title} at {place(identity.module)} of {one.target}"
                 found = place_of(identity.module, one.places) or SETTINGS
                 severity = SEVERITIES[finding.severity]
                 yield _entry(finding.code, f"{said}: {finding.message}", identity, severity, found)

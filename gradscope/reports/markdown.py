@@ -67,7 +67,7 @@ def _findings(one: Judged) -> list[str]:
     rows = [
         [
             _severity(item.finding.severity),
-            f"{item.finding.code} {item.finding.pathology}",
+            item.finding.title,
             code(place(item.finding.module)),
             escaped(item.finding.message),
             code(item.written) if item.written else "",
@@ -76,7 +76,7 @@ def _findings(one: Judged) -> list[str]:
     ]
     parts = [f"### {escaped(one.target)}", "\n".join(_table(["", "rule", "module", "what", "where"], rows))]
     for item in items:
-        summary = f"{item.finding.code} {item.finding.pathology} at {place(item.finding.module)}"
+        summary = f"{item.finding.title} at {place(item.finding.module)}"
         text = fenced(as_text(item).rstrip())
         parts.append(f"<details><summary>{_as_html(summary)}</summary>\n\n{text}\n\n</details>")
     return parts

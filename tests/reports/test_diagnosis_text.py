@@ -34,6 +34,11 @@ def test_symptoms_without_their_root_are_shown_too():
     assert "from GS101 at layers.3 also GS302 saturation at 5 places" in text
 
 
+def test_what_has_no_code_of_its_own_is_called_once():
+    text = printed(finding_with_symptoms(finding(code="gain-drift", pathology="gain-drift", module="fc"), ()))
+    assert text.splitlines()[0].rstrip() == "error gain-drift  fc"
+
+
 def test_a_terminal_obeys_no_name():
     text = printed(diagnosis(finding(module="a\x1b[2Jb", message="\x07\x9b1m of a\tb")))
     assert "a\\x1b[2Jb" in text
