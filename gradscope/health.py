@@ -197,12 +197,19 @@ def assert_healthy(
     diagnosis = _diagnosis(traces, asked)
     if threshold is not None and any(finding.severity.reaches(threshold) for finding in diagnosis.findings):
         raise UnhealthyModel(diagnosis, model=str(traces[0].meta.get("model")), fail_on=threshold)
-    require_judged(diagnosis, asked)
+    require_judged(diagnosis, asked, traces)
     return diagnosis
 
 
-def require_judged(diagnosis: Diagnosis, rules: Sequence[Rule]) -> None:
-    """Raises a `UsageError` where none of `rules` could judge: that is not healthy, it is not known."""
+def require_judged(diagnosis: Diagnosis, rules: Sequence[Rule], traces: "Sequence[Trace]") -> None:
+    """Raises a `UsageError` where nothing was trained, or no rule could judge: that is not healthy, it is not known."""
+    from gradscope.rules.learning import reached
+
+    if not diagnosis.findings and not any(reached(trace) for trace in traces):
+        raise UsageError(
+            f"no parameter got a gradient in {diagnosis.steps} recorded step{'s' * (diagnosis.steps != 1)}, so nothing"
+            " was trained that could be judged; does the loss depend on the model's outputs?"
+        )
     reasons = {item.rule: item.reason for item in diagnosis.not_judged}
     if not diagnosis.findings and all(rule.name in reasons for rule in rules):
         said = "; ".join(f"{rule.name}: {reasons[rule.name]}" for rule in rules[:3])

@@ -32,6 +32,7 @@ from gradscope.optimizers import needs_closure, optimizers_of, to_parameters
 from gradscope.probes.names import bare_modules, unwrapped
 from gradscope.references import resolve
 from gradscope.rules.engine import diagnose
+from gradscope.rules.learning import reached
 from gradscope.rules.non_finite import NonFinite
 from gradscope.scope import attach
 from gradscope.signatures import a, accepts, called, takes
@@ -161,6 +162,7 @@ class _Training:
             with scope:
                 for step in range(self.trial.steps):
                     scope.record_loss(self._step(step))
+            self._require_reached(scope.trace)
         except GradscopeError:
             raise
         except Exception:
@@ -200,6 +202,14 @@ class _Training:
             with during(f"the optimizer's step {step}"):
                 optimizer.step(closure if optimizer in closures else None)
         return losses[0]
+
+    def _require_reached(self, trace: Trace) -> None:
+        if not reached(trace):
+            raise UsageError(
+                f"{self.trial.quoted('loss')} hands no gradient to any parameter of {called(type(self.model))} in"
+                f" {self.trial.steps} step{'s' * (self.trial.steps != 1)}: it has a gradient, but not one that leads to"
+                " the model; compute it from the model's outputs."
+            )
 
     def _require_gradients(self) -> None:
         given = self.trial.model

@@ -389,6 +389,11 @@ MISUSE = {
         "`optimizer=SGD` moves another model than the one that `model=net` will build; give a class such as"
         " torch.optim.AdamW, or a function of the model.",
     ),
+    "a loss of something else": (
+        {"loss": lambda outputs, targets: torch.ones((), requires_grad=True)},
+        "`loss=<lambda>` hands no gradient to any parameter of Sequential in 4 steps: it has a gradient, but not one"
+        " that leads to the model; compute it from the model's outputs.",
+    ),
     "an empty batch": (
         {"batch": (torch.ones(0, 4), torch.ones(0))},
         "`batch=tuple` has empty targets in step 0: (0,).",

@@ -172,7 +172,7 @@ def _judged_alone(made: Recorded, policy: "Policy", duration_s: float, *, debug:
     try:
         one = judge(made.name, made.traces, policy, seeds=made.seeds, duration_s=duration_s)
         if not (one.known or one.suppressed):
-            require_judged(one.diagnosis, policy.rules)
+            require_judged(one.diagnosis, policy.rules, made.traces)
     except GradscopeError as error:
         return _broken(made.name, error, debug=debug)
     return one

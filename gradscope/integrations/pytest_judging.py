@@ -206,7 +206,8 @@ class Gradscope:
             model = str(traces[0].meta.get("model"))
             raise UnhealthyModel(judged.diagnosis, model=model, fail_on=settings.fail_on)
         if not (judged.known or judged.suppressed):
-            require_judged(judged.diagnosis, chosen_rules(settings.gate) if rules is None else rules)
+            asked = chosen_rules(settings.gate) if rules is None else rules
+            require_judged(judged.diagnosis, asked, traces)
         return judged.diagnosis
 
     def _judge(

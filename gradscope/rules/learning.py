@@ -69,6 +69,13 @@ def has_optimizer(trace: Trace) -> bool:
     return bool(trace.meta.get("optimizers"))
 
 
+def reached(trace: Trace) -> bool:
+    """Whether a gradient reached any parameter in any recorded step; true where gradients were not recorded at all."""
+    columns = trace.columns(Quantity.WEIGHT_GRAD)
+    seen = [trace.statistics[s][:, columns] for s in (Statistic.L2_NORM, Statistic.NONFINITE_COUNT)]
+    return not columns or not all(np.isnan(values).all() for values in seen)
+
+
 def trainable_parameters(trace: Trace) -> tuple[Parameter, ...]:
     """All parameters that require a gradient, by depth; those that never ran first."""
     column = {(s.module, s.name, s.quantity): i for i, s in enumerate(trace.sites)}

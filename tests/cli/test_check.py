@@ -266,3 +266,22 @@ def test_the_current_folder_can_be_imported_from_and_is_forgotten_again(folder: 
     with _importable(folder / "root"):
         assert sys.path[:2] == [os.getcwd(), str(folder / "root")]
     assert sys.path == before
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_trace_in_which_no_gradient_reached_a_parameter_is_not_healthy(cli):
+    """As of a script whose loss depends on nothing that the model computes."""
+    trace_of(
+        modules=LAYERS,
+        types=TYPES,
+        output_rms=np.ones(4),
+        output_dead_fraction=[np.nan, 0.0, np.nan, 0.0],
+        weight_l2_norm=[1.0, np.nan, 1.0, np.nan],
+        weight_grad_l2_norm=np.full(4, np.nan),
+    ).save("idle.h5")
+    outcome = cli("check", "idle.h5")
+    assert outcome.code == 2
+    assert outcome.err == (
+        "gradscope: idle.h5: no parameter got a gradient in 10 recorded steps, so nothing was trained that could be"
+        " judged; does the loss depend on the model's outputs?\n"
+    )

@@ -6,6 +6,7 @@ from gradscope.rules.learning import (
     effective_update_ratios,
     has_optimizer,
     optimizer_of,
+    reached,
     trainable_parameters,
     update_ratios,
 )
@@ -65,3 +66,17 @@ def test_of_a_weight_larger_than_usual_the_effective_ratio_is_the_ratio():
 def test_biases_and_scales_of_norms_are_no_weights(module_type, name, mixes):
     trace = trace_of(types=module_type, names={"weight_grad": name}, weight_grad_l2_norm=[1.0])
     assert trainable_parameters(trace)[0].is_weight is mixes
+
+
+@pytest.mark.parametrize(
+    ("gradient", "arrived"),
+    [
+        ({"weight_grad_l2_norm": [np.nan, 0.0]}, True),
+        ({"weight_grad_l2_norm": [np.nan, np.nan], "weight_grad_nonfinite_count": [np.nan, 3.0]}, True),
+        ({"weight_grad_l2_norm": [np.nan, np.nan]}, False),
+        ({"output_rms": [1.0, 1.0]}, True),
+    ],
+    ids=["exactly zero", "NaN", "none", "not recorded"],
+)
+def test_whether_a_gradient_reached_a_parameter(gradient, arrived):
+    assert reached(trace_of(**gradient)) is arrived
