@@ -18,7 +18,7 @@ from gradscope.cli.merge import merge
 from gradscope.cli.report import report
 from gradscope.cli.rule import rule
 from gradscope.cli.run import run
-from gradscope.cli.terminal import say, tolerate_any_encoding
+from gradscope.cli.terminal import open_streams, say, tolerate_any_encoding
 from gradscope.errors import GradscopeError, nearest
 
 MISUSE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
@@ -69,6 +69,7 @@ for command in (run, attach, check, report, merge, rule, list_, config):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line with `arguments`, by default those of the process; returns the exit code."""
     switches: set[str] = set()
+    open_streams()
     tolerate_any_encoding(sys.stdout, sys.stderr)
     try:
         code = gradscope.main(

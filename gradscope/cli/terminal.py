@@ -61,6 +61,17 @@ def stdout_aside() -> Iterator[None]:
         os.close(kept)
 
 
+def open_streams() -> None:
+    """Gives stdout and stderr that the caller has closed somewhere to write to: Python leaves None in their place."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != number:  # the lowest number that is free: what is closed before it took it
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
+
+
 def tolerate_any_encoding(*streams: TextIO) -> None:
     """A character that a stream's encoding lacks is written by its nearest ASCII ones instead of ending the program."""
     codecs.register_error(_TOLERANT, _nearest_characters)

@@ -1,4 +1,7 @@
 import io
+import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -46,3 +49,12 @@ def test_no_color_is_honoured_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setenv("NO_COLOR", "1")
     terminal.stdout().print("[red]x[/red]")
     assert "\x1b[31m" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_streams_that_the_caller_has_closed_change_no_exit_code(closed):
+    for words, code in (("list", 0), ("nothing", 2)):
+        shell = f"{shlex.quote(sys.executable)} -m gradscope {words} {closed}"
+        done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr
