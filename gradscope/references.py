@@ -4,11 +4,13 @@ import importlib
 import os
 import pkgutil
 import sys
+from pathlib import Path
 
 from gradscope.errors import UsageError, nearest
 from gradscope.tracebacks import during
 
 _MOST_NAMES = 8  # of a module are shown where none is near
+_FOLDERS = ("src", "*", "*/src", "*/*", "*/*/src")  # where projects keep their packages
 
 
 def resolve(reference: str, *, written: str) -> object:
@@ -72,8 +74,9 @@ def _imported(name: str, written: str) -> object:
         near = _near(last, _modules_in(parent), f"{parent}." if parent else "")
         if parent and not hasattr(sys.modules.get(parent), "__path__"):
             near = f"; {parent} is a module, no package: write '{parent}:{name.removeprefix(f'{parent}.')}'."
-        if not parent and os.path.exists(os.path.join("src", last)):
-            near = "; it lies in src: `pip install -e .`, or set PYTHONPATH=src."
+        if not parent and (folder := _folder_with(last)) is not None:
+            project = folder.removesuffix("src").rstrip("/") or "."
+            near = f"; it lies in {folder}: `pip install -e {project}`, or set PYTHONPATH={folder}."
         where = f" (looked for from {os.getcwd()!r})" if not parent else ""
         raise UsageError(f"{written}: there is no module {missing.name!r}{where}{near}") from None
     return sys.modules[name]
@@ -85,6 +88,21 @@ def _modules_in(parent: str) -> list[str]:
     return [found.name for found in pkgutil.iter_modules(path)]
 
 
+def _folder_with(module: str) -> str | None:
+    """The folder in which `module` lies though nobody imports from there: src, or a project of a monorepo."""
+    here = Path.cwd()
+    for root in dict.fromkeys([here, *(Path(entry) for entry in sys.path if entry and here.is_relative_to(entry))]):
+        for pattern in _FOLDERS:
+            for folder in sorted(root.glob(pattern)):
+                written = Path(os.path.relpath(folder, here)).as_posix()
+                strange = any(part.startswith(".") or part == "build" for part in folder.relative_to(root).parts)
+                if not strange and ((folder / module).is_dir() or (folder / f"{module}.py").is_file()):
+                    return written
+    return None
+
+
 def _near(word: str, known: list[str], prefix: str = "") -> str:
+    if not known:
+        return "."
     way_out = nearest(prefix + word, [prefix + one for one in known])
     return way_out if "did you mean" in way_out or len(known) <= _MOST_NAMES else "."

@@ -51,6 +51,26 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize(
+    ("folder", "standing", "said"),
+    [
+        ("pkg_b", ".", "it lies in pkg_b: `pip install -e pkg_b`, or set PYTHONPATH=pkg_b."),
+        ("pkg_b/src", ".", "it lies in pkg_b/src: `pip install -e pkg_b`, or set PYTHONPATH=pkg_b/src."),
+        ("src", "tests", "it lies in ../src: `pip install -e ..`, or set PYTHONPATH=../src."),
+        ("build", "tests", "(looked for from {here!r})."),
+        (".tox", "tests", "(looked for from {here!r})."),
+    ],
+)
+def test_a_package_that_lies_elsewhere_in_the_project_is_found(package, monkeypatch, folder, standing, said):
+    (package / folder / "shap").mkdir(parents=True)
+    (package / "tests").mkdir()
+    here = (package / standing).resolve()
+    monkeypatch.chdir(here)
+    with pytest.raises(UsageError) as caught:
+        resolve("shap.net:build", written="--model")
+    assert str(caught.value).endswith(said.format(here=str(here)))
+
+
 @pytest.mark.parametrize("reference", WRONG)
 def test_a_wrong_reference_is_one_sentence_with_a_way_out(package, reference):
     (package / "src" / "inside").mkdir(parents=True)
