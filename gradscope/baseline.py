@@ -127,8 +127,10 @@ def read_baseline(path: Path, *, way_out: str = "write it anew with `--write-bas
     Raises:
         UsageError: There is no such file, or it is no baseline; then the sentence shows the `way_out`.
     """
+    text = ""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text)
     except FileNotFoundError:
         raise UsageError(
             f"the baseline {str(path)!r} does not exist; `gradscope check --write-baseline {path}` makes it."
@@ -136,6 +138,11 @@ def read_baseline(path: Path, *, way_out: str = "write it anew with `--write-bas
     except OSError as error:
         raise UsageError(f"the baseline {str(path)!r} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
+        if any(line.startswith(("<<<<<<< ", ">>>>>>> ")) for line in text.splitlines()):
+            raise UsageError(
+                f"the baseline {str(path)!r} holds the marks of a merge conflict; keep the lines of both sides, with a"
+                f" comma behind each but the last, or {way_out}."
+            ) from error
         raise UsageError(f"the baseline {str(path)!r} is no JSON ({error}); {way_out}.") from error
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != BASELINE_SCHEMA:

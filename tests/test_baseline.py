@@ -73,6 +73,7 @@ def test_it_holds_what_was_known_and_what_is_new_but_nothing_of_a_broken_target(
 
 SPOILT = {
     "no JSON": ("{", "is no JSON"),
+    "a merge conflict": ("{\n<<<<<<< HEAD\n=======\n>>>>>>> b\n}", "marks of a merge conflict; keep the lines of both"),
     "another file": ('{"name": "x"}', "it has none"),
     "a list": ("[]", "it has none"),
     "of later": ('{"schema": "gradscope/baseline/9"}', "'gradscope/baseline/9'"),
