@@ -69,7 +69,7 @@ class NonFinite(Rule):
             return
         step = int(rows[0])
         new = bad[step] & ~bad[step - 1] if step else bad[step]  # what was so before was meant, as a mask is
-        birth = _birth(trace, new)
+        birth = _birth(trace, new, begun=step > 0)
         scaled = np.nan_to_num(trace.per_step["loss_scale"], nan=1.0)[step] != 1
         only_gradients = not (bad[rows] & ~np.char.endswith(kind, "grad")[None, :] & (kind != "total_norm")).any()
         heals = rows[-1] < len(trace.steps) - 1
@@ -103,10 +103,10 @@ class NonFinite(Rule):
         )
 
 
-def _birth(trace: Trace, bad: NDArray[np.bool_]) -> Birth:
-    """What came first in a step, given which sites have become non-finite in it."""
+def _birth(trace: Trace, bad: NDArray[np.bool_], *, begun: bool) -> Birth:
+    """What came first in a step, given which sites have become non-finite in it; `begun`: there were steps before."""
     hits = {quantity: [c for c in trace.columns(quantity) if bad[c]] for quantity in Quantity}
-    born = _forward_birth(trace, hits) or _foreign_birth(trace, hits) or _backward_birth(trace, hits)
+    born = _forward_birth(trace, hits, begun=begun) or _foreign_birth(trace, hits) or _backward_birth(trace, hits)
     if born is None:
         column = int(np.flatnonzero(bad)[0])
         site = trace.sites[column]
@@ -114,13 +114,18 @@ def _birth(trace: Trace, bad: NDArray[np.bool_]) -> Birth:
     return born
 
 
-def _forward_birth(trace: Trace, hits: Mapping[Quantity, list[int]]) -> Birth | None:
+def _forward_birth(trace: Trace, hits: Mapping[Quantity, list[int]], *, begun: bool) -> Birth | None:
     if found := [c for c in hits[Quantity.INPUT] if not trace.sites[c].module]:  # others are made inside of the model
         how, remedy = "The data given to the model is not finite", "Check the data loader."
     elif found := hits[Quantity.WEIGHT]:
         site = trace.sites[found[0]]
         how = f"The parameter {site.module}.{site.name} is not finite when the step begins"
-        remedy = "It was broken by an update before this step: record every step, and lower the learning rate."
+        remedy = (
+            "It was broken by an update before this step: record every step, and lower the learning rate."
+            if begun
+            else f"It was so before the first step: look at how {site.module or 'the model'} is initialised, or at the"
+            " checkpoint that was loaded."
+        )
     elif found := hits[Quantity.OUTPUT]:
         site = trace.sites[found[0]]
         how = f"The output of {site.module or 'the model'} ({site.module_type}) is the first that is not finite"

@@ -213,6 +213,11 @@ def _cause(lasting: Lasting, lag: int) -> str:
     forget, constant = gates(lasting)
     if not math.isnan(constant):
         which = "update" if recurrence.mode == "GRU" else "forget"
+        if constant >= lag:
+            return (
+                f"Not the {which} gates: they average {number(forget)}, open enough for a lag of {lag}. The gradient is"
+                " lost on its way into the cell or out of it, where gates or the tanh stand at their bounds."
+            )
         return (
             f"The {which} gates average {number(forget)}, a time constant of {number(constant)} steps against a lag of"
             f" {lag}."
@@ -239,6 +244,11 @@ def _remedy(lasting: Lasting, lag: int) -> str:
     weight = recurrent_weight(recurrence)
     pool = "or let the loss see more than the end: pool or attend over the outputs"
     if recurrence.mode in ("LSTM", "GRU"):
+        if gates(lasting)[1] >= lag:
+            return (
+                f"Bring the gates and the state of {recurrence.label} off their bounds: smaller biases and input"
+                " weights, or scaled inputs."
+            )
         # e^(−1/lag) = σ(b)
         bias = -math.log(math.expm1(1 / max(lag, 1)))
         which, part = ("an update", "second third") if recurrence.mode == "GRU" else ("a forget", "second quarter")

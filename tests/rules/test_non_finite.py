@@ -52,6 +52,11 @@ def test_the_place_and_the_direction_of_the_birth_are_named(bad, module, said):
     assert (finding.first_step, finding.last_step, finding.severity) == (BORN, 9, Severity.ERROR)
 
 
+def test_a_parameter_that_is_broken_from_the_start_was_broken_by_no_update():
+    (finding,) = NonFinite().check(trace_of(weight_rms=[1.0, 1.0], weight_nonfinite_count=[7.0, 0.0]))
+    assert finding.remedy.startswith(f"It was so before the first step: look at how {finding.module} is initialised")
+
+
 def test_what_lies_before_a_birth_is_named():
     """Functions between two modules are no sites: they may have made it."""
     (first,) = NonFinite().check(trace(output=ALL))

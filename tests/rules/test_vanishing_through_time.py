@@ -163,6 +163,13 @@ def test_closed_forget_gates_are_named_with_the_bias_that_opens_them():
     assert "a time constant of 59 steps" in finding.remedy
 
 
+def test_gates_that_are_open_are_not_told_to_open():
+    values = read_at_the_end(0.5) | {"gate forget_l0": np.full(T, 0.9999)}
+    (finding,) = VanishingThroughTime().check(trace(values, mode="LSTM"))
+    assert finding.cause.startswith("Not the forget gates: they average 1, open enough for a lag of 59.")
+    assert finding.remedy.startswith("Bring the gates and the state of rnn l0 off their bounds")
+
+
 def test_the_update_gates_of_a_gru_are_named():
     values = read_at_the_end(0.5) | {"gate update_l0": np.full(T, 0.5)}
     (finding,) = VanishingThroughTime().check(trace(values, mode="GRU"))
