@@ -104,6 +104,11 @@ def shown_finding(item: Shown) -> RenderableType:
 
 def as_text(item: Shown) -> str:
     """The same for a file, without colour."""
+    return plain(shown_finding(item), TEXT_FILE_WIDTH)
+
+
+def plain(part: RenderableType, width: int) -> str:
+    """`part` without colour, and without the blanks with which rich fills its lines up."""
     stream = StringIO()
-    Console(file=stream, width=TEXT_FILE_WIDTH, color_system=None, highlight=False).print(shown_finding(item))
+    Console(file=stream, width=width, color_system=None, highlight=False).print(part)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"

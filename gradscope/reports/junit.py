@@ -10,7 +10,16 @@ from gradscope import plugins
 from gradscope.findings import Finding
 from gradscope.reports.base import Destination, VerdictReport, write_text
 from gradscope.reports.gate_text import as_text
-from gradscope.reports.verdict_words import Shown, counted, from_root, place, shown, written
+from gradscope.reports.verdict_words import (
+    Shown,
+    counted,
+    from_root,
+    known,
+    place,
+    shown,
+    suppressed,
+    written,
+)
 from gradscope.sources import place_of
 from gradscope.verdict import Judged, Verdict
 
@@ -47,8 +56,8 @@ def _suite(one: Judged, verdict: Verdict, names: dict[str, str]) -> ET.Element:
         ("sites", one.diagnosis.sites),
         ("seeds", " ".join(map(str, one.seeds))),
         ("fail-on", "never" if verdict.fail_on is None else verdict.fail_on.value),
-        ("known", len(one.known)),
-        ("suppressed", len(one.suppressed)),
+        ("known", len(known(one))),
+        ("suppressed", len(suppressed(one))),
         ("vanished", len(one.vanished)),
     ):
         ET.SubElement(properties, "property", name=name, value=str(value))

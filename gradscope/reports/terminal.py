@@ -16,7 +16,7 @@ from gradscope.reports.bars import ASCII, BLOCKS, Glyphs, Panel, chart_heading, 
 from gradscope.reports.base import Destination
 from gradscope.reports.by_rank import about_ranks
 from gradscope.reports.diagnosis_text import diagnosis_parts, grouped_by_reason, verdict
-from gradscope.reports.gate_text import TEXT_FILE_WIDTH, VerdictView
+from gradscope.reports.gate_text import TEXT_FILE_WIDTH, VerdictView, plain
 from gradscope.reports.passage import joined_symbols, memory_words, passages
 from gradscope.reports.profile import (
     FEWEST_LAYERS,
@@ -55,15 +55,18 @@ class Terminal:
 
     def write_verdict(self, verdict: Verdict, destination: Destination) -> tuple[Path, ...]:
         """The same for what the gate has judged."""
-        if not isinstance(destination, Path):
-            Console(file=destination, highlight=False).print(VerdictView(verdict))
-            return ()
-        return _plain_file(VerdictView(verdict), destination)
+        if isinstance(destination, Path):
+            return _plain_file(VerdictView(verdict), destination)
+        console = Console(file=destination, highlight=False)
+        if console.is_terminal:
+            console.print(VerdictView(verdict))
+        else:
+            destination.write(plain(VerdictView(verdict), console.width))
+        return ()
 
 
 def _plain_file(shown: RenderableType, path: Path) -> tuple[Path, ...]:
-    with path.open("w", encoding="utf-8") as file:
-        Console(file=file, highlight=False, width=TEXT_FILE_WIDTH).print(shown)
+    path.write_text(plain(shown, TEXT_FILE_WIDTH), encoding="utf-8")
     return (path,)
 
 

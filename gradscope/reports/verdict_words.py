@@ -130,9 +130,19 @@ def particulars(one: Judged) -> str:
     parts = [counted(one.diagnosis.steps, "step")]
     parts += [counted(len(one.seeds), "seed")] if one.seeds else []
     parts += [duration(one.duration_s)] if one.duration_s else []
-    parts += [f"{len(one.known)} known"] if one.known else []
-    parts += [f"{len(one.suppressed)} suppressed"] if one.suppressed else []
+    parts += [f"{n} known"] if (n := len(known(one))) else []
+    parts += [f"{n} suppressed"] if (n := len(suppressed(one))) else []
     return ", ".join(parts)
+
+
+def known(one: Judged) -> list[Identity]:
+    """What the baseline holds of what was found, each module for itself, as the baseline counts."""
+    return [identity for finding in one.known for identity in one.identities(finding)]
+
+
+def suppressed(one: Judged) -> list[Identity]:
+    """What was suppressed, counted likewise."""
+    return [identity for item in one.suppressed for identity in one.identities(item.finding)]
 
 
 def duration(seconds: float) -> str:
@@ -142,15 +152,15 @@ def duration(seconds: float) -> str:
 
 def notes(verdict: Verdict) -> Iterator[str]:
     """What does not count, a line each: known findings, suppressed ones with the reason, those that have vanished."""
-    known = [identity for one in verdict.targets for finding in one.known for identity in one.identities(finding)]
-    if known:
-        yield f"{_findings(known)} known to the baseline: {_named(known, verdict)}"
+    held = [identity for one in verdict.targets for identity in known(one)]
+    if held:
+        yield f"{_findings(held)} known to the baseline: {_named(held, verdict)}"
     by_reason: dict[str, list[Identity]] = {}
     for one in verdict.targets:
         for item in one.suppressed:
             by_reason.setdefault(item.reason, []).extend(one.identities(item.finding))
-    for reason, suppressed in by_reason.items():
-        yield f"{_findings(suppressed)} suppressed ({reason}): {_named(suppressed, verdict)}"
+    for reason, aside in by_reason.items():
+        yield f"{_findings(aside)} suppressed ({reason}): {_named(aside, verdict)}"
     vanished = [identity for one in verdict.targets for identity in one.vanished]
     if vanished:
         were = f"{counted(len(vanished), 'finding')} of the baseline {'is' if len(vanished) == 1 else 'are'} gone"

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 from examples import diagnosis, printed
 from verdicts import EVERYTHING, EXAMPLES, MANY, PASSED, WARNED
@@ -64,3 +66,9 @@ def _parts(verdict):
 
     console = Console(width=80)
     return list(VerdictView(verdict).__rich_console__(console, console.options))
+
+
+def test_a_pipe_gets_no_blanks_at_the_ends_of_lines(capsys):
+    Terminal().write_verdict(EVERYTHING, sys.stdout)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rstrip() for line in printed(VerdictView(EVERYTHING), width=80).splitlines()] == lines

@@ -74,6 +74,13 @@ def test_how_a_target_stands():
     assert particulars(BROKEN) == ""
 
 
+def test_a_finding_of_several_modules_counts_as_in_the_baseline():
+    cut = dead(module="a", alike=("a", "b", "c"))
+    one = Judged(target="x", diagnosis=HEALTHY, known=(cut,), suppressed=(Suppressed(finding=cut, reason="old"),))
+    assert particulars(one).endswith("3 known, 3 suppressed")
+    assert next(notes(Verdict(targets=(one,)))).startswith("3 findings are known to the baseline: GS301 a")
+
+
 def test_durations():
     assert [duration(s) for s in (0.04, 9.94, 9.96, 74.4)] == ["0.0 s", "9.9 s", "10 s", "74 s"]
 
