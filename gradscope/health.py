@@ -142,7 +142,7 @@ def check(
             through as it is, with a note that says when.
     """
     __tracebackhide__ = True
-    asked = None if rules is None else tuple(rules)
+    asked = _rules(rules, None, None)
     traces = trained(model, batch=batch, loss=loss, optimizer=optimizer, lr=lr, steps=steps, seeds=seeds, device=device)
     return _diagnosis(traces, asked)
 
@@ -216,25 +216,24 @@ def require_judged(diagnosis: Diagnosis, rules: Sequence[Rule], traces: "Sequenc
         raise UsageError(f"nothing could be judged ({said}); train for more steps, or ask other rules.")
 
 
-def _diagnosis(traces: "Sequence[Trace]", rules: tuple[Rule, ...] | None) -> Diagnosis:
+def _diagnosis(traces: "Sequence[Trace]", rules: tuple[Rule, ...]) -> Diagnosis:
     from gradscope.gate import Policy, judge
-    from gradscope.rules.engine import default_rules
 
-    asked = default_rules() if rules is None else rules
     name = str(traces[0].meta.get("model"))
-    return judge(name, traces, Policy(rules=asked), seeds=range(len(traces))).diagnosis
+    return judge(name, traces, Policy(rules=rules), seeds=range(len(traces))).diagnosis
 
 
 def _rules(
     rules: Iterable[Rule] | None, select: Sequence[str] | None, ignore: Sequence[str] | None
 ) -> tuple[Rule, ...]:
+    from gradscope.rules.engine import given_rules
     from gradscope.rules.selection import rules_named
 
     if rules is None:
         return rules_named(select=select, ignore=ignore)
     if select is not None or ignore is not None:
         raise UsageError("`rules=` says which rules are asked; leave out `select=` and `ignore=`.")
-    return tuple(rules)
+    return given_rules(rules)
 
 
 def _severity(given: Severity | str) -> Severity | None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Self, TypeVar
+from typing import Self
 from weakref import WeakValueDictionary
 
 import torch
@@ -34,7 +34,7 @@ from gradscope.probes.names import bare_modules, class_name, unwrapped
 from gradscope.recorder import RECORDER, StepRecorder
 from gradscope.records import Event, Quantity
 from gradscope.rules.base import Rule
-from gradscope.rules.engine import diagnose
+from gradscope.rules.engine import diagnose, given_rules
 from gradscope.schedule import Every, Schedule, as_schedule
 from gradscope.sharding import note_sharding
 from gradscope.sources import with_calls
@@ -42,7 +42,6 @@ from gradscope.steps import GradScaler, Steps
 from gradscope.target import about, about_optimizer, bare_optimizer, require_own, require_scaler, sizes, target_of
 from gradscope.trace import Follower, Sink, Trace, TraceBuilder
 
-_Item = TypeVar("_Item")
 _log = logging.getLogger("gradscope")
 
 _NO_AXES: Mapping[str, int] = MappingProxyType({})
@@ -98,7 +97,7 @@ def attach(
     for one in optimizers:
         require_own(one, target)
     chosen = _probes(probes)
-    judges = None if rules is None else [_instance("rules", "Rule", r, isinstance(r, Rule)) for r in rules]
+    judges = None if rules is None else given_rules(rules)
     require_scaler(scaler)
     schedule = as_schedule(every)
     known: dict[str, Json] = {**about(target), "every": schedule.n if isinstance(schedule, Every) else "custom"}
@@ -431,13 +430,12 @@ class Scope:
 def _probes(given: Iterable[Probe] | None) -> tuple[Probe, ...]:
     """What the user gave for `probes`, or one of each that is installed."""
     found = [offered() for offered in plugins.load("probes")] if given is None else list(given)  # type: ignore[operator]
-    return tuple(_instance("probes", Probe.__name__, probe, isinstance(probe, Probe)) for probe in found)
-
-
-def _instance(argument: str, kind: str, item: _Item, right: bool) -> _Item:
-    if not right:
-        raise UsageError(f"`{argument}=`: {item!r} is no {kind}; give instances, such as `{kind}()`.")
-    return item
+    strange = next((probe for probe in found if not isinstance(probe, Probe)), None)
+    if strange is not None:
+        raise UsageError(
+            f"`probes=`: {strange!r} is no {Probe.__name__}; give instances, such as `{Probe.__name__}()`."
+        )
+    return tuple(found)
 
 
 def _never(step: int) -> bool:

@@ -201,6 +201,8 @@ class _Training:
         for optimizer in sorted(self.optimizers, key=lambda one: one not in closures):
             with during(f"the optimizer's step {step}"):
                 optimizer.step(closure if optimizer in closures else None)
+        if not losses:
+            raise UsageError(f"{self.trial.quoted('optimizer')} never calls the closure that its step takes.")
         return losses[0]
 
     def _require_reached(self, trace: Trace) -> None:

@@ -70,6 +70,8 @@ def test_rules_are_chosen_by_code_and_name():
         gradscope.assert_healthy(net(dead=True), **given, select=["GS1"])
     with pytest.raises(UsageError, match="leave out `select=` and `ignore=`"):
         gradscope.assert_healthy(net(), **given, select=["GS1"], rules=[RULES[0]()])
+    with pytest.raises(UsageError, match="is the class of a rule"):
+        gradscope.check(lambda: pytest.fail("nothing is trained"), **given, rules=RULES)
 
 
 def test_never_fails_for_no_finding():

@@ -72,10 +72,10 @@ NOT_CALLABLE = {
     "a word": ("mse", "is a str; give a function of (outputs, targets), such as torch.nn.functional.cross_entropy"),
     "one argument": (lambda outputs: 0, "takes (outputs); it is called with (outputs, targets), or (model, batch)."),
     "three": (lambda a, b, c: 0, "takes (a, b, c); it is called with (outputs, targets), or (model, batch)."),
-    "a class with arguments": (nn.Upsample, None),
+    "a class of another kind": (nn.Upsample, "takes (input); it is called with (outputs, targets), or (model, batch)."),
     "a class that needs some": (
         type("Weighted", (nn.Module,), {"__init__": lambda self, weight: None}),
-        "needs arguments, (self, weight); give an instance: `Weighted(…)`.",
+        "needs arguments, (weight); give an instance: `Weighted(…)`.",
     ),
 }
 
@@ -84,7 +84,7 @@ NOT_CALLABLE = {
 def test_what_is_no_loss_is_one_sentence(given, message):
     with pytest.raises(UsageError) as caught:
         made(given)
-    assert message is None or str(caught.value).startswith(f"`loss=that` {message.replace('self, ', '')}")
+    assert str(caught.value).startswith(f"`loss=that` {message}")
 
 
 NO_NUMBER = {

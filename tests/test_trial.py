@@ -394,6 +394,10 @@ MISUSE = {
         "`loss=<lambda>` hands no gradient to any parameter of Sequential in 4 steps: it has a gradient, but not one"
         " that leads to the model; compute it from the model's outputs.",
     ),
+    "a closure that nobody calls": (
+        {"optimizer": type("Lazy", (torch.optim.SGD,), {"step": lambda self, closure: None})},
+        "`optimizer=Lazy` never calls the closure that its step takes.",
+    ),
     "an empty batch": (
         {"batch": (torch.ones(0, 4), torch.ones(0))},
         "`batch=tuple` has empty targets in step 0: (0,).",

@@ -21,6 +21,7 @@ from gradscope.integrations.lifecycle import Options
 from gradscope.integrations.pytest_settings import Settings, changed, known
 from gradscope.reports.verdict_words import leading, outcome, particulars, place
 from gradscope.rules.base import Rule
+from gradscope.rules.engine import given_rules
 from gradscope.rules.selection import chosen_rules
 from gradscope.scope import Scope, attach
 from gradscope.steps import GradScaler
@@ -279,4 +280,4 @@ def _short(finding: Finding) -> str:
 
 
 def _listed(rules: Iterable[Rule] | None) -> tuple[Rule, ...] | None:
-    return None if rules is None else tuple(rules)
+    return None if rules is None else given_rules(rules)

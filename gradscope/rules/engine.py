@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from gradscope import plugins
-from gradscope.errors import NotJudged, PluginError
+from gradscope.errors import NotJudged, PluginError, UsageError
 from gradscope.findings import Diagnosis, Finding, Unjudged
 from gradscope.records import ORDINARY_EVENTS
 from gradscope.rules.base import Rule
@@ -16,12 +16,15 @@ def diagnose(trace: Trace, rules: Iterable[Rule] | None = None) -> Diagnosis:
 
     A rule that fails with an unexpected error is reported as not judged, with the error: one broken rule must not hide
     what the others see.
+
+    Raises:
+        UsageError: One of `rules` is none.
     """
     findings: list[Finding] = []
     # what happened to the recording limits every rule: it stands first among what is not judged
     limits = [event.message for event in trace.events if event.kind not in ORDINARY_EVENTS]
     not_judged = [Unjudged(rule="recording", reason=message) for message in limits]
-    for rule in default_rules() if rules is None else rules:
+    for rule in default_rules() if rules is None else given_rules(rules):
         try:
             findings.extend(_check(rule, trace))
         except NotJudged as reason:
@@ -40,6 +43,21 @@ def default_rules() -> tuple[Rule, ...]:
     if strange is not None:
         raise PluginError(f"{strange!r}, offered in the group gradscope.rules, is no subclass of gradscope.Rule.")
     return tuple(rule() for rule in rules if isinstance(rule, type) and issubclass(rule, Rule))
+
+
+def given_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """What a caller gives as `rules=`.
+
+    Raises:
+        UsageError: One is a rule's class or its name, which would judge nothing and so find nothing.
+    """
+    found = tuple(rules)
+    for one in found:
+        if isinstance(one, type) and issubclass(one, Rule):
+            raise UsageError(f"`rules=`: {one.__name__} is the class of a rule; give the rule, `{one.__name__}()`.")
+        if not isinstance(one, Rule):
+            raise UsageError(f"`rules=`: {one!r} is no Rule; give instances, such as `DeadUnits()`.")
+    return found
 
 
 def _check(rule: Rule, trace: Trace) -> list[Finding]:

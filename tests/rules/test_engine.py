@@ -3,9 +3,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from builders import trace_of
 
-from gradscope.errors import NotJudged
+from gradscope.errors import NotJudged, UsageError
 from gradscope.records import Quantity
 from gradscope.rules import Rule
 from gradscope.rules.engine import default_rules, diagnose
@@ -48,6 +49,19 @@ def test_a_broken_rule_is_reported_and_hides_nothing():
 
 def test_a_rule_without_the_quantities_it_reads_is_not_judged():
     assert reasons(trace_of(weight_rms=[1.0]), Broken()) == {"broken": "the trace holds no output"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (Broken, "`rules=`: Broken is the class of a rule; give the rule, `Broken()`."),
+        ("GS301", "`rules=`: 'GS301' is no Rule; give instances, such as `DeadUnits()`."),
+    ],
+)
+def test_what_is_no_rule_would_find_nothing_and_is_refused(given, said):
+    with pytest.raises(UsageError) as caught:
+        diagnose(trace_of(output_rms=[1.0]), [Undecided(), given])
+    assert str(caught.value) == said
 
 
 def test_without_steps_nothing_is_judged():
