@@ -71,7 +71,7 @@ def judge(
         gains=measured,
         duration_s=duration_s,
     )
-    return _sorted_out(judged, policy)
+    return sorted_out(judged, policy)
 
 
 # ---------------------------------------------------------------- several seeds
@@ -115,7 +115,8 @@ def _judged_by_none(diagnoses: Sequence[Diagnosis]) -> tuple[Unjudged, ...]:
 # ---------------------------------------------------------------- what counts
 
 
-def _sorted_out(judged: Judged, policy: Policy) -> Judged:
+def sorted_out(judged: Judged, policy: Policy) -> Judged:
+    """`judged`, whose diagnosis has all that was found, with what is suppressed or known taken out of it."""
     baseline = policy.baseline.of(judged.target) if policy.baseline is not None else frozenset()
     counting, known, suppressed = [], [], []
     roots = {(f.module, f.code): f for f in judged.diagnosis.findings if f.role is Role.ROOT}

@@ -10,7 +10,7 @@ from gradscope.baseline import Baseline
 from gradscope.config import Suppression
 from gradscope.errors import NotJudged, TraceError
 from gradscope.findings import Diagnosis, Role, Severity, Unjudged
-from gradscope.gate import Policy, drift, judge, merged
+from gradscope.gate import Policy, drift, judge, merged, sorted_out
 from gradscope.records import Quantity
 from gradscope.rules.base import Rule
 from gradscope.verdict import Identity
@@ -107,11 +107,9 @@ def test_what_follows_from_a_suppressed_root_in_the_same_modules_goes_with_it():
 
 def judge_related(found, *entries):
     """`judge`, with the relations as they are given: the engine would draw its own."""
-    from gradscope import gate
-
     diagnosis = Diagnosis(findings=found, not_judged=(), steps=10, sites=4)
     blank = judge("net", [TRACE], Policy(rules=()))
-    return gate._sorted_out(replace(blank, diagnosis=diagnosis), Policy(rules=(), suppress=entries))
+    return sorted_out(replace(blank, diagnosis=diagnosis), Policy(rules=(), suppress=entries))
 
 
 def test_the_baseline_takes_known_findings_out_and_tells_what_has_gone():
@@ -190,6 +188,8 @@ def test_a_gain_that_drifts_is_an_error_and_one_within_bounds_is_none():
     assert found.measured == pytest.approx(0.8)  # log₁₀(10 / 1) = 1 against 0.2
     assert found.threshold == 0.5
     assert "multiplied by 10 " in found.message
+    assert "0.80 decades more, 0.5 are allowed." in found.message
+    assert (found.first_step, found.last_step) == (0, 9)
     assert judge("net", [TRACE], Policy(rules=(), baseline=profile(a=0.0, b=0.6), max_drift=0.5)).diagnosis.ok
     assert one.gains == {"a": pytest.approx(0.0), "b": pytest.approx(1.0)}
 
@@ -209,6 +209,16 @@ def test_drift_of_a_recurrence_is_told_of_its_module():
     assert [site.module for site in found.sites] == ["rnn"]
     assert "multiplied by 0.1 on its way back through rnn l0 in each time step, by 1 in the baseline" in found.message
     assert "likewise rnn l1 in each time step" in found.message
+
+
+def test_of_many_that_drift_four_are_named_beside_the_worst():
+    moved = {f"m{i}": 1.0 + i / 10 for i in range(7)}
+    found = drift("net", [TRACE], moved, profile(**dict.fromkeys(moved, 0.0)), 0.5)
+    assert found.message.endswith("0.5 are allowed; likewise m0, m1, m2, m3 and 2 more.")
+    five = {name: moved[name] for name in ("m2", "m3", "m4", "m5", "m6")}
+    found = drift("net", [TRACE], five, profile(**dict.fromkeys(moved, 0.0)), 0.5)
+    assert found.message.endswith("; likewise m2, m3, m4, m5.")
+    assert found.cause == "5 modules of 7 in the profile moved by more than that."
 
 
 def test_drift_can_be_suppressed():

@@ -103,7 +103,7 @@ def check(
     plan = placements(formats, files, quiet=quiet, inputs=read + baselines)
     kept = _kept(new_baseline, everything=not names and model is None)
     policy = _policy(config, held_against_baseline=new_baseline is None)
-    with _importable(config.root):
+    with importable(config.root):
         judged = [one for subject in wanted for one in _judged(subject, policy, debug="debug" in (ctx.obj or ()))]
     if new_baseline is not None:
         judged = _accepted(judged, new_baseline, kept)
@@ -132,7 +132,7 @@ def _policy(config: Config, *, held_against_baseline: bool) -> "Policy":
 
 
 @contextmanager
-def _importable(*folders: Path) -> Iterator[None]:
+def importable(*folders: Path) -> Iterator[None]:
     """The current folder and these can be imported from, as under pytest; and forgotten afterwards."""
     before = list(sys.path)
     for folder in dict.fromkeys(str(one) for one in (*folders, Path.cwd())):

@@ -10,7 +10,7 @@ import pytest
 from builders import trace_of
 
 from gradscope.baseline import Baseline, read_baseline, write_baseline
-from gradscope.cli.check import _importable
+from gradscope.cli.check import importable
 from gradscope.trace import TraceBuilder
 from gradscope.verdict import Identity
 
@@ -263,7 +263,7 @@ def test_a_file_that_is_read_or_written_otherwise_is_not_written_over(cli, folde
 
 def test_the_current_folder_can_be_imported_from_and_is_forgotten_again(folder: Path):
     before = list(sys.path)
-    with _importable(folder / "root"):
+    with importable(folder / "root"):
         assert sys.path[:2] == [os.getcwd(), str(folder / "root")]
     assert sys.path == before
 
