@@ -41,6 +41,22 @@ def test_a_signal_that_grows_layer_by_layer_is_found(found):
     assert finding.module == "0"
 
 
+early = np.arange(20)[:, None] < 10
+GRAVE = {
+    "begun with, 2.7 decades": (trace(along(2.0)), Severity.ERROR),
+    "begun with, 1.8 decades": (trace(along(2.0, 7)), Severity.WARNING),
+    "begun with and healed": (trace(np.where(early, along(2.0), 1.0)), Severity.WARNING),
+    "made by training, 3.6 decades": (trace(np.where(late, along(2.5), 1.0)), Severity.WARNING),
+    "made by training, 5.4 decades": (trace(np.where(late, along(4.0), 1.0)), Severity.ERROR),
+}
+
+
+@pytest.mark.parametrize(("found", "severity"), GRAVE.values(), ids=GRAVE)
+def test_what_a_run_begins_with_and_keeps_is_graver_than_what_training_has_made(found, severity):
+    (finding,) = ForwardVarianceExplosion().check(found)
+    assert finding.severity is severity
+
+
 @pytest.mark.parametrize("found", CLEAN.values(), ids=CLEAN)
 def test_a_signal_that_keeps_its_size_is_clean(found):
     assert list(ForwardVarianceExplosion().check(found)) == []
