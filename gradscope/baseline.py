@@ -118,7 +118,11 @@ def baseline_before(path: Path) -> Baseline:
     Raises:
         UsageError: It is another kind of file, which is not written over.
     """
-    return read_baseline(path, way_out="delete it, or name another file") if path.exists() else Baseline()
+    if not path.exists():
+        return Baseline()
+    if not path.is_file():
+        raise UsageError(f"the baseline {str(path)!r} is no file, and a device cannot be replaced; name a file.")
+    return read_baseline(path, way_out="delete it, or name another file")
 
 
 def read_baseline(path: Path, *, way_out: str = "write it anew with `--write-baseline`") -> Baseline:

@@ -1,6 +1,7 @@
 """The baseline's file, and what becomes of it when targets come and go."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from examples import finding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradscope.baseline import Baseline, baseline_of, read_baseline, write_baseline
+from gradscope.baseline import Baseline, baseline_before, baseline_of, read_baseline, write_baseline
 from gradscope.errors import UsageError
 from gradscope.findings import Diagnosis
 from gradscope.verdict import Identity, Judged
@@ -35,10 +36,10 @@ def test_the_file_is_one_line_for_each_thing_in_order(tmp_path: Path):
     file = tmp_path / "known.json"
     baseline = Baseline(
         findings=frozenset({Identity("b", "GS301", "x"), Identity("a", "GS301", "y"), Identity("a", "GS101", "")}),
-        profiles={"b": {"fc2": 0.25, "fc1": -0.12345}},
+        profiles={"b": {"fc2": 0.25, "fc1": -0.12345, "größe": -0.0001}},
     )
     write_baseline(baseline, file)
-    assert file.read_text().splitlines() == [
+    assert file.read_text(encoding="utf-8").splitlines() == [
         "{",
         ' "schema": "gradscope/baseline/1",',
         ' "findings": [',
@@ -49,7 +50,8 @@ def test_the_file_is_one_line_for_each_thing_in_order(tmp_path: Path):
         ' "profiles": {',
         '  "b": {',
         '   "fc1": -0.123,',
-        '   "fc2": 0.25',
+        '   "fc2": 0.25,',
+        '   "größe": 0.0',
         "  }",
         " }",
         "}",
@@ -86,6 +88,7 @@ SPOILT = {
         '{"schema": "gradscope/baseline/1", "findings": [], "profiles": {"a": {"b": Infinity}}}',
         "must be finite",
     ),
+    "profiles in a list": ('{"schema": "gradscope/baseline/1", "findings": [], "profiles": []}', "must be a list and"),
     "a profile that is none": ('{"schema": "gradscope/baseline/1", "findings": [], "profiles": {"a": 1}}', "damaged"),
 }
 
@@ -98,6 +101,22 @@ def test_a_spoilt_file_is_told_with_the_way_out(tmp_path: Path, text, said):
         read_baseline(file)
     assert "known.json" in str(caught.value)
     assert "--write-baseline" in str(caught.value)
+
+
+def test_what_is_about_to_be_written_anew_is_a_baseline_or_nothing(tmp_path: Path):
+    file = tmp_path / "known.json"
+    assert baseline_before(file) == Baseline()
+    of_test, of_target = Identity("t.py::a[x]#2", "GS301", "x"), Identity("encoder", "GS301", "x")
+    whole = Baseline(findings=frozenset({of_test, of_target}), profiles={"encoder": {"x": 1.0}, "t.py::b": {"x": 2.0}})
+    write_baseline(whole, file)
+    assert baseline_before(file) == whole
+    assert whole.targets == {"t.py::a[x]#2", "t.py::b", "encoder"}
+    assert whole.of_tests() == Baseline(findings=frozenset({of_test}), profiles={"t.py::b": {"x": 2.0}})
+    file.write_text("{}")
+    with pytest.raises(UsageError, match="it has none; delete it, or name another file"):
+        baseline_before(file)
+    with pytest.raises(UsageError, match="is no file, and a device cannot be replaced"):
+        baseline_before(Path(os.devnull))
 
 
 def test_a_file_that_is_not_there_or_cannot_be_written(tmp_path: Path):

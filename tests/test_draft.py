@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,12 @@ def test_a_draft_that_is_not_renamed_leaves_nothing(tmp_path: Path) -> None:
 
 def test_what_lay_there_is_replaced_through_its_link(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("old")
+    (tmp_path / "real").chmod(0o640)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     write_whole("νέο\n", tmp_path / "link")
     assert (tmp_path / "real").read_bytes() == "νέο\n".encode()
     assert (tmp_path / "link").is_symlink()
+    assert os.name == "nt" or (tmp_path / "real").stat().st_mode & 0o777 == 0o640
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import copymode
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from gradscope import plugins
 from gradscope.cli.terminal import say
-from gradscope.draft import draft_of
+from gradscope.draft import replacing
 from gradscope.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -181,12 +180,8 @@ def deliver(plan: Plan, verdict: "Verdict") -> None:
         if path.exists() and not path.is_file():  # a device: nothing could take its place
             one.write_verdict(verdict, path)
         else:
-            target = Path(os.path.realpath(path))
-            with draft_of(target) as draft:
+            with replacing(path) as draft:
                 one.write_verdict(verdict, draft)
-                if target.exists():
-                    copymode(target, draft)
-                os.replace(draft, target)
         if not plan.quiet:
             say(f"wrote {path}")
     for one in plan.streamed:
