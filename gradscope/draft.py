@@ -20,7 +20,7 @@ def draft_of(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A draft that takes the place, and the mode, of what lies at `path`, links followed, unless something is raised."""
+    """A draft that takes the place and the mode of what lies at `path`, links followed, unless something is raised."""
     target = Path(os.path.realpath(path))
     with draft_of(target) as draft:
         yield draft
