@@ -115,6 +115,9 @@ def _placed(
         if fitting is not None:
             left.remove(fitting)
         given.append(fitting)
+    for at, path in enumerate(files):  # a file whose suffix says nothing comes before one whose suffix does
+        if given[at] is None and left and _by_suffix(path, installed) is None:
+            given[at] = left.pop(0)
     placed = []
     for path, one in zip(files, given, strict=True):
         told = _by_suffix(path, installed)

@@ -44,6 +44,7 @@ def placed(formats, files, *, quiet=False, inputs=()):
         (["text"], ["report.json"], {"report.json": "json"}, ["text"]),
         (["github", "text"], ["a.sarif", "b.xml"], {"a.sarif": "sarif", "b.xml": "junit"}, ["text", "github"]),
         (["github"], ["log"], {"log": "github"}, ["text"]),
+        (["gitlab"], ["a.sarif", "report"], {"a.sarif": "sarif", "report": "gitlab"}, ["text"]),
     ],
 )
 def test_who_goes_where(formats, files, where, streamed):
