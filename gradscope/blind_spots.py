@@ -3,7 +3,7 @@
 import torch
 
 from gradscope.findings import Json
-from gradscope.probes.base import Target
+from gradscope.probes.base import Target, owner_and_name
 from gradscope.probes.names import bare_modules, bare_parameters
 from gradscope.recorder import StepRecorder
 from gradscope.records import Quantity
@@ -44,7 +44,7 @@ def blind_spots(target: Target, recorder: StepRecorder, watched: frozenset[Quant
     seen = {site.module for site in recorder.observed(frozenset({Quantity.WEIGHT_GRAD}))}
     held = {id(parameter) for parameter in bare_parameters(target.model).values()}
     lost = [name for name, parameter in target.parameters.items() if id(parameter) not in held]
-    lost = [name for name in lost if name.rpartition(".")[0] not in seen]
+    lost = [name for name in lost if owner_and_name(name)[0] not in seen]
     if lost and Quantity.WEIGHT_GRAD in watched:
         many = f"{len(lost)} of its parameters were" if len(lost) > 1 else f"its parameter {lost[0]} was"
         found.setdefault(

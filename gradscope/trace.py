@@ -161,8 +161,9 @@ class Trace:
         """
         found = self.columns(quantity, module, name)
         if not found and name is None:
-            owner, _, parameter = module.rpartition(".")
-            found = self.columns(quantity, owner, parameter)
+            dots = [at for at, letter in enumerate(module) if letter == "."]  # a parametrized weight's name has some
+            parts = [("", module), *((module[:at], module[at + 1 :]) for at in dots)]
+            found = next((at for part in reversed(parts) if (at := self.columns(quantity, *part))), found)
         if not found:
             wanted = _quantity(quantity)
             names = {site.name for site in self.sites if site.quantity is wanted and site.module == module}

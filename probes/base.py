@@ -408,12 +408,21 @@ class ForwardHook(Hook):
         raise NotImplementedError
 
 
+PARAMETRIZATIONS = ".parametrizations."  # in the names of what weight_norm, spectral_norm and others make weights from
+
+
 def rarely(record: int) -> bool:
     """For what costs a lot and changes slowly: at the first record, then at the 8th, 16th, 32nd and so on."""
     return record == 0 or (record >= 8 and record & (record - 1) == 0)
 
 
 def owner_and_name(parameter: str) -> tuple[str, str]:
-    """("encoder.fc", "weight") for "encoder.fc.weight"."""
+    """("encoder.fc", "weight") for "encoder.fc.weight".
+
+    What a parametrization computes a weight from belongs to the layer that has the weight: it is that layer which runs.
+    """
+    layer, mark, name = f".{parameter}".partition(PARAMETRIZATIONS)
+    if mark:
+        return layer.removeprefix("."), f"{mark}{name}".removeprefix(".")
     owner, _, name = parameter.rpartition(".")
     return owner, name

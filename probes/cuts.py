@@ -11,7 +11,7 @@ from types import CodeType, FrameType
 import torch
 from torch import Tensor
 
-from gradscope.probes.base import Recorder, Target
+from gradscope.probes.base import Recorder, Target, owner_and_name
 from gradscope.probes.calls import Watcher, from_torch, line_of
 
 _CUTS: dict[str, tuple[object, ...]] = {
@@ -42,7 +42,7 @@ class Cuts:
         if place in self._seen or value.grad_fn is None or from_torch(frame):
             return
         self._seen.add(place)
-        owner_of = {id(p): path.rpartition(".")[0] for path, p in self._target.parameters.items()}
+        owner_of = {id(p): owner_and_name(path)[0] for path, p in self._target.parameters.items()}
         modules = {owner_of[id(leaf)] for leaf in _leaves(value) if id(leaf) in owner_of}
         if modules:
             self.recorder.cut(name, frame.f_code.co_filename, line_of(*place), frozenset(modules))

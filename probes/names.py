@@ -20,11 +20,14 @@ _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 def class_name(module: nn.Module) -> str:
     """What the module's class is called by who wrote it, and will be.
 
-    `fully_shard` makes a class FSDPLinear of Linear; a LazyLinear becomes a Linear in its first forward.
+    `fully_shard` makes a class FSDPLinear of Linear, a parametrization ParametrizedLinear; a LazyLinear becomes a
+    Linear in its first forward.
     """
     cls = type(module)
     if isinstance(module, LazyModuleMixin):
         cls = module.cls_to_become or cls
+    if "parametrizations" in module._modules and cls.__name__.startswith("Parametrized"):
+        cls = cls.__bases__[0]
     return cls.__bases__[1].__name__ if is_fully_sharded(module) else cls.__name__
 
 

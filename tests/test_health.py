@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import gradscope
 from gradscope import health
@@ -149,3 +150,50 @@ def test_a_factory_that_changes_everything_changes_nothing_for_the_caller(ends):
         with pytest.raises(RuntimeError, match="no weights"):
             gradscope.check(build, batch=batch, loss=nn.CrossEntropyLoss)
     assert shared() == before
+
+
+class Deep(nn.Sequential):
+    """Linear layers whose weights are computed by `norm`, drawn with a spread of `std`."""
+
+    def __init__(self, norm, std=None):
+        layers = [nn.Linear(20, 20) for _ in range(10)]
+        for layer in layers if std is not None else ():
+            nn.init.normal_(layer.weight, 0, std)
+        super().__init__(*(part for layer in layers for part in (norm(layer), nn.ReLU())), nn.Linear(20, 3))
+
+
+def tiny(n=32):
+    x = torch.randn(n, 20)
+    return x, x[:, :3].argmax(1)
+
+
+@pytest.mark.parametrize("norm", [nn.Identity, nn.utils.parametrizations.weight_norm], ids=["plain", "weight_norm"])
+def test_layers_whose_weights_a_parametrization_makes_are_judged_as_others(norm):
+    def build():
+        return Deep((lambda layer: layer) if norm is nn.Identity else norm, std=0.02)
+
+    found = gradscope.check(build, batch=tiny, loss=F.cross_entropy)
+    errors = [(f.code, f.module) for f in found.findings if f.severity is Severity.ERROR]
+    assert errors == [("GS304", "0"), ("GS101", "0")]
+    assert "2 has an rms of 0.02" in found.findings[0].remedy
+
+
+def test_of_a_weight_whose_scale_a_parametrization_sets_no_scale_is_told():
+    found = gradscope.check(lambda: Deep(nn.utils.parametrizations.spectral_norm), batch=tiny, loss=F.cross_entropy)
+    (vanishing,) = (f for f in found.findings if f.code == "GS101")
+    assert "what makes the weights, a parametrization, sets their scale" in vanishing.cause
+    assert not any(item.rule in ("vanishing-gradient", "symmetric-init") for item in found.not_judged)
+
+
+def test_a_parametrized_layer_that_is_cut_off_is_an_error_at_the_layer():
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.utils.parametrizations.weight_norm(nn.Linear(20, 8, bias=False))
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(self.body(x).detach())
+
+    (cut,) = gradscope.check(Cut, batch=tiny, loss=F.cross_entropy).findings
+    assert (cut.severity.value, cut.code, cut.module) == ("error", "GS103", "body")

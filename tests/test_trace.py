@@ -262,3 +262,17 @@ def test_finishing_twice_gives_the_later_steps_too() -> None:
         assert len(trace.steps) == count
     builder.close()
     assert len(trace.events) == sum(len(record.events) for record, _, _ in islice(run(0), 5))
+
+
+def test_a_parametrized_weight_is_found_by_its_full_name() -> None:
+    site = Site(
+        module="net.fc",
+        module_type="Linear",
+        quantity=Quantity.WEIGHT,
+        name="parametrizations.weight.original",
+        depth=1,
+    )
+    builder = TraceBuilder()
+    builder.append(record_of(0, {0: 7.0}, {}, 1), (site,), {})
+    trace = builder.finish((site,), {})
+    assert trace.column("net.fc.parametrizations.weight.original", "weight") == 0

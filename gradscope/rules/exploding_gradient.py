@@ -54,7 +54,7 @@ class ExplodingGradient(Rule):
         if lasting is None:
             return
         stretch = stretch_of(trace, profile, rises, lasting)
-        built_so = stretch.scale > 1 and lasting.first == 0
+        built_so = not stretch.scale <= 1 and lasting.first == 0
         yield Finding(
             code=self.code,
             pathology=self.name,

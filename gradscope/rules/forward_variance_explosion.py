@@ -89,7 +89,7 @@ class ForwardVarianceExplosion(Rule):
         shares = saturated[0, at_bounds]
         shares = shares[~np.isnan(shares)]
         bounded = all(layer.activation in LARGEST_SLOPE for layer in hidden)
-        if not bounded or not len(shares) or not min(scales) >= self.cut_off_scale:
+        if not bounded or not len(shares) or not np.min(scales) >= self.cut_off_scale:
             return
         share, scale = float(np.median(shares)), float(np.median(scales))
         if share < self.cut_off_share:

@@ -109,12 +109,19 @@ def profile_of(trace: Trace, quantity: Quantity, stat: Statistic) -> Profile:
 def relative_scale(trace: Trace, layer: Layer) -> Doubles:
     """rms(w) · √fan_in over what He (rectifiers) or Xavier (others) ask for, per step.
 
-    1 keeps the spread of the signal. NaN for a look-up table, which sums over nothing.
+    1 keeps the spread of the signal. NaN for a look-up table, which sums over nothing, and where a parametrization
+    makes the weight.
     """
     rms = trace.statistics[Statistic.RMS][:, layer.weight].astype(np.float64)
-    if layer.module_type in LOOKUPS:
+    if layer.module_type in LOOKUPS or has_made_weight(trace, layer):
         return np.full(len(rms), np.nan)
     return np.asarray(rms * np.sqrt(fan_in(trace, layer)) / asked_gain(layer.activation))
+
+
+def has_made_weight(trace: Trace, layer: Layer) -> bool:
+    """Whether a parametrization makes the weight from what the trace has; weight_norm begins with the weight."""
+    name = trace.sites[layer.weight].name
+    return name.startswith("parametrizations.") and not name.endswith(".original1")
 
 
 def fan_in(trace: Trace, layer: Layer) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 from gradscope.records import Site, Statistic
 from gradscope.rules.activations import asked_gain
 from gradscope.rules.gain import Rises
-from gradscope.rules.layers import Layer, Profile, fan_in, relative_scale
+from gradscope.rules.layers import Layer, Profile, fan_in, has_made_weight, relative_scale
 from gradscope.rules.persistence import Persistence
 from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Ints, Trace
@@ -25,7 +25,8 @@ class Stretch:
         last_step: Number of the last.
         decades: End to end, median over these steps; positive.
         per_layer: Median change from layer to layer, in decades; positive.
-        scale: Median of the layers' `relative_scale` in the first of these steps, without the first layer's.
+        scale: Median of the layers' `relative_scale` in the first of these steps, without the first layer's; NaN where
+            a parametrization sets it.
     """
 
     layers: tuple[Layer, ...]
@@ -55,6 +56,8 @@ class Stretch:
     @property
     def weights(self) -> str:
         """How large the weights are for what follows them, as a clause."""
+        if np.isnan(self.scale):
+            return "what makes the weights, a parametrization, sets their scale"
         return (
             f"the weights have {number(self.scale)} times the scale that keeps a signal's spread"
             f" (median of these layers at step {self.first_step})"
@@ -63,6 +66,8 @@ class Stretch:
     def weight_advice(self, trace: Trace, direction: str) -> str:
         """How to draw the weights, with the numbers of the second layer."""
         layer = self.layers[1]
+        if np.isnan(self.scale):
+            return f"Look at the parametrization of {layer.module}: the weights that it makes must be {direction}"
         now = float(trace.statistics[Statistic.RMS][self.rows[0], layer.weight])
         asked = asked_gain(layer.activation) / np.sqrt(fan_in(trace, layer))
         return (
@@ -77,15 +82,17 @@ def stretch_of(trace: Trace, profile: Profile, rises: Rises, lasting: Persistenc
     foot, top = (int(np.bincount(ends[rows]).argmax()) for ends in (rises.foot, rises.top))
     if top <= foot:  # the two are of different steps: take both from the first
         foot, top = int(rises.foot[rows[0]]), int(rises.top[rows[0]])
+    layers = profile.layers[foot : top + 1]
+    made = any(has_made_weight(trace, layer) for layer in layers[1:])
     return Stretch(
-        layers=profile.layers[foot : top + 1],
+        layers=layers,
         sites=tuple(trace.sites[c] for c in profile.columns[foot : top + 1]),
         rows=rows,
         first_step=int(trace.steps[lasting.first]),
         last_step=int(trace.steps[lasting.last]),
         decades=float(np.median(rises.decades[rows])),
         per_layer=float(np.median(rises.per_layer[rows])),
-        scale=float(scale_along(trace, profile, rises)[rows[0]]),
+        scale=float(scale_along(trace, profile, rises)[rows[0]]) if not made else float("nan"),
     )
 
 

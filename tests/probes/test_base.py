@@ -15,6 +15,11 @@ def test_a_parameter_has_an_owner_and_a_name():
     assert owner_and_name("weight") == ("", "weight")
 
 
+def test_what_a_parametrization_holds_belongs_to_the_layer_that_runs():
+    assert owner_and_name("a.fc.parametrizations.weight.original0") == ("a.fc", "parametrizations.weight.original0")
+    assert owner_and_name("parametrizations.weight.original") == ("", "parametrizations.weight.original")
+
+
 def test_a_copied_or_pickled_hook_does_nothing_and_knows_no_gradscope():
     hook = Hook("some", object())  # type: ignore[arg-type]
     for twin in (copy.deepcopy(hook), pickle.loads(pickle.dumps(hook))):

@@ -5,7 +5,7 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils import parametrizations
 
-from gradscope.probes.names import bare_modules, bare_parameters, leaves, unwrapped
+from gradscope.probes.names import bare_modules, bare_parameters, class_name, leaves, unwrapped
 
 
 def names(model: nn.Module) -> list[str]:
@@ -25,6 +25,10 @@ def test_attention_is_a_leaf_for_its_projection_never_runs():
 
 def test_a_parametrized_layer_is_a_leaf_and_its_parametrization_is_none():
     assert names(nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 2)))) == ["0"]
+
+
+def test_a_parametrization_does_not_change_what_a_class_is_called():
+    assert class_name(parametrizations.weight_norm(nn.Linear(2, 2))) == "Linear"
 
 
 def test_a_shared_module_has_its_first_name():
