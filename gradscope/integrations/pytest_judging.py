@@ -18,8 +18,8 @@ from gradscope.findings import Diagnosis, Finding, Severity
 from gradscope.gate import Policy, judge
 from gradscope.health import UnhealthyModel, require_judged, trained
 from gradscope.integrations.lifecycle import Options
-from gradscope.integrations.pytest_settings import Settings, changed, known
-from gradscope.reports.verdict_words import leading, outcome, particulars, place
+from gradscope.integrations.pytest_settings import WRITE_BASELINE, Settings, changed, known
+from gradscope.reports.verdict_words import gone, leading, outcome, particulars, place
 from gradscope.rules.base import Rule
 from gradscope.rules.engine import given_rules
 from gradscope.rules.selection import chosen_rules
@@ -27,7 +27,7 @@ from gradscope.scope import Scope, attach
 from gradscope.steps import GradScaler
 from gradscope.trace import Trace
 from gradscope.tracebacks import without_ours
-from gradscope.verdict import Judged
+from gradscope.verdict import Judged, Verdict
 
 if TYPE_CHECKING:
     from gradscope.health import Batch, Device, Loss, Model, Optimizers
@@ -50,6 +50,7 @@ class Told(TypedDict):
         line: Its name, the verdict and the findings.
         passes: Whether no finding reaches the level at which a test fails.
         below: A line for each finding that does not.
+        gone: What the baseline holds and was not found any more; "" for nothing.
         target: What a baseline calls it.
         found: (code, module) of each finding, for the baseline that is written; empty where none is.
         gains: Its gradient profile, likewise.
@@ -58,6 +59,7 @@ class Told(TypedDict):
     line: str
     passes: bool
     below: list[str]
+    gone: str
     target: str
     found: list[tuple[str, str]]
     gains: dict[str, float]
@@ -243,6 +245,7 @@ class Gradscope:
             line=f"{model}  {verdict}{f': {found}' if found else ''}  ({particulars(judged)})",
             passes=not failing,
             below=[f"{_short(finding)}: {finding.message}" for finding in leading(below)],
+            gone=gone(Verdict(targets=(judged,)), option=WRITE_BASELINE),
             target=judged.target,
             found=[(one.code, one.module) for one in stays.findings],
             gains=dict(stays.profiles.get(judged.target, {})),

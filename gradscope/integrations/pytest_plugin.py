@@ -167,7 +167,7 @@ def pytest_runtest_makereport(
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
-    """A line for each model that was judged, and the findings for which no test has failed; `-q`: no healthy ones."""
+    """A line for each model that was judged, findings that fail no test, what has gone; `-q`: no healthy ones."""
     told: list[tuple[str, Told]] = [
         (report.nodeid, one)
         for reports in terminalreporter.stats.values()
@@ -180,5 +180,5 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None
     for test, one in told:
         colour = "red" if not one["passes"] else "yellow" if one["below"] else "green"
         terminalreporter.write_line(f"{test}  {one['line']}", **{colour: True})
-        for line in one["below"]:
+        for line in filter(None, (*one["below"], one["gone"])):
             terminalreporter.write_line(f"  {line}")

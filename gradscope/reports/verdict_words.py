@@ -161,10 +161,17 @@ def notes(verdict: Verdict) -> Iterator[str]:
             by_reason.setdefault(item.reason, []).extend(one.identities(item.finding))
     for reason, aside in by_reason.items():
         yield f"{_findings(aside)} suppressed ({reason}): {_named(aside, verdict)}"
+    if sentence := gone(verdict):
+        yield sentence
+
+
+def gone(verdict: Verdict, *, option: str = "--write-baseline") -> str:
+    """What of the baseline has vanished, and the `option` by which it shrinks; "" for nothing."""
     vanished = [identity for one in verdict.targets for identity in one.vanished]
-    if vanished:
-        were = f"{counted(len(vanished), 'finding')} of the baseline {'is' if len(vanished) == 1 else 'are'} gone"
-        yield f"{were} ({_named(vanished, verdict)}); --write-baseline lets it shrink"
+    if not vanished:
+        return ""
+    were = f"{counted(len(vanished), 'finding')} of the baseline {'is' if len(vanished) == 1 else 'are'} gone"
+    return f"{were} ({_named(vanished, verdict)}); {option} lets it shrink"
 
 
 def _findings(items: Sequence[Identity]) -> str:

@@ -130,3 +130,10 @@ def test_known_findings_pass_and_a_new_one_fails(run_pytest, tmp_path: Path) -> 
     assert now.returncode == 1
     assert "error GS301 dead-units  1" in now.stdout  # the first ReLU is new; the second is known
     assert "1 failed, 1 passed" in now.stdout
+
+    test.write_text(TESTS.replace("{dead}", ""))
+    mended = run_pytest(tmp_path)
+    assert mended.returncode == 0
+    number = sum(one["target"] == "test_nets.py::test_old" for one in document["findings"])
+    assert f"  {number} findings of the baseline are gone (" in mended.stdout
+    assert "GS301 3); --gradscope-write-baseline lets it shrink" in mended.stdout

@@ -5,6 +5,7 @@ from verdicts import BROKEN, ENCODER, EVERYTHING, MANY, NOTHING, PASSED, WARNED,
 from gradscope.findings import Severity, Unjudged
 from gradscope.reports.verdict_words import (
     duration,
+    gone,
     last_line,
     leading,
     not_judged,
@@ -15,7 +16,7 @@ from gradscope.reports.verdict_words import (
     standing,
     verdict_of,
 )
-from gradscope.verdict import Judged, Suppressed, Verdict
+from gradscope.verdict import Identity, Judged, Suppressed, Verdict
 
 
 def test_roots_lead_and_symptoms_without_their_root_are_shown_with_what_they_follow_from():
@@ -95,6 +96,16 @@ def test_what_does_not_count_is_a_line_each():
     assert list(notes(Verdict(targets=(Judged(target="a", diagnosis=HEALTHY, suppressed=many),)))) == [
         "9 findings are suppressed (old): GS301 b.0, GS301 b.1, GS301 b.2, GS301 b.3 and 5 more"
     ]
+
+
+def test_what_has_gone_names_the_option_that_lets_the_baseline_shrink():
+    four = tuple(Identity("a", "GS301", name) for name in "wxyz")
+    both = [Judged(target="a", diagnosis=HEALTHY, vanished=four), Judged(target="b", diagnosis=HEALTHY)]
+    assert gone(Verdict(targets=tuple(both[1:]))) == ""
+    assert gone(Verdict(targets=tuple(both[:1])), option="--this") == (
+        "4 findings of the baseline are gone (GS301 w, GS301 x, GS301 y, GS301 z); --this lets it shrink"
+    )
+    assert "GS301 z (a)); --write-baseline" in gone(Verdict(targets=tuple(both)))
 
 
 def test_a_rule_that_lacked_data_in_some_targets_names_them():
