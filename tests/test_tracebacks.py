@@ -85,6 +85,27 @@ def test_a_syntax_error_is_where_it_is(tmp_path, monkeypatch):
     assert place_of(error) == "models.py:2"
 
 
+def test_an_installed_package_may_be_the_users_and_counts_where_nothing_nearer_does():
+    def installed(package: str, code: str, **names: object) -> dict[str, object]:
+        scope = {"__name__": package, **names}
+        exec(compile(code, f"{os.sep}env{os.sep}site-packages{os.sep}{package}{os.sep}net.py", "exec"), scope)
+        return scope
+
+    of_torch = installed("torch", "def call():\n    1 / 0")
+    of_acme = installed("acme", "def call():\n\n    of_torch()", of_torch=of_torch["call"])
+    error = raised_by(of_acme["call"])
+    while of_the_user(error.__traceback__.tb_frame.f_code.co_filename):
+        error.__traceback__ = error.__traceback__.tb_next  # without this test's own frames
+    assert place_of(error) == "/env/site-packages/acme/net.py:3"
+
+
+def test_errors_that_led_to_each_other_in_a_circle_are_told_too():
+    one, other = raised(), raised()
+    one.__context__, other.__context__ = other, one
+    without_ours(one)
+    assert 'File "somewhere.py"' not in "".join(traceback.format_exception(one))
+
+
 @pytest.mark.parametrize(
     ("file", "expected"),
     [

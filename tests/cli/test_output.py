@@ -1,15 +1,19 @@
+import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
-from verdicts import EVERYTHING, PASSED
+from examples import HEALTHY
+from verdicts import EVERYTHING, NOTHING, PASSED
 
 from gradscope import plugins
 from gradscope.cli.output import Plan, deliver, gate_reports, output_options, placements
 from gradscope.errors import UsageError
+from gradscope.verdict import Judged, Verdict
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +152,27 @@ def test_a_link_stays_a_link_and_permissions_stay(tmp_path):
 def test_a_device_is_not_replaced():
     deliver(placements(["json", "text"], [Path(os.devnull), Path(os.devnull)], quiet=True), PASSED)
     assert not Path(os.devnull).is_file()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_gets_the_report(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    reader = os.open(tmp_path / "a.json", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        deliver(placements([], [Path("a.json")], quiet=True), NOTHING)
+        assert json.loads(os.read(reader, 1 << 16))["targets"] == []
+    finally:
+        os.close(reader)
+
+
+def test_what_a_program_reads_is_utf_8_whatever_the_terminal_has(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    named = Verdict(targets=(Judged(target="größe", diagnosis=HEALTHY),))
+    deliver(placements(["json"], [], quiet=False), named)
+    assert json.loads(raw.getvalue().decode("utf-8"))["targets"][0]["name"] == "größe"
+    assert "größe".encode() in raw.getvalue()
+    assert sys.stdout.encoding == "ascii"
 
 
 def test_formats_of_third_parties_are_found(monkeypatch):
