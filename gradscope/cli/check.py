@@ -1,7 +1,6 @@
 """`gradscope check`: the gate. It judges models that it trains for a few steps, traces and scripts."""
 
 import sys
-import time as clock
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -108,8 +107,9 @@ def check(
     if new_baseline is not None:
         judged = _accepted(judged, new_baseline, kept)
     verdict = Verdict(targets=tuple(judged), fail_on=config.fail_on, baseline=policy.baseline is not None)
+    texts = TEXT in (one.name for one in plan.streamed) and not all(one.error for one in judged)
     for one in judged:
-        if one.error:
+        if one.error and not texts:  # else it stands there
             says_where = one.error.startswith((one.target, "[[tool.gradscope.check]]", "`--"))
             say(one.error if says_where else f"{one.target}: {one.error}")
     if not all(one.error for one in judged) or plan.files or [one.name for one in plan.streamed] != [TEXT]:
@@ -147,12 +147,10 @@ def _judged(subject: Subject, policy: "Policy", *, debug: bool) -> list[Judged]:
     """The verdict on `subject`; one that could not be judged says why, and the others go on."""
     from gradscope.tracebacks import place_of, told, without_ours
 
-    started = clock.perf_counter()
     try:
         with _working_on(subject.name), stdout_aside():
             made = subject.record()
-        spent = (clock.perf_counter() - started) / max(len(made), 1)
-        return [_judged_alone(one, policy, spent, debug=debug) for one in made]
+        return [_judged_alone(one, policy, debug=debug) for one in made]
     except GradscopeError as error:
         return [_broken(subject.name, error, debug=debug)]
     except SystemExit as leaving:
@@ -164,13 +162,13 @@ def _judged(subject: Subject, policy: "Policy", *, debug: bool) -> list[Judged]:
         return [_broken(subject.name, told(error))]
 
 
-def _judged_alone(made: Recorded, policy: "Policy", duration_s: float, *, debug: bool) -> Judged:
+def _judged_alone(made: Recorded, policy: "Policy", *, debug: bool) -> Judged:
     """One of the models of a subject: where it cannot be judged, the script's others still are."""
     from gradscope.gate import judge
     from gradscope.health import require_judged
 
     try:
-        one = judge(made.name, made.traces, policy, seeds=made.seeds, duration_s=duration_s)
+        one = judge(made.name, made.traces, policy, seeds=made.seeds, duration_s=made.duration_s)
         if not (one.known or one.suppressed):
             require_judged(one.diagnosis, policy.rules, made.traces)
     except GradscopeError as error:

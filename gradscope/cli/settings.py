@@ -7,23 +7,29 @@ def check(ctx): config = settings_of(ctx)
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import click
 
-from gradscope.config import FAIL_ON, Config, overridden, read_config
+from gradscope.config import COMMAND_LINE, FAIL_ON, Config, overridden, read_config
+from gradscope.errors import UsageError
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 _GIVEN = "gradscope.settings"
 
 
 def settings_options(command: _Command) -> _Command:
-    """Adds `--config`, `--select`, `--ignore`, `--fail-on`, `--baseline` and `--max-drift`."""
+    """Adds `--config`, `--select`, `--ignore`, `--fail-on`, `--baseline`, `--no-baseline` and `--max-drift`."""
     for option in (
         click.option(
             "--max-drift", metavar="DECADES", type=float, expose_value=False, callback=_remember,
             help="Fail where a layer's gain is this far from the baseline's.",
+        ),
+        click.option(
+            "--no-baseline", is_flag=True, expose_value=False, callback=_remember,
+            help="Hold nothing against the baseline that the settings name.",
         ),
         click.option(
             "--baseline", metavar="FILE", type=click.Path(path_type=Path), expose_value=False, callback=_remember,
@@ -57,8 +63,14 @@ def settings_of(ctx: click.Context) -> Config:
         UsageError: The file, or what overrides it, is wrong.
     """
     given = ctx.meta.get(_GIVEN, {})
+    config = read_config(given.get("config"))
+    if given.get("no_baseline"):
+        if given.get("baseline") is not None:
+            raise UsageError(f"`--baseline {given['baseline']}` and `--no-baseline` exclude each other; leave one out.")
+        origins = {**config.origins, **dict.fromkeys(("baseline", "max-drift"), COMMAND_LINE)}
+        config = replace(config, baseline=None, max_drift=None, origins=origins)
     return overridden(
-        read_config(given.get("config")),
+        config,
         select=_listed(given.get("select", ())),
         ignore=_listed(given.get("ignore", ())),
         fail_on=given.get("fail_on"),

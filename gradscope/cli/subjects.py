@@ -1,5 +1,6 @@
 """What `gradscope check` was asked to judge: targets of the settings, a model named on the command line, files."""
 
+import time as clock
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +22,13 @@ class Recorded:
     Attributes:
         traces: One for each seed.
         seeds: Empty for what was not trained by seeds.
+        duration_s: Of training or reading it, in seconds; the import of torch and of the user's modules is not in it.
     """
 
     name: str
     traces: "Sequence[Trace]"
     seeds: Sequence[int] = ()
+    duration_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +118,9 @@ def _trained(
 
         ready = trial.of(changed, options={*options, *changes})
         seeds = range(changed.seeds)
-        return [Recorded(name=changed.name, traces=[trial.train(ready, seed) for seed in seeds], seeds=seeds)]
+        started = clock.perf_counter()
+        traces = [trial.train(ready, seed) for seed in seeds]
+        return [Recorded(name=changed.name, traces=traces, seeds=seeds, duration_s=clock.perf_counter() - started)]
 
     return Subject(name=changed.name, record=record)
 
@@ -139,7 +144,9 @@ def _trace(path: Path, others: Sequence[str]) -> Subject:
     def record() -> Sequence[Recorded]:
         from gradscope.storage import read_trace
 
-        return [Recorded(name=name, traces=[read_trace(path)])]
+        started = clock.perf_counter()
+        trace = read_trace(path)
+        return [Recorded(name=name, traces=[trace], duration_s=clock.perf_counter() - started)]
 
     return Subject(name=name, record=record)
 
@@ -164,9 +171,14 @@ def _script(asked: Asked, targets: Mapping[str, CheckTarget]) -> Subject:
     def record() -> Sequence[Recorded]:
         from gradscope.rehearsal import rehearse
 
+        started = clock.perf_counter()
         made = rehearse(script, asked.arguments or (), is_module=asked.is_module, steps=steps)
+        spent = (clock.perf_counter() - started) / max(len(made), 1)
         name = script if asked.is_module else Path(script).name
-        return [Recorded(name=name if len(made) == 1 else f"{name}:{model}", traces=[trace]) for model, trace in made]
+        return [
+            Recorded(name=name if len(made) == 1 else f"{name}:{model}", traces=[trace], duration_s=spent)
+            for model, trace in made
+        ]
 
     return Subject(name=script, record=record)
 

@@ -14,6 +14,7 @@ from gradscope.reports.diagnosis_text import HEALTHY_STYLE, SEVERITY_STYLE, find
 from gradscope.reports.verdict_words import (
     BROKEN,
     FAILED,
+    MOST_PLACES,
     Shown,
     counted,
     duration,
@@ -28,7 +29,9 @@ from gradscope.reports.verdict_words import (
 from gradscope.verdict import Judged, Verdict
 
 MOST_REASONS = 6  # for which rules could not judge
+MOST_REASONS_PASSED = 2  # where all is well
 WIDEST_STANDING = 40
+RECORDING = "recording"  # in place of a rule's name, where the recording itself lacks something
 TEXT_FILE_WIDTH = 100
 
 
@@ -64,6 +67,12 @@ class VerdictView:
     def _remarks(self) -> Iterator[RenderableType]:
         """What could not be judged and what does not count, and a blank line after it."""
         lacking = not_judged(self.verdict)
+        rules = list(dict.fromkeys(rule for rule, _ in lacking if not rule.startswith(RECORDING)))
+        if self.verdict.ok and len({reason for _, reason in lacking}) > MOST_REASONS_PASSED:
+            # what small models give nothing to judge is no news; what the recording itself lacks is
+            more = f" and {len(rules) - MOST_PLACES} more" if len(rules) > MOST_PLACES else ""
+            yield Text(f"not judged {', '.join(rules[:MOST_PLACES])}{more}: --output-format json says why", "dim")
+            lacking = [(rule, reason) for rule, reason in lacking if rule.startswith(RECORDING)]
         reasons = list(dict.fromkeys(reason for _, reason in lacking))
         first = set(reasons[:MOST_REASONS])
         grouped = grouped_by_reason("not judged", [(rule, reason) for rule, reason in lacking if reason in first])
@@ -74,7 +83,7 @@ class VerdictView:
         remarks = list(notes(self.verdict))
         for remark in remarks:
             yield Text(remark, "dim")
-        if remarks or reasons:
+        if remarks or not_judged(self.verdict):
             yield Text()
 
 

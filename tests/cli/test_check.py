@@ -77,8 +77,9 @@ def test_a_trace_that_cannot_be_judged_is_told_and_the_others_are_judged(cli, fo
     (folder / "torn.h5").write_bytes((folder / "sick.h5").read_bytes()[:3000])
     outcome = cli("check", "empty.h5", "torn.h5", "sick.h5", "-o", "all.json")
     assert outcome.code == 2
-    assert "gradscope: empty.h5: no step was recorded" in outcome.err
-    assert "torn.h5" in outcome.err
+    assert outcome.err == "gradscope: wrote all.json\n"  # each is told once, where the verdict is
+    assert "empty.h5: no step was recorded" in outcome.out
+    assert outcome.out.count("torn.h5") == 2
     assert "GS301" in outcome.out
     document = json.loads(Path("all.json").read_text())
     assert [bool(target["error"]) for target in document["targets"]] == [True, True, False]
@@ -101,7 +102,8 @@ def test_a_scripts_model_that_cannot_be_judged_hides_no_other(cli, folder, monke
     (folder / "two.py").touch()
     outcome = cli("check", "two.py", "--select", "GS301")
     assert outcome.code == 2
-    assert outcome.err.startswith("gradscope: two.py:aux: nothing could be judged (dead-units: ")
+    assert outcome.err == ""
+    assert "nothing could be judged (dead-units: " in outcome.out
     assert "two.py:net  failed: 1 error" in outcome.out
 
 
@@ -285,3 +287,22 @@ def test_a_trace_in_which_no_gradient_reached_a_parameter_is_not_healthy(cli):
         "gradscope: idle.h5: no parameter got a gradient in 10 recorded steps, so nothing was trained that could be"
         " judged; does the loss depend on the model's outputs?\n"
     )
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_configured_baseline_can_be_left_out(cli):
+    cli("check", "sick.h5", "--write-baseline", "known.json")
+    Path("pyproject.toml").write_text('[tool.gradscope]\nbaseline = "known.json"\nmax-drift = 0.5\n')
+    assert cli("check", "sick.h5").code == 0
+    assert cli("check", "sick.h5", "--no-baseline").code == 1
+    both = cli("check", "sick.h5", "--no-baseline", "--baseline", "known.json")
+    assert both.code == 2
+    assert "`--baseline known.json` and `--no-baseline` exclude each other" in both.err
+
+
+@pytest.mark.usefixtures("folder")
+def test_one_that_passes_says_in_a_line_what_was_not_judged_and_one_that_fails_says_why(cli):
+    passed, failed = cli("check", "healthy.h5"), cli("check", "sick.h5")
+    assert "--output-format json says why" in passed.out
+    assert "needs the gradient" not in passed.out
+    assert "needs the gradient at 4 layers" in failed.out

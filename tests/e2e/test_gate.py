@@ -271,7 +271,8 @@ def test_a_broken_target_does_not_hide_the_others_and_shows_the_users_traceback(
     assert "acme/models.py" in outcome.err
     assert "TypeError" in outcome.err
     assert f"gradscope{os.sep}trial" not in outcome.err
-    assert outcome.err.splitlines()[-1].startswith("gradscope: healthy: ")
+    assert outcome.err.splitlines()[-1] == "gradscope: in the making of the model"
+    assert "the making of the model failed at acme/models.py:" in outcome.out
     assert "GS301" in outcome.out
 
 

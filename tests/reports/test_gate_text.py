@@ -1,7 +1,7 @@
 import sys
 
 import pytest
-from examples import diagnosis, printed
+from examples import diagnosis, finding, printed
 from verdicts import EVERYTHING, EXAMPLES, MANY, PASSED, WARNED
 
 from gradscope.findings import Unjudged
@@ -37,9 +37,23 @@ def test_where_the_encoding_has_only_ascii():
     printed(VerdictView(Verdict(targets=EVERYTHING.targets[:1])), ascii_only=True).encode("ascii", "replace")
 
 
+def lacking(number, *findings):
+    unjudged = [Unjudged(rule=f"r{i}", reason=f"needs {i}") for i in range(number)]
+    unjudged.append(Unjudged(rule="recording", reason="a probe failed"))
+    judged = Judged(target="a", diagnosis=diagnosis(*findings, not_judged=unjudged))
+    return printed(VerdictView(Verdict(targets=(judged,))))
+
+
+def test_where_all_is_well_a_line_names_what_was_not_judged_but_what_the_recording_lacks_is_told():
+    text = lacking(9)
+    assert "not judged r0, r1, r2, r3 and 5 more: --output-format json says why" in text
+    assert "needs" not in text
+    assert "recording: a probe failed" in text
+    assert "r0: needs 0" in lacking(1)
+
+
 def test_many_reasons_for_which_rules_could_not_judge_are_counted():
-    lacking = [Unjudged(rule=f"r{i}", reason=f"needs {i}") for i in range(9)]
-    text = printed(VerdictView(Verdict(targets=(Judged(target="a", diagnosis=diagnosis(not_judged=lacking)),))))
+    text = lacking(8, finding())
     assert "r5: needs 5" in text
     assert "r6" not in text
     assert "not judged for 3 more reasons" in text
