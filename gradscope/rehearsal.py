@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from gradscope.trace import Trace
 
 
-def rehearse(
-    script: str, arguments: tuple[str, ...], *, is_module: bool, steps: int, every: int = 1
-) -> "list[tuple[str, Trace]]":
+def rehearse(script: str, arguments: tuple[str, ...], *, is_module: bool, steps: int) -> "list[tuple[str, Trace]]":
     """Runs `script` until `steps` steps of each of its models are recorded, or to its end if that comes before.
 
     Its output goes where it goes; that of its exit handlers, which run when the process ends, to stderr.
@@ -39,7 +37,7 @@ def rehearse(
         UsageError: There is no such script, it gave up by `sys.exit`, it became another program, or trained nothing.
         Exception: Whatever the script raises by itself.
     """
-    rehearsal = _Rehearsal(script, steps, every)
+    rehearsal = _Rehearsal(script, steps)
     found = scripts.find(script, arguments, is_module=is_module)
     when_imported("torch", rehearsal.begin)
     scripts.before_exec(rehearsal.replaced)
@@ -69,11 +67,10 @@ def rehearse(
 class _Rehearsal:
     """What is recorded of a script, from the moment at which it loads torch."""
 
-    def __init__(self, script: str, steps: int, every: int) -> None:
+    def __init__(self, script: str, steps: int) -> None:
         self.process = os.getpid()
         self._script = script
         self._steps = steps
-        self._every = every
         self._over = False
         self._onlooker: Onlooker | None = None
 
@@ -81,7 +78,7 @@ class _Rehearsal:
         """Torch has been imported."""
         from gradscope.onlooker import Onlooker
 
-        self._onlooker = Onlooker(out=None, every=self._every, steps=self._steps)
+        self._onlooker = Onlooker(out=None, every=1, steps=self._steps)
         self._onlooker.begin()
 
     @property

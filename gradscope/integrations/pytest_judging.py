@@ -201,7 +201,7 @@ class Gradscope:
         return changed(self._settings, said, self._item.config.rootpath, origin=origin)
 
     def _require_healthy(
-        self, traces: Sequence[Trace], settings: Settings, rules: Sequence[Rule] | None, duration_s: float = 0.0
+        self, traces: Sequence[Trace], settings: Settings, rules: Sequence[Rule] | None, duration_s: float | None = None
     ) -> Diagnosis:
         """Judges as `_judge` does, and raises if there are findings that fail the test, or nothing could be judged."""
         judged = self._judge(traces, settings, rules, duration_s)
@@ -214,8 +214,9 @@ class Gradscope:
         return judged.diagnosis
 
     def _judge(
-        self, traces: Sequence[Trace], settings: Settings, rules: Sequence[Rule] | None, duration_s: float = 0.0
+        self, traces: Sequence[Trace], settings: Settings, rules: Sequence[Rule] | None, duration_s: float | None = None
     ) -> Judged:
+        """The verdict on what was trained in `duration_s`; None: the test has trained it."""
         gate = settings.gate
         policy = Policy(
             rules=chosen_rules(gate) if rules is None else tuple(rules),
@@ -223,8 +224,8 @@ class Gradscope:
             baseline=known(settings),
             max_drift=None if settings.writes_baseline else gate.max_drift,
         )
-        seeds = range(len(traces)) if duration_s else ()
-        judged = judge(self._target, traces, policy, seeds=seeds, duration_s=duration_s)
+        seeds = () if duration_s is None else range(len(traces))
+        judged = judge(self._target, traces, policy, seeds=seeds, duration_s=duration_s or 0.0)
         self._tell(str(traces[0].meta.get("model")), judged, settings)
         return judged
 
