@@ -5,7 +5,6 @@
 Nothing is trained here and nothing is printed: `trial` makes the traces, the reports show the verdict.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -13,18 +12,15 @@ from fnmatch import fnmatchcase
 from gradscope.baseline import Baseline
 from gradscope.catalogue import reach
 from gradscope.config import Suppression
+from gradscope.drift import drift
 from gradscope.errors import TraceError
-from gradscope.findings import Diagnosis, Finding, Role, Severity, Unjudged
-from gradscope.gains import gains, in_words, module_of
-from gradscope.records import Quantity
+from gradscope.findings import Diagnosis, Finding, Role, Unjudged
+from gradscope.gains import gains
 from gradscope.rules.base import Rule
 from gradscope.rules.engine import diagnose
-from gradscope.rules.wording import count
 from gradscope.sources import places
 from gradscope.trace import Trace
-from gradscope.verdict import GAIN_DRIFT, Identity, Judged, Suppressed
-
-_MOST_NAMED = 4
+from gradscope.verdict import Identity, Judged, Suppressed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +68,14 @@ def judge(
         duration_s=duration_s,
     )
     return sorted_out(judged, policy)
+
+
+def _with_drift(diagnosis: Diagnosis, found: Finding | Unjudged | None) -> Diagnosis:
+    if isinstance(found, Finding):
+        return replace(diagnosis, findings=(found, *diagnosis.findings))
+    if isinstance(found, Unjudged):
+        return replace(diagnosis, not_judged=(*diagnosis.not_judged, found))
+    return diagnosis
 
 
 # ---------------------------------------------------------------- several seeds
@@ -170,61 +174,3 @@ def _vanished(gone: Iterable[Identity], judged: Judged, rules: Sequence[Rule]) -
     unjudged = {item.rule for item in judged.diagnosis.not_judged}
     looked = {rule.code for rule in rules if rule.name not in unjudged}
     return [identity for identity in gone if identity.code in looked]
-
-
-# ---------------------------------------------------------------- the gradient profile
-
-
-def _with_drift(diagnosis: Diagnosis, found: Finding | Unjudged | None) -> Diagnosis:
-    if isinstance(found, Finding):
-        return replace(diagnosis, findings=(found, *diagnosis.findings))
-    if isinstance(found, Unjudged):
-        return replace(diagnosis, not_judged=(*diagnosis.not_judged, found))
-    return diagnosis
-
-
-def drift(
-    target: str, traces: Sequence[Trace], measured: Mapping[str, float], baseline: Baseline | None, max_drift: float
-) -> Finding | Unjudged | None:
-    """The layers whose gain is no longer what the baseline holds, as one finding; None where there is none."""
-    profile = baseline.profiles.get(target) if baseline is not None else None
-    if profile is None:
-        why = f"the baseline holds no gradient profile of {target}; write it anew with `--write-baseline`"
-        return Unjudged(rule=GAIN_DRIFT, reason=why if baseline is not None else "needs a baseline: `--baseline FILE`")
-    moved = {
-        m: measured[m] - profile[m] for m in measured if m in profile and abs(measured[m] - profile[m]) > max_drift
-    }
-    if not profile.keys() & measured.keys():
-        return Unjudged(rule=GAIN_DRIFT, reason=f"the baseline's gradient profile of {target} has none of its modules")
-    if not moved:
-        return None
-    worst = max(moved, key=lambda module: abs(moved[module]))
-    others = [in_words(module) for module in moved if module != worst][:_MOST_NAMED]
-    more = len(moved) - 1 - len(others)
-    modules = {site.module for site in traces[0].sites}
-    alike = tuple(sorted({module_of(one, modules) for one in moved}))
-    likewise = f"; likewise {', '.join(others)}{f' and {more} more' if more else ''}" if others else ""
-    return Finding(
-        code=GAIN_DRIFT,
-        pathology=GAIN_DRIFT,
-        severity=Severity.ERROR,
-        module=module_of(worst, modules),
-        sites=tuple(s for s in traces[0].sites if s.module in alike and s.quantity is Quantity.OUTPUT_GRAD),
-        first_step=int(traces[0].steps[0]),
-        last_step=int(traces[0].steps[-1]),
-        measured=abs(moved[worst]),
-        threshold=max_drift,
-        unit="decades",
-        message=(
-            f"The gradient is multiplied by {_factor(measured[worst])} on its way back through {in_words(worst)}, by"
-            f" {_factor(profile[worst])} in the baseline: {abs(moved[worst]):.2f} decades"
-            f" {'more' if moved[worst] > 0 else 'less'}, {max_drift:g} are allowed{likewise}."
-        ),
-        cause=f"{count(len(moved), 'module')} of {len(profile)} in the profile moved by more than that.",
-        remedy="If the change is meant, write the baseline anew with `--write-baseline`.",
-        alike=alike,
-    )
-
-
-def _factor(decades: float) -> str:
-    return f"{math.pow(10, decades):.3g}"

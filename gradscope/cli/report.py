@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     help="Lowest severity that makes the exit code 1.",
 )
 def report(trace: Path, name: str | None, output: Path | None, fail_on: str) -> int:
-    """Judge a recorded TRACE and show what it holds."""
+    """Judge a recorded TRACE and show what it holds.
+
+    By all rules with their own thresholds: [tool.gradscope] is for `gradscope check TRACE`.
+    """
     from gradscope.gate import Policy, judge
     from gradscope.reports.base import VerdictReport
     from gradscope.rules.engine import default_rules

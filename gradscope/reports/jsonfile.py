@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gradscope.findings import DIAGNOSIS_SCHEMA, Diagnosis, Finding, Json, finite
 from gradscope.reports.base import Destination, write_text
+from gradscope.sources import place_of
 from gradscope.trace import Trace
 from gradscope.verdict import Identity, Judged, Verdict
 
@@ -66,7 +67,10 @@ def _finding(one: Judged, finding: Finding) -> Mapping[str, Json]:
     """The finding with what it is recognised by, in each module that it speaks of."""
     own = Identity(one.target, finding.code, finding.module)
     every = {identity.module: identity.fingerprint for identity in one.identities(finding)}
-    return {**finding.to_dict(), "target": one.target, "fingerprint": own.fingerprint, "modules": every}
+    found = place_of(finding.module, one.places)
+    place = {"file": found.file, "line": found.line} if found is not None else None
+    about = {"target": one.target, "fingerprint": own.fingerprint, "modules": every, "place": place}
+    return {**finding.to_dict(), **about}
 
 
 def _target(one: Judged, verdict: Verdict) -> Mapping[str, Json]:
