@@ -64,12 +64,12 @@ def _verdict(verdict: Verdict) -> dict[str, Json]:
 
 
 def _finding(one: Judged, finding: Finding) -> Mapping[str, Json]:
-    """The finding with what it is recognised by, in each module that it speaks of."""
+    """The finding with what it is recognised by, in each module that it speaks of, and where its own is written."""
     own = Identity(one.target, finding.code, finding.module)
-    every = {identity.module: identity.fingerprint for identity in one.identities(finding)}
+    every: Json = {identity.module: identity.fingerprint for identity in one.identities(finding)}
     found = place_of(finding.module, one.places)
-    place = {"file": found.file, "line": found.line} if found is not None else None
-    about = {"target": one.target, "fingerprint": own.fingerprint, "modules": every, "place": place}
+    place: Json = {"file": found.file, "line": found.line} if found is not None else None
+    about: dict[str, Json] = {"target": one.target, "fingerprint": own.fingerprint, "modules": every, "place": place}
     return {**finding.to_dict(), **about}
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradscope.copies import copied
+from gradscope.trial.copies import copied
 
 
 def step(optimizer, model):

@@ -7,8 +7,8 @@ import torch
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import DataLoader, TensorDataset
 
-from gradscope.batches import Batches, on_device
 from gradscope.errors import UsageError
+from gradscope.trial.batches import Batches, on_device
 
 X, Y = torch.arange(6.0).reshape(3, 2), torch.tensor([0, 1, 0])
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gradscope.errors import UsageError
-from gradscope.losses import loss_of, takes_model
+from gradscope.trial.losses import loss_of, takes_model
 
 X, Y = torch.ones(3, 2), torch.zeros(3, dtype=torch.long)
 

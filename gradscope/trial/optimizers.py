@@ -8,10 +8,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradscope.errors import UsageError
-from gradscope.losses import takes_model
-from gradscope.signatures import a, accepts, called, takes
 from gradscope.target import bare_optimizer
 from gradscope.tracebacks import during
+from gradscope.trial.losses import takes_model
+from gradscope.trial.signatures import a, accepts, called, takes
 
 _DEFAULT_LR = 1e-3
 

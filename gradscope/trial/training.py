@@ -21,24 +21,24 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from gradscope.batches import Batches
 from gradscope.config import CheckTarget
-from gradscope.copies import copied
 from gradscope.errors import GradscopeError, UsageError
 from gradscope.findings import Json
-from gradscope.isolation import isolated
-from gradscope.losses import Loss, loss_of
-from gradscope.optimizers import needs_closure, optimizers_of, to_parameters
 from gradscope.probes.names import bare_modules, unwrapped
 from gradscope.references import resolve
 from gradscope.rules.engine import diagnose
 from gradscope.rules.learning import reached
 from gradscope.rules.non_finite import NonFinite
 from gradscope.scope import attach
-from gradscope.signatures import a, accepts, called, takes
 from gradscope.sources import written
 from gradscope.trace import Trace
 from gradscope.tracebacks import during
+from gradscope.trial.batches import Batches
+from gradscope.trial.copies import copied
+from gradscope.trial.isolation import isolated
+from gradscope.trial.losses import Loss, loss_of
+from gradscope.trial.optimizers import needs_closure, optimizers_of, to_parameters
+from gradscope.trial.signatures import a, accepts, called, takes
 
 _LARGEST_SEED = 2**32 - 1  # of numpy's
 _built_before: "WeakValueDictionary[int, nn.Module]" = WeakValueDictionary()  # by identity

@@ -99,8 +99,8 @@ def test_a_model_is_built_once_for_each_seed_when_that_is_set():
 
 
 def test_the_trace_knows_the_function_that_has_built_the_model(monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[1])
-    lines = train(trial(), 0).meta["sources"]["tests/test_trial.py"]
+    monkeypatch.chdir(Path(__file__).parents[2])
+    lines = train(trial(), 0).meta["sources"]["tests/trial/test_training.py"]
     assert lines[""] == net.__code__.co_firstlineno
     assert set(lines) <= {"", "0", "1", "2", "3"}
     assert train(trial(model=nn.Linear(4, 3)), 0).meta["sources"] == {}  # of a given one nothing is the user's
@@ -459,7 +459,7 @@ def test_what_the_user_s_code_raises_passes_through_with_a_note(stage):
     assert stage_of(caught.value) == stage
     if isinstance(caught.value, KeyError):
         line = fail.__code__.co_firstlineno + 1
-        assert told(caught.value).endswith(f"tests/test_trial.py:{line}: KeyError: 'acme'")
+        assert told(caught.value).endswith(f"tests/trial/test_training.py:{line}: KeyError: 'acme'")
 
 
 def test_what_nan_has_broken_is_told_by_the_trace():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import backends
 
-from gradscope.isolation import _depth_of_autocast, isolated
+from gradscope.trial.isolation import _depth_of_autocast, isolated
 
 # What is asked before and afterwards, and what a thoughtless function does to it.
 SHARED = {

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from gradscope.errors import UsageError
-from gradscope.optimizers import needs_closure, optimizers_of, to_parameters
+from gradscope.trial.optimizers import needs_closure, optimizers_of, to_parameters
 
 
 def net():

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from gradscope.errors import UsageError
-from gradscope.signatures import a, accepts, called, first_parameter, takes
 from gradscope.tracebacks import during
+from gradscope.trial.signatures import a, accepts, called, first_parameter, takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from gradscope.errors import UsageError
-from gradscope.signatures import a, accepts, first_parameter, takes
 from gradscope.tracebacks import during
+from gradscope.trial.signatures import a, accepts, first_parameter, takes
 
 
 class Batches:

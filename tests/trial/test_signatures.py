@@ -2,7 +2,7 @@ import functools
 
 import pytest
 
-from gradscope.signatures import a, accepts, called, first_parameter, takes
+from gradscope.trial.signatures import a, accepts, called, first_parameter, takes
 
 
 def plain(x, y=1, *rest, key, **more): ...
