@@ -95,6 +95,8 @@ def find_module(name: str, arguments: tuple[str, ...]) -> Script:
         UsageError: There is no such module, or it has no source.
         SyntaxError: It holds Python that is wrong.
     """
+    if name.endswith(".py") and os.path.isfile(name):  # looking for it as a module would run it, as a package
+        raise UsageError(f"`-m {name}`: no such module; a file needs none: leave out the -m.")
     folder = os.getcwd()
     _lead_path(folder)
     sys.argv[:] = ["-m", *arguments]  # what Python shows to the packages that it imports on the way
@@ -104,12 +106,7 @@ def find_module(name: str, arguments: tuple[str, ...]) -> Script:
         spec = _spec(name)
     path = spec.origin if spec is not None else None
     if path is None or not os.path.isfile(path):
-        hint = (
-            f"; a file needs no -m: `gradscope attach {name}`"
-            if name.endswith(".py")
-            else f" in {folder!r} or sys.path"
-        )
-        raise UsageError(f"`-m {name}`: no such module{hint}.")
+        raise UsageError(f"`-m {name}`: no such module in {folder!r} or sys.path.")
     code = _compiled(Path(path).read_bytes(), path, path)
     return Script(path=path, code=code, folder=folder, spec=spec, arguments=(path, *arguments))
 

@@ -88,6 +88,14 @@ def test_a_module_knows_its_package(process, tmp_path, monkeypatch):
         script.run("some_package.more", (), is_module=True)
 
 
+def test_a_file_that_is_named_as_a_module_is_not_run_to_find_that_out(process, tmp_path, monkeypatch):
+    (tmp_path / "train.py").write_text("open('ran', 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"`-m train.py`: no such module; a file needs none: leave out the -m."):
+        script.run("train.py", (), is_module=True)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_what_a_package_lacks_is_its_own_error(process, tmp_path, monkeypatch, capsys):
     (tmp_path / "lacking").mkdir()
     (tmp_path / "lacking" / "__init__.py").write_text("import nothing_of_that_name\n")

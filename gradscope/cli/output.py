@@ -180,11 +180,16 @@ def _require_apart(placed: "Sequence[tuple[GateReport, Path]]") -> None:
 def deliver(plan: Plan, verdict: "Verdict") -> None:
     """Writes the files, each completely or not at all, and then to stdout."""
     for one, path in plan.files:
-        if path.exists() and not path.is_file():  # a device: nothing could take its place
-            one.write_verdict(verdict, path)
-        else:
-            with replacing(path) as draft:
-                one.write_verdict(verdict, draft)
+        try:
+            if path.exists() and not path.is_file():  # a device: nothing could take its place
+                one.write_verdict(verdict, path)
+            else:
+                with replacing(path) as draft:
+                    one.write_verdict(verdict, draft)
+        except BrokenPipeError:
+            raise  # its reader has gone
+        except OSError as error:  # which names the draft, or nothing
+            raise UsageError(f"`-o {path}` cannot be written: {error.strerror}; name another file.") from error
         if not plan.quiet:
             say(f"wrote {path}")
     for one in plan.streamed:

@@ -128,6 +128,8 @@ class Batches:
                 f"{self.quoted} must give a pair, (inputs, targets), it gives {a(batch)}{size}; another batch needs a"
                 " loss of (model, batch)."
             )
+        if any(t.is_meta for t in _tensors(parts)):
+            raise UsageError(f"{self.quoted} is on torch's meta device in step {step}, where nothing has a value.")
         empty = next((t for t in _tensors(parts) if not t.numel()), None)
         if empty is not None:
             raise UsageError(f"{self.quoted} is empty in step {step}: it has a tensor of shape {_shape(empty)}.")

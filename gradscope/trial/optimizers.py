@@ -26,9 +26,9 @@ def optimizers_of(given: object, model: nn.Module, lr: float | None, quoted: str
         return (torch.optim.Adam(_trainable(model), lr=_DEFAULT_LR if lr is None else lr),)
     made = given if isinstance(given, Optimizer | list | tuple) else _made(given, model, lr, quoted)
     found = tuple(made) if isinstance(made, list | tuple) else (made,)
-    strange = next((one for one in found if not isinstance(one, Optimizer)), None)
-    if strange is not None or not found:
-        what = f"a {type(made).__name__} with {a(strange)}" if found and strange is not made else a(made)
+    strange = [one for one in found if not isinstance(one, Optimizer)]
+    if strange or not found:
+        what = f"a {type(made).__name__} with {a(strange[0])}" if strange and strange[0] is not made else a(made)
         raise UsageError(f"{quoted} must give a torch.optim.Optimizer or a list of them, it gives {what}.")
     optimizers = tuple(bare_optimizer(one) for one in found if isinstance(one, Optimizer))
     own = {id(p) for p in model.parameters()}

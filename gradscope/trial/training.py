@@ -9,7 +9,7 @@ what they raise passes through as it is, with a note that says when (`tracebacks
 import json
 import math
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -139,6 +139,11 @@ class _Training:
         self.trial = trial
         self.batches = batches
         self.model, self.loss, optimizer = _own(trial, loss)
+        if any(p.is_meta for p in chain(self.model.parameters(), self.model.buffers())):
+            raise UsageError(
+                f"{trial.quoted('model')}: {called(type(self.model))} is on torch's meta device, where nothing has a"
+                " value; build it on the CPU, or give it values: `model.to_empty(device='cpu')` and an initialisation."
+            )
         if device is not None:
             self.model.to(device)
             if isinstance(self.loss.function, nn.Module):
@@ -266,6 +271,8 @@ def _built(trial: Trial) -> nn.Module:
     with during("the making of the model"):
         model: object = build()
     if not isinstance(model, nn.Module):
+        if isinstance(model, Coroutine):
+            model.close()  # else Python warns later, on a line of ours, that it was never awaited
         raise UsageError(f"{quoted} must return a torch.nn.Module, it returns {a(model)}.")
     if _built_before.get(id(model)) is model:
         raise UsageError(f"{quoted} returns the same model again, already trained; it must build a new one.")

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -136,6 +137,16 @@ def test_a_file_is_written_completely_or_not_at_all(tmp_path):
         deliver(Plan(((Broken(), Path("a.broken")),), ()), PASSED)
     assert os.listdir() == ["a.broken"]
     assert (tmp_path / "a.broken").read_text(encoding="utf-8") == "as it was"
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_written(monkeypatch):
+    def full(draft, path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UsageError, match=r"^`-o a.json` cannot be written: No space left on device; name another"):
+        deliver(placements([], [Path("a.json")], quiet=True), PASSED)
+    assert not list(Path().iterdir())
 
 
 def test_a_link_stays_a_link_and_permissions_stay(tmp_path):

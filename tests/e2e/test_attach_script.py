@@ -196,7 +196,7 @@ MISUSED = {
     ),
     "a folder": (["pkg"], "'pkg' is a folder; name the script in it, or a package: `gradscope attach -m PACKAGE`."),
     "no such module": (["-m", "pkg.nothing"], "`-m pkg.nothing`: no such module in "),
-    "a file as a module": (["-m", "plain.py"], "a file needs no -m: `gradscope attach plain.py`"),
+    "a file as a module": (["-m", "plain.py"], "`-m plain.py`: no such module; a file needs none: leave out the -m."),
     "no training": (["checksum.py"], "checksum.py trained no model: no optimizer was made and no gradient computed."),
 }
 

@@ -100,6 +100,7 @@ WRONG = {
     ),
     "no rows": ((torch.ones(0, 4), Y), "is empty in step 0: it has a tensor of shape (0, 4)."),
     "no rows in one of two": (((X, torch.ones(3, 0)), Y), "is empty in step 0: it has a tensor of shape (3, 0)."),
+    "no values": ((X.to("meta"), Y), "is on torch's meta device in step 0, where nothing has a value."),
     "no targets": ((X, torch.ones(0)), "has empty targets in step 0: (0,)."),
     "a function that ends": (no_more, "has no batch for step 0: it raised StopIteration."),
     "two arguments": (lambda x, y: None, "takes (x, y); it is called with nothing, or with the step."),

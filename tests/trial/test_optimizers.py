@@ -48,6 +48,11 @@ WRONG = {
     "a word": ("adam", "is a str; give a class such as torch.optim.AdamW, or a function of the parameters."),
     "another thing": (lambda p: 3, "must give a torch.optim.Optimizer or a list of them, it gives an int."),
     "nothing": (lambda p: [], "must give a torch.optim.Optimizer or a list of them, it gives a list."),
+    "None": (lambda p: None, "must give a torch.optim.Optimizer or a list of them, it gives None."),
+    "None among others": (
+        lambda p: [torch.optim.SGD(p), None],
+        "must give a torch.optim.Optimizer or a list of them, it gives a list with None.",
+    ),
     "lightning's": (
         lambda model: ([torch.optim.SGD(model.parameters())], []),
         "must give a torch.optim.Optimizer or a list of them, it gives a tuple with a list.",

@@ -348,6 +348,15 @@ def frozen():
     return net().requires_grad_(False)
 
 
+async def building():
+    return net()
+
+
+def unfilled():
+    with torch.device("meta"):
+        return net()
+
+
 MISUSE = {
     "no model": ({"model": 3}, "`model=3` is an int; give a torch.nn.Module, or a function that returns one."),
     "a model that needs more": (
@@ -355,6 +364,15 @@ MISUSE = {
         "`model=<lambda>` takes (width); it is called without arguments, so give it defaults.",
     ),
     "a function of no model": ({"model": dict}, "`model=dict` must return a torch.nn.Module, it returns a dict."),
+    "a coroutine": (
+        {"model": building},
+        "`model=building` must return a torch.nn.Module, it returns a coroutine.",
+    ),
+    "a model without values": (
+        {"model": unfilled},
+        "`model=unfilled`: Sequential is on torch's meta device, where nothing has a value; build it on the CPU, or"
+        " give it values: `model.to_empty(device='cpu')` and an initialisation.",
+    ),
     "no copy": (
         {"model": Locked()},
         "`model=Locked` cannot be copied (TypeError: cannot pickle 'generator' object); give a function that builds it:"
