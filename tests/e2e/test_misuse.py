@@ -468,4 +468,5 @@ def test_one_that_fails_does_not_hide_the_others(folder):
     (folder / "pyproject.toml").write_text(toml(model="acme.models:Broken") + toml(name="other").partition("\n\n")[2])
     run = alone(folder)
     assert "other  passed" in run.stdout
-    helps(run.stderr, ["net: the forward pass of step 0 failed at acme/models.py:56"])
+    assert "net    broken\n  the forward pass of step 0 failed at acme/models.py:56: " in run.stdout
+    helps(run.stderr, ["gradscope: in the forward pass of step 0"])  # the traceback; what it means stands on stdout
