@@ -121,8 +121,8 @@ def check(
         True
 
     Args:
-        model: A module, or a function that builds one; it is called once for each seed, when the random states are
-            seeded.
+        model: A module, of which a copy is trained; or a function that builds a new one, which is trained itself. It
+            is called once for each seed, when the random states are seeded.
         batch: The same `(inputs, targets)` for every step; or a function of nothing or of the step that returns them;
             or an iterable of them such as a DataLoader, which is begun anew at its end. The model is called as
             `model(inputs)`, for a tuple as `model(*inputs)`, for a mapping as `model(**inputs)`.
