@@ -31,9 +31,9 @@ class ForwardVarianceExplosion(Rule):
         with it; what training has made counts from three decades on. Twice the He scale doubles per layer. A bounded
         activation between the layers may cut the growth off each time: weights of three times the scale that keeps the
         spread in every layer, and half of the outputs at a bound at the start, are the same fault. It is an error from
-        four decades on; of a run that begins with it and still has it at the end from two decades on: so drawn, nets of
-        4 to 10 ReLU or Tanh layers that learn with their default weights had not come below chance after 600 steps of
-        Adam or SGD.
+        four decades on; of a run that begins with it and still has it at the end from two decades on: nets of 4 to 10
+        ReLU or Tanh layers so drawn had not come down to the loss of chance after 600 steps of Adam or SGD, and with
+        their default weights Adam had taught them.
     What to try: He initialisation before ReLU, Xavier before Tanh; normalisation layers.
     Where it stays silent: layers that training has made larger; fewer than four layers; one spike.
     Source: He et al. 2015, section 2.2; Schoenholz et al. 2017, section 3 (one χ for both directions).
