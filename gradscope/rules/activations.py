@@ -12,6 +12,9 @@ RECTIFIERS = frozenset({"ReLU", "LeakyReLU", "RReLU", "GELU", "SiLU", "Mish", "H
     "ClippedGELUActivation", "GELUTanh", "SiLUActivation", "MishActivation",
 }  # fmt: skip
 
+# Those that pass something back whatever they are given cannot die.
+CAN_DIE = RECTIFIERS - {"LeakyReLU", "RReLU"}
+
 # The largest slope of those that are bounded on both sides.
 LARGEST_SLOPE: dict[str, float] = {
     "Sigmoid": 1 / 4,

@@ -8,7 +8,7 @@ import numpy as np
 from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Site, Statistic
-from gradscope.rules.activations import RECTIFIERS, has_activation_of
+from gradscope.rules.activations import CAN_DIE, has_activation_of
 from gradscope.rules.base import Rule
 from gradscope.rules.layers import learned_layers
 from gradscope.rules.persistence import persistence
@@ -41,8 +41,8 @@ class DeadUnits(Rule):
     min_steps: int = 3
 
     def concerns(self, trace: Trace) -> bool:
-        """Models with a rectifying activation."""
-        return has_activation_of(trace, RECTIFIERS) or not np.isnan(trace.statistics[Statistic.DEAD_FRACTION]).all()
+        """Models with an activation whose units can fall silent."""
+        return has_activation_of(trace, CAN_DIE) or not np.isnan(trace.statistics[Statistic.DEAD_FRACTION]).all()
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """One finding for each run of neighbouring activations, or one for all where there are many runs."""

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from builders import trace_of
 
-from gradscope.rules.activations import ACTIVATIONS, LARGEST_SLOPE, RECTIFIERS, asked_gain
+from gradscope.rules.activations import ACTIVATIONS, CAN_DIE, LARGEST_SLOPE, RECTIFIERS, asked_gain
 from gradscope.rules.dead_units import DeadUnits
 from gradscope.rules.engine import diagnose
 from gradscope.rules.saturation import Saturation
+from gradscope.units import ACTIVATION_FUNCTIONS
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,7 @@ from gradscope.rules.saturation import Saturation
         (["Linear", "ReLU6"], True, True),
         (["ReLU", "Tanh"], True, True),
         (["Linear", "Softplus"], False, False),
+        (["Linear", "LeakyReLU"], False, False),
         (["Linear", "Swoosh"], True, True),  # it may be either
         (["Linear", "LSTM"], True, True),
     ],
@@ -33,6 +35,11 @@ def test_a_model_without_such_an_activation_is_no_concern_of_the_rule(types, rec
 def test_units_that_were_seen_dead_concern_the_rule_whatever_the_module_is_called():
     trace = trace_of(types=["Tanh", "Swoosh"], output_rms=np.ones(2), output_dead_fraction=[np.nan, 0.5])
     assert DeadUnits().concerns(trace)
+
+
+def test_what_cannot_die_is_what_the_recorder_counts_no_dead_units_of():
+    unwatched = {one.module.__name__ for one in ACTIVATION_FUNCTIONS if one.of is None}
+    assert unwatched & RECTIFIERS == RECTIFIERS - CAN_DIE
 
 
 def test_rectifiers_ask_for_twice_the_mean_square():
