@@ -1,5 +1,20 @@
+import sys
+
 import pytest
 from script_runs import Zygote
+
+
+def _forget_acme():
+    for name in [name for name in sys.modules if name.partition(".")[0] == "acme"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def unknown_acme():
+    """The user's package `acme`, which each of these tests writes anew, has been imported by none before."""
+    _forget_acme()
+    yield
+    _forget_acme()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -200,12 +199,10 @@ def test_junit_github_gitlab_and_markdown_have_them_too(judged) -> None:
 
 
 @pytest.fixture
-def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def user(tmp_path: Path, unknown_acme: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
-    yield tmp_path
-    for name in [name for name in sys.modules if name == "acme" or name.startswith("acme.")]:
-        del sys.modules[name]
+    return tmp_path
 
 
 @pytest.mark.parametrize("name", TARGETS)

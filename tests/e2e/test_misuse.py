@@ -369,13 +369,11 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def check(folder, monkeypatch, capfd):
+def check(folder, unknown_acme, monkeypatch, capfd):
     """Runs `gradscope check` there, in this process; returns what it said on stderr, which must be misuse."""
     from gradscope.cli import main
 
     monkeypatch.chdir(folder)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "acme"]:
-        monkeypatch.delitem(sys.modules, name)
 
     def call(settings: str | bytes, *words: str) -> str:
         text = settings.encode() if isinstance(settings, str) else settings
