@@ -1,0 +1,40 @@
+"""Healthy cases train: everything stays finite, and the loss falls by a fifth unless something else is promised."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from corpus.case import CASES, ends, get, train
+from corpus.cases import MODULES
+from torch import nn
+
+HEALTHY = [name for name in CASES if name.startswith("h_")]
+
+# What is promised instead, and why in the docstring of the case: of the trained model and its losses.
+Promise = Callable[[nn.Module, list[float]], bool]
+PROMISES: dict[str, Promise] = {}
+
+
+def falls(losses: list[float]) -> bool:
+    first, last = ends(losses)
+    return last <= 0.8 * first
+
+
+def test_every_module_of_cases_is_named():
+    here = {module.__name__.removeprefix("corpus.") for module in MODULES}
+    assert {make.__module__.removeprefix("corpus.") for make in CASES.values()} == here
+
+
+def test_promises_are_of_cases():
+    assert PROMISES.keys() <= set(HEALTHY)
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_case_trains(name):
+    case = get(name)
+    assert not case.expect
+    model, losses = train(case)
+    assert all(map(math.isfinite, losses))
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+    assert PROMISES[name](model, losses) if name in PROMISES else falls(losses), ends(losses)
