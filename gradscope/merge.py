@@ -28,7 +28,12 @@ from gradscope.total_norm import TotalNorms
 from gradscope.trace import BY_RANK, Floats, Ints, RankTable, TimeTable, Trace, by_statistic
 
 _OF_THE_LOSS = frozenset({Quantity.INPUT_GRAD, Quantity.OUTPUT_GRAD, Quantity.STATE_GRAD})
-_ALIKE = (Statistic.SYMMETRIC_FRACTION, Statistic.SPECTRAL_RADIUS, Statistic.SPECTRAL_NORM)  # of what is replicated
+_ALIKE = (  # of what is replicated
+    Statistic.SYMMETRIC_FRACTION,
+    Statistic.SPECTRAL_RADIUS,
+    Statistic.SPECTRAL_NORM,
+    Statistic.CARRIED_FRACTION,
+)
 _ROUNDING = 1e-4  # relative; replicas that differ by more were not kept equal
 _BLOCK = 64  # steps that are merged at a time
 

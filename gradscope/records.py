@@ -54,6 +54,9 @@ class Statistic(StrEnum):
     SPECTRAL_NORM = "spectral_norm"  # its largest singular value; as above
     ATTENTION_ENTROPY = "attention_entropy"  # mean over queries of H(p) / log(number of keys that the query may see)
     MAX_LOGIT = "max_logit"  # largest logit of attention before softmax, scaled, over pairs that no mask excludes
+    SAMPLE_SPREAD = "sample_spread"  # of an output: √(Σ‖yᵢ − ȳ‖² / Σ‖yᵢ‖²) over samples i; 0: the input does not matter
+    DIRECTION_SPREAD = "direction_spread"  # 1 − mean cosine between samples, or between the tokens of a sample
+    CARRIED_FRACTION = "carried_fraction"  # ‖.grad‖ as the step's first backward found it over ‖.grad‖ after it
 
 
 STATISTICS: tuple[Statistic, ...] = tuple(Statistic)

@@ -17,6 +17,8 @@ _SHARES = (  # of elements, or means over rows of equally many elements
     Statistic.SATURATED_FRACTION,
     Statistic.UNDERFLOW_FRACTION,
     Statistic.ATTENTION_ENTROPY,
+    Statistic.SAMPLE_SPREAD,
+    Statistic.DIRECTION_SPREAD,
 )
 
 

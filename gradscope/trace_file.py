@@ -29,13 +29,14 @@ from gradscope.trace import BY_RANK, PER_STEP, Floats, RankTable, TimeTable, Tra
 from gradscope.unclosed import SIGNATURE, unclosed_file
 
 FORMAT = b"gradscope trace"  # root attribute "format"
-SCHEMA_VERSION = 3  # root attribute "schema"
+SCHEMA_VERSION = 4  # root attribute "schema"
 
 # Schema versions:
 # 1: gradscope 0.1, the first.
 # 2: the statistics spectral_radius and spectral_norm. In files of schema 1 they were never observed.
 # 3: the statistics attention_entropy and max_logit, and sites of functions: module "block.relu#0", no name of a module;
 #    /units and /ranks, with two more counters.
+# 4: the statistics sample_spread, direction_spread and carried_fraction.
 
 BLOCK = 16  # steps that are buffered, and that share a chunk; smaller blocks double the size of the file
 
@@ -102,6 +103,7 @@ SCHEMA: Mapping[str, Column] = {
 _ADDED = {  # statistics that a schema brought
     2: (Statistic.SPECTRAL_RADIUS, Statistic.SPECTRAL_NORM),
     3: (Statistic.ATTENTION_ENTROPY, Statistic.MAX_LOGIT),
+    4: (Statistic.SAMPLE_SPREAD, Statistic.DIRECTION_SPREAD, Statistic.CARRIED_FRACTION),
 }
 
 _COUNTERS_BEFORE_3 = 7
