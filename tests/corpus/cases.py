@@ -1,5 +1,17 @@
 """The modules that hold the cases; importing this one registers them all."""
 
-from corpus import healthy_activations, healthy_losses, healthy_units
+from corpus import (
+    forward_variance,
+    healthy_activations,
+    healthy_losses,
+    healthy_units,
+    vanish_depth,
+)
 
-MODULES = (healthy_activations, healthy_losses, healthy_units)
+MODULES = (
+    forward_variance,
+    healthy_activations,
+    healthy_losses,
+    healthy_units,
+    vanish_depth,
+)
