@@ -79,15 +79,15 @@ def spread_ratio(first: str, last: str, *, below: float | None = None, above: fl
     return verify
 
 
-def through_time(*, below: float | None = None, above: float | None = None) -> Verify:
-    """Of |∂L/∂x| at the first moment to that at the last; the input is batch × time × features."""
+def through_time(*, last: int = -1, below: float | None = None, above: float | None = None) -> Verify:
+    """Of |∂L/∂x| at the first moment to that at `last`; the input is batch × time × features."""
 
     def verify(case: Case) -> dict[str, Any]:
         model, _ = prepare(case)
         x, *rest = case.batch(0)
         x = x.clone().requires_grad_()
         (given,) = torch.autograd.grad(case.loss(model, (x, *rest)), x)
-        ratio = rms(given[:, 0]) / max(rms(given[:, -1]), 1e-300)
+        ratio = rms(given[:, 0]) / max(rms(given[:, last]), 1e-300)
         return {"first_over_last": ratio, "sick": ratio < below if below is not None else not ratio < (above or 0.0)}
 
     return verify
