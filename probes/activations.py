@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
 from gradscope.probes.names import bare_parameters
+from gradscope.probes.spreads import Spreads
 from gradscope.probes.tensors import given_tensors, has_numbers, named_tensors, time_axis
 from gradscope.processes import local
 from gradscope.records import Quantity, Statistic
@@ -25,12 +26,12 @@ class Activations(Probe):
     def attach(self, target: Target, recorder: Recorder) -> ExitStack:
         """Places a forward hook on each observed module, and a pre-hook where the input is wanted."""
         handles = ExitStack()
-        axes = target.time_axes
+        axes, spreads = target.time_axes, Spreads(recorder, self.name, target.model)
         for name, module in {"": target.model, **{name: target.modules[name] for name in axes}}.items():
-            given = _InputHook(recorder, name, axes.get(name))
+            given = _InputHook(recorder, name, axes.get(name), spreads)
             handles.callback(module.register_forward_pre_hook(given, with_kwargs=True).remove)
         for name, module in target.modules.items():
-            hook = _OutputHook(recorder, name, module, axes.get(name))
+            hook = _OutputHook(recorder, name, module, axes.get(name), spreads)
             handles.callback(module.register_forward_hook(hook).remove)
         return handles
 
@@ -38,12 +39,13 @@ class Activations(Probe):
 class _InputHook(ForwardHook):
     """Emits what one module is given."""
 
-    __slots__ = ("axis", "module")
+    __slots__ = ("axis", "module", "spreads")
 
-    def __init__(self, recorder: Recorder, name: str, axis: int | None) -> None:
+    def __init__(self, recorder: Recorder, name: str, axis: int | None, spreads: Spreads) -> None:
         super().__init__(Activations.name, recorder)
         self.module = name
         self.axis = axis
+        self.spreads = spreads
 
     def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
         return max((self.emit(module, name, tensor) for name, tensor in given_tensors(args, more)), default=1)
@@ -52,6 +54,8 @@ class _InputHook(ForwardHook):
         """Emits one input; how many times (positions of the sequence) it covers."""
         site = self.recorder.site(self.module, Quantity.INPUT, name)
         axis = time_axis(module, name, given, self.axis)
+        if not self.module:
+            self.spreads.see("", site, given, name)
         if axis is None:
             self.recorder.emit(site, given, self.time)
             return 1
@@ -62,10 +66,11 @@ class _InputHook(ForwardHook):
 class _OutputHook(ForwardHook):
     """Emits the outputs of one module."""
 
-    __slots__ = ("activation", "axis", "features_last", "is_layer", "module", "sites")
+    __slots__ = ("activation", "axis", "features_last", "is_layer", "module", "sites", "spreads")
 
-    def __init__(self, recorder: Recorder, name: str, module: nn.Module, axis: int | None) -> None:
+    def __init__(self, recorder: Recorder, name: str, module: nn.Module, axis: int | None, spreads: Spreads) -> None:
         super().__init__(Activations.name, recorder)
+        self.spreads = spreads
         self.module = name
         self.axis = axis
         self.features_last = features_last(module)
@@ -116,6 +121,7 @@ class _OutputHook(ForwardHook):
                 recorder.derive(site, Statistic.SATURATED_FRACTION, share)
         else:
             recorder.emit(site, output, self.time, activation.saturated if activation is not None else None)
+        self.spreads.see(self.module, site, output, name)
         if activation is not None and activation.silent is not None:
             units = unit_axis(output, recorder.liveness.features_last)
             recorder.liveness.see(site, output.detach(), units, activation.silent)

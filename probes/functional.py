@@ -26,6 +26,7 @@ from gradscope.probes.layers import layer_watchers
 from gradscope.probes.multihead import MultiheadHook
 from gradscope.probes.names import bare_modules
 from gradscope.probes.sharpness import SharpSite
+from gradscope.probes.spreads import Spreads
 from gradscope.probes.tensors import has_numbers
 from gradscope.processes import local
 from gradscope.records import Quantity
@@ -50,7 +51,8 @@ class Functional(Probe):
     def attach(self, target: Target, recorder: Recorder) -> ExitStack:
         """Places hooks around the forward of each module that can call a function."""
         modules = bare_modules(target.model)
-        sites, gates = _Sites(recorder, frozenset(map(id, modules.values()))), Gates(recorder)
+        spreads = Spreads(recorder, self.name, target.model)
+        sites, gates = _Sites(recorder, frozenset(map(id, modules.values())), spreads), Gates(recorder)
         watchers: dict[Callable[..., object], Watcher] = {
             **layer_watchers(recorder),
             **gates.watchers(),
@@ -122,8 +124,9 @@ class _Site:
 class _Sites:
     """All places that were seen, in modules of the model, whose ids are `own`."""
 
-    def __init__(self, recorder: Recorder, own: frozenset[int]) -> None:
+    def __init__(self, recorder: Recorder, own: frozenset[int], spreads: Spreads) -> None:
         self.recorder = recorder
+        self.spreads = spreads
         self._own = own
         self.hooked: HookedTensors = hooked_tensors(recorder)
         self._known: dict[tuple[str, str, CodeType, int, str | int], _Site] = {}
@@ -190,6 +193,7 @@ class _Watcher:
             recorder.completed(site.module, site.module_type)
             site.output = recorder.site(site.module, Quantity.OUTPUT)
         self.emit(site, args, kwargs, result)
+        self.sites.spreads.see(site.module, site.output, result)
         if result.requires_grad:
             if site.output_grad < 0:
                 site.output_grad = recorder.site(site.module, Quantity.OUTPUT_GRAD)
