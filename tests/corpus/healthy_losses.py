@@ -1,19 +1,10 @@
 """Losses that look odd and are not: scaled, summed, mostly zero, auxiliary, imbalanced."""
 
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
 from corpus.case import Case, adam, case, randn, sgd
-from corpus.tasks import cross_entropy, digit_images, digit_rows, digits, healthy, squared, surface
+from corpus.tasks import cross_entropy, digit_images, digit_rows, digits, healthy, perceptron, squared, surface
 from torch import Tensor, nn
-
-
-def perceptron(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
-        layers += [activation()] * (i > 0) + [nn.Linear(fan_in, fan_out)]
-    return nn.Sequential(*layers)
 
 
 class ConvNet(nn.Module):

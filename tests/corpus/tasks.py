@@ -1,6 +1,7 @@
-"""Tasks that many cases share: real digits, smooth functions, sequences; and the losses that go with them."""
+"""What many cases share: tasks of digits, smooth functions and sequences, their losses, a plain net."""
 
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -66,6 +67,14 @@ def squared(model: nn.Module, data: Any) -> Tensor:
 def next_word(model: nn.Module, said: Tensor) -> Tensor:
     """Cross-entropy of a language model that gives (batch, length, words)."""
     return F.cross_entropy(model(said[:, :-1]).flatten(0, 1), said[:, 1:].flatten())
+
+
+def perceptron(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Linear layers of these widths with an activation between them."""
+    layers: list[nn.Module] = []
+    for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
+        layers += [activation()] * (i > 0) + [nn.Linear(fan_in, fan_out)]
+    return nn.Sequential(*layers)
 
 
 def healthy(**parts: Any) -> Case:
