@@ -7,6 +7,8 @@ from gradscope.rules.exploding_gradient import ExplodingGradient
 from gradscope.rules.exploding_through_time import ExplodingThroughTime
 from gradscope.rules.forward_variance_collapse import ForwardVarianceCollapse
 from gradscope.rules.forward_variance_explosion import ForwardVarianceExplosion
+from gradscope.rules.loss_divergence import LossDivergence
+from gradscope.rules.loss_stall import LossStall
 from gradscope.rules.no_gradient import NoGradient
 from gradscope.rules.non_finite import NonFinite
 from gradscope.rules.saturation import Saturation
@@ -31,6 +33,8 @@ RULES: tuple[type[Rule], ...] = (
     UpdateTooLarge,
     ClippingDominates,
     SymmetricInit,
+    LossDivergence,
+    LossStall,
 )
 
 __all__ = ["RULES", "Rule"]

@@ -8,26 +8,38 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypeAlias
 
-from gradscope.findings import Finding, Role
+from gradscope.findings import Finding, Role, Severity
 from gradscope.trace import Trace
 
 Guard: TypeAlias = Callable[[Finding, Finding], bool]
 
 
 def relate(findings: Iterable[Finding], trace: Trace) -> tuple[Finding, ...]:
-    """`findings` with their roles, roots first, the worst first."""
+    """`findings` with their roles: the roots, the worst first, then the symptoms as the story goes.
+
+    What follows from a root at once comes before what follows from that; the outcome comes last.
+    """
     found = list(findings)
     parents = {index: _parent(finding, found) for index, finding in enumerate(found)}
-    related = []
+    roots, symptoms = [], []
     for index, finding in enumerate(found):
-        top = index
+        top, links = index, 0
         while (above := parents[top]) is not None:
-            top = above
-        if top != index:
+            top, links = above, links + 1
+        if top == index:
+            roots.append(finding)
+        else:
             root = found[top]
-            finding = replace(finding, role=Role.SYMPTOM, caused_by=(root.module, root.code))
-        related.append(finding)
-    return tuple(sorted(related, key=lambda f: (f.role.value, -f.severity.rank, f.first_step, f.code)))
+            symptom = replace(finding, role=Role.SYMPTOM, caused_by=(root.module, root.code))
+            symptoms.append((links, symptom))
+    roots.sort(key=lambda f: (-f.severity.rank, f.first_step, _place(f)))
+    symptoms.sort(key=lambda item: (item[1].code in OUTCOMES, item[0], item[1].first_step, _place(item[1])))
+    return (*roots, *(symptom for _, symptom in symptoms))
+
+
+def _place(finding: Finding) -> tuple[int, str, str]:
+    """Where it stands among those of the same step: what can be the cause first."""
+    return ORDER.index(finding.code) if finding.code in ORDER else len(ORDER), finding.code, finding.module
 
 
 def _anywhere(cause: Finding, effect: Finding) -> bool:
@@ -65,25 +77,39 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS504", _anywhere),
         ("GS304", _overlapping),
         ("GS201", _across),
+        ("GS303", _upstream),
         ("GS301", _upstream),
         ("GS302", _upstream),
+        ("GS306", _upstream),
+        ("GS402", _overlapping),
         ("GS502", _earlier),
     ),
-    "GS102": (("GS504", _anywhere), ("GS202", _upstream), ("GS305", _overlapping), ("GS502", _anywhere)),
+    "GS102": (
+        ("GS504", _anywhere),
+        ("GS505", _anywhere),
+        ("GS202", _upstream),
+        ("GS305", _overlapping),
+        ("GS502", _anywhere),
+    ),
     "GS103": (
         ("GS504", _anywhere),
+        ("GS104", _anywhere),
         ("GS201", _same_module),
         ("GS401", _earlier),
+        ("GS303", _upstream),
         ("GS301", _upstream),
         ("GS302", _upstream),
         ("GS304", _upstream),
+        ("GS402", _upstream),
         ("GS101", _upstream),
         ("GS502", _anywhere),
     ),
-    "GS201": (("GS504", _anywhere), ("GS502", _earlier), ("GS202", _earlier)),
-    "GS202": (("GS504", _anywhere), ("GS502", _earlier)),
+    "GS104": (("GS401", _earlier), ("GS502", _earlier)),
+    "GS201": (("GS504", _anywhere), ("GS302", _same_module), ("GS502", _earlier), ("GS202", _earlier)),
+    "GS202": (("GS504", _anywhere), ("GS505", _earlier), ("GS502", _earlier)),
     "GS301": (
         ("GS504", _anywhere),
+        ("GS505", _earlier),
         ("GS202", _anywhere),
         ("GS305", _anywhere),
         ("GS304", _anywhere),
@@ -92,40 +118,102 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS101", _overlapping),
         ("GS401", _anywhere),
     ),
-    "GS302": (("GS504", _anywhere), ("GS202", _anywhere), ("GS305", _anywhere), ("GS502", _anywhere)),
-    "GS304": (("GS504", _anywhere), ("GS201", _overlapping), ("GS301", _anywhere), ("GS502", _earlier)),
-    "GS305": (("GS504", _anywhere), ("GS202", _overlapping), ("GS502", _earlier)),
-    "GS401": (("GS202", _anywhere), ("GS305", _anywhere), ("GS102", _anywhere), ("GS502", _anywhere)),
+    "GS302": (
+        ("GS504", _anywhere),
+        ("GS505", _earlier),
+        ("GS202", _anywhere),
+        ("GS305", _anywhere),
+        ("GS502", _anywhere),
+    ),
+    "GS303": (
+        ("GS504", _anywhere),
+        ("GS301", _overlapping),
+        ("GS302", _overlapping),
+        ("GS305", _overlapping),
+        ("GS304", _overlapping),
+        ("GS101", _overlapping),
+        ("GS502", _earlier),
+        ("GS401", _earlier),
+    ),
+    "GS304": (
+        ("GS504", _anywhere),
+        ("GS201", _overlapping),
+        ("GS301", _anywhere),
+        ("GS303", _overlapping),
+        ("GS502", _earlier),
+    ),
+    "GS305": (("GS504", _anywhere), ("GS505", _earlier), ("GS202", _overlapping), ("GS502", _earlier)),
+    "GS306": (("GS504", _anywhere), ("GS305", _anywhere), ("GS502", _earlier)),
+    "GS307": (
+        ("GS504", _anywhere),
+        ("GS303", _anywhere),
+        ("GS304", _overlapping),
+        ("GS101", _overlapping),
+        ("GS301", _overlapping),
+        ("GS302", _overlapping),
+        ("GS502", _earlier),
+    ),
+    "GS401": (
+        ("GS403", _anywhere),
+        ("GS505", _earlier),
+        ("GS202", _anywhere),
+        ("GS305", _anywhere),
+        ("GS102", _anywhere),
+        ("GS502", _anywhere),
+    ),
+    "GS402": (("GS304", _anywhere), ("GS101", _upstream)),
+    "GS403": (("GS502", _earlier), ("GS505", _earlier), ("GS202", _earlier)),
     "GS501": (
         ("GS504", _anywhere),
+        ("GS104", _anywhere),
         ("GS304", _anywhere),
         ("GS201", _upstream),
         ("GS202", _anywhere),
+        ("GS402", _anywhere),
         ("GS101", _anywhere),
+        ("GS303", _upstream),
         ("GS301", _upstream),
         ("GS302", _upstream),
+        ("GS306", _upstream),
         ("GS503", _anywhere),
         ("GS502", _anywhere),
         ("GS401", _anywhere),
     ),
-    "GS502": (("GS202", _anywhere), ("GS305", _anywhere), ("GS102", _anywhere)),
-    "GS503": (("GS202", _anywhere), ("GS305", _anywhere), ("GS102", _anywhere), ("GS502", _anywhere)),
+    "GS502": (("GS505", _anywhere), ("GS202", _anywhere), ("GS305", _anywhere), ("GS102", _anywhere)),
+    "GS503": (
+        ("GS505", _anywhere),
+        ("GS202", _anywhere),
+        ("GS305", _anywhere),
+        ("GS102", _anywhere),
+        ("GS502", _anywhere),
+    ),
 }
 
+# What the loss does is the outcome of whatever else was found, be it begun before or after.
+OUTCOMES = ("GS601", "GS602")
+
 # Of two that begin in the same step, the one that can be the cause: how the model was built before what it does,
-# forward before backward, backward before update.
+# forward before backward, backward before update, the outcome last.
 ORDER = (
-    "GS504", "GS202", "GS305", "GS201", "GS304", "GS102", "GS502", "GS301", "GS302", "GS101", "GS103", "GS401",
-    "GS503", "GS501",
+    "GS504", "GS505", "GS202", "GS305", "GS201", "GS403", "GS304", "GS306", "GS104", "GS402", "GS102", "GS502", "GS301",
+    "GS302", "GS303", "GS101", "GS307", "GS103", "GS401", "GS503", "GS501", *OUTCOMES,
 )  # fmt: skip
 
 
 def _parent(effect: Finding, found: list[Finding]) -> int | None:
+    if effect.code in OUTCOMES:
+        return _worst(found)
     for code, guard in EXPLAINED_BY.get(effect.code, ()):
         for index, cause in enumerate(found):
             if cause.code == code and _comes_first(cause, effect) and guard(cause, effect):
                 return index
     return None
+
+
+def _worst(found: list[Finding]) -> int | None:
+    """The gravest finding that is no outcome itself, the first of them in time; None if nothing costs anything."""
+    causes = [i for i, f in enumerate(found) if f.code not in OUTCOMES and f.severity is not Severity.INFO]
+    return min(causes, key=lambda i: (-found[i].severity.rank, found[i].first_step), default=None)
 
 
 def _comes_first(cause: Finding, effect: Finding) -> bool:

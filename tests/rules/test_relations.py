@@ -1,10 +1,11 @@
 import pytest
 from builders import trace_of
 
+from gradscope.catalogue import EVERY_CODE
 from gradscope.findings import Finding, Role, Severity
 from gradscope.records import Quantity, Site
 from gradscope.rules import RULES
-from gradscope.rules.relations import EXPLAINED_BY, ORDER, relate
+from gradscope.rules.relations import EXPLAINED_BY, ORDER, OUTCOMES, relate
 
 TRACE = trace_of(output_rms=[1.0])
 
@@ -97,7 +98,21 @@ def test_roots_come_first_and_the_worst_of_them_first():
     assert ordered[0].severity is Severity.ERROR
 
 
-def test_every_rule_has_its_place_in_the_order_and_every_cause_is_a_rule():
-    codes = {rule.code for rule in RULES}
-    assert set(ORDER) == codes
-    assert {code for causes in EXPLAINED_BY.values() for code, _ in causes} <= codes
+def test_the_symptoms_are_told_in_the_order_in_which_one_leads_to_the_other():
+    story = [finding("GS602"), finding("GS101"), finding("GS302"), finding("GS305"), finding("GS501")]
+    assert [f.code for f in relate(story, TRACE)] == ["GS305", "GS302", "GS101", "GS501", "GS602"]
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_an_outcome_follows_from_the_gravest_finding_whenever_that_began(outcome):
+    mild, grave = finding("GS503", severity=Severity.WARNING), finding("GS103", first=7)
+    assert roles(finding(outcome), mild, grave)[outcome] == (Role.SYMPTOM, "GS103")
+    assert roles(finding(outcome), finding("GS503", severity=Severity.INFO))[outcome] == ROOT
+    assert roles(*(finding(code) for code in OUTCOMES)) == dict.fromkeys(OUTCOMES, ROOT)
+
+
+def test_every_code_has_its_place_in_the_order_and_every_cause_is_one():
+    assert len(set(ORDER)) == len(ORDER)
+    assert set(ORDER) == EVERY_CODE >= {rule.code for rule in RULES}
+    assert {code for causes in EXPLAINED_BY.values() for code, _ in causes} <= EVERY_CODE
+    assert EXPLAINED_BY.keys() <= EVERY_CODE - set(OUTCOMES)
