@@ -195,5 +195,5 @@ def test_a_parametrized_layer_that_is_cut_off_is_an_error_at_the_layer():
         def forward(self, x):
             return self.head(self.body(x).detach())
 
-    (cut,) = gradscope.check(Cut, batch=tiny, loss=F.cross_entropy).findings
+    (cut,) = gradscope.check(Cut, batch=tiny, loss=F.cross_entropy).roots
     assert (cut.severity.value, cut.code, cut.module) == ("error", "GS103", "body")

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import joblib
 import torch
+from corpus.case import CASES, Case, Observer, get, is_held_out, train
+from corpus.cases import MODULES
 from torch import Tensor, nn
 
 import gradscope
-from corpus.case import CASES, Case, Observer, get, is_held_out, train
-from corpus.cases import MODULES
 from gradscope.findings import Diagnosis, Finding, Severity
 
 

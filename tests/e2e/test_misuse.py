@@ -227,7 +227,6 @@ OPTIONS = {
     "misspelt rule": (["--ignore", "dead-unit"], ["'dead-unit'", "did you mean 'dead-units'"]),
     "empty code": (["--select", "GS1,"], ["`--select` names ''"]),
     "no rule left": (["--ignore", "GS"], ["no rule is left", "'GS'"]),
-    "only a rule to come": (["--select", "GS602"], ["no rule is left", "'GS602'"]),
     "unknown severity": (["--fail-on", "fatal"], ["'fatal'", "warning"]),
     "unknown format": (["--output-format", "jsno"], ["jsno", "did you mean 'json'"]),
     "two formats on stdout": (["--output-format", "json", "--output-format", "sarif"], ["stdout", "json", "sarif"]),

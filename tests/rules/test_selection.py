@@ -57,9 +57,9 @@ def test_a_rule_has_the_thresholds_of_the_settings():
 
 
 def test_no_rule_left_is_an_error_that_says_where_from():
-    config = Config(root=Path(), select=("GS602",), origins={"select": "acme.toml [tool.gradscope]"})
+    config = Config(root=Path(), select=("GS602",), ignore=("GS602",), origins={"select": "acme.toml [tool.gradscope]"})
     with pytest.raises(
-        UsageError, match=r"select = \['GS602'\] \(acme.toml \[tool.gradscope\]\) ignore = \[\] \(default"
+        UsageError, match=r"select = \['GS602'\] \(acme.toml \[tool.gradscope\]\) ignore = \['GS602'\] \(default"
     ):
         chosen_rules(config)
 
