@@ -32,7 +32,7 @@ class LossDivergence(Rule):
 
     code = "GS601"
     name = "loss-divergence"
-    reads = frozenset()
+    reads = frozenset({Quantity.LOSS})
 
     growth: float = 10.0
     error_growth: float = 1000.0
@@ -55,7 +55,7 @@ class LossDivergence(Rule):
             pathology=self.name,
             severity=Severity.ERROR if run.last > self.error_growth * scale else Severity.WARNING,
             module="",
-            sites=loss_site(trace, Quantity.LOSS),
+            sites=loss_site(trace),
             first_step=int(trace.steps[rose]),
             last_step=int(trace.steps[run.rows[-1]]),
             measured=run.last / scale,

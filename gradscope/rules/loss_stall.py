@@ -31,7 +31,7 @@ class LossStall(Rule):
 
     code = "GS602"
     name = "loss-stall"
-    reads = frozenset()
+    reads = frozenset({Quantity.LOSS})
 
     errors: float = 2.0
     least_fall: float = 0.05
@@ -56,7 +56,7 @@ class LossStall(Rule):
             pathology=self.name,
             severity=Severity.INFO,
             module="",
-            sites=loss_site(trace, Quantity.LOSS),
+            sites=loss_site(trace),
             first_step=int(trace.steps[run.rows[0]]),
             last_step=int(trace.steps[run.rows[-1]]),
             measured=fall / noise if noise > 0 else 0.0,

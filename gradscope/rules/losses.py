@@ -55,6 +55,6 @@ def ends(trace: Trace, *, least: int) -> Ends:
     )
 
 
-def loss_site(trace: Trace, quantity: Quantity) -> tuple[Site, ...]:
+def loss_site(trace: Trace) -> tuple[Site, ...]:
     """The site of the loss, if the trace has one."""
-    return tuple(trace.sites[column] for column in trace.columns(quantity))
+    return tuple(trace.sites[column] for column in trace.columns(Quantity.LOSS))

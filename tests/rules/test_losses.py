@@ -23,5 +23,5 @@ def test_too_few_losses_are_not_judged():
 
 
 def test_a_loss_that_no_site_holds_has_none():
-    assert loss_site(trace_of(output_rms=[1.0], loss=1.0), Quantity.LOSS) == ()
-    assert [s.quantity for s in loss_site(trace_of(loss_rms=[1.0]), Quantity.LOSS)] == [Quantity.LOSS]
+    assert loss_site(trace_of(output_rms=[1.0], loss=1.0)) == ()
+    assert [s.quantity for s in loss_site(trace_of(loss_rms=[1.0]))] == [Quantity.LOSS]
