@@ -117,6 +117,12 @@ def _stuck_at(predicate: Predicate) -> Callable[[], Activation]:
 
 ACTIVATION_FUNCTIONS: tuple[ActivationFunction, ...] = (
     ActivationFunction(nn.ReLU, (F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), _rectifier),
+    ActivationFunction(
+        nn.Threshold,
+        (F.threshold, F.threshold_, torch.threshold, torch.threshold_),
+        lambda threshold, value: _RECTIFIER if threshold >= 0 and value == 0 else Activation(),
+        (("threshold", 0.0), ("value", 0.0)),
+    ),
     ActivationFunction(nn.ReLU6, (F.relu6,), lambda: Activation(silent=0.0, saturated=_outside(-math.inf, 6.0))),
     ActivationFunction(nn.GELU, (F.gelu,), _smooth_rectifier),
     ActivationFunction(nn.SiLU, (F.silu, torch._C._nn.silu), _smooth_rectifier),

@@ -25,6 +25,7 @@ from gradscope.probes.gradients import HookedTensors, hooked_tensors
 from gradscope.probes.layers import layer_watchers
 from gradscope.probes.multihead import MultiheadHook
 from gradscope.probes.names import bare_modules
+from gradscope.probes.rectifiers import RECTIFYING, rectifies
 from gradscope.probes.sharpness import SharpSite
 from gradscope.probes.spreads import Spreads
 from gradscope.probes.tensors import has_numbers
@@ -60,6 +61,8 @@ class Functional(Probe):
         }
         for function in ACTIVATION_FUNCTIONS:
             watchers |= dict.fromkeys(function.functions, _ActivationCalls(sites, gates, function))
+        for call, name in RECTIFYING.items():
+            watchers[call] = _RectifyingCalls(sites, gates, ACTIVATION_FUNCTIONS[0], name)
         watchers |= dict.fromkeys(_SOFTMAX, _SoftmaxCalls(sites, "Softmax", "softmax"))
         watchers |= dict.fromkeys(_LOG_SOFTMAX, _Watcher(sites, "LogSoftmax", "log_softmax"))
         fused = _FusedAttentionCalls(sites, "ScaledDotProductAttention", "scaled_dot_product_attention")
@@ -209,8 +212,8 @@ class _ActivationCalls(_Watcher):
 
     takes_gradient = True
 
-    def __init__(self, sites: _Sites, gates: Gates, known: ActivationFunction) -> None:
-        super().__init__(sites, known.module.__name__, known.functions[0].__name__)
+    def __init__(self, sites: _Sites, gates: Gates, known: ActivationFunction, function: str = "") -> None:
+        super().__init__(sites, known.module.__name__, function or known.functions[0].__name__)
         self.gates = gates
         self.known = known
 
@@ -223,6 +226,16 @@ class _ActivationCalls(_Watcher):
         if activation is not None and activation.silent is not None:
             liveness = self.recorder.liveness
             liveness.see(site.output, result.detach(), unit_axis(result, liveness.features_last), activation.silent)
+
+
+class _RectifyingCalls(_ActivationCalls):
+    """Functions that are a ReLU if they are called like that."""
+
+    def before(
+        self, owner: str, frame: FrameType, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> _Site | None:
+        """As of a ReLU, where it is one."""
+        return super().before(owner, frame, args, kwargs) if rectifies(self.function, args, kwargs) else None
 
 
 class _SoftmaxCalls(_Watcher):

@@ -1,6 +1,7 @@
 """Small traces by hand, a line each."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -71,6 +72,15 @@ def trace_of(
             {},
         )
     return builder.finish(sites, meta or {})
+
+
+def joined(first: Trace, second: Trace) -> Trace:
+    """Two traces of the same steps as one: of sites that one call of `trace_of` cannot have."""
+    return replace(
+        first,
+        sites=first.sites + second.sites,
+        statistics={s: np.concatenate([first.statistics[s], second.statistics[s]], axis=1) for s in STATISTICS},
+    )
 
 
 def rank_trace(rank: int, world_size: int = 2, *, steps: int = 10, **given: ArrayLike | Json) -> Trace:

@@ -46,7 +46,7 @@ def test_saturated_is_where_the_slope_is_under_its_share_of_the_largest(module):
 @pytest.mark.parametrize("known", ACTIVATION_FUNCTIONS, ids=lambda known: known.module.__name__)
 def test_every_function_does_what_its_module_does(known):
     x = torch.linspace(-4, 4, 81).reshape(9, 9)
-    module = known.module().eval()
+    module = known.module(**dict(known.arguments)).eval()
     weight = (module.weight,) if isinstance(module, nn.PReLU) else ()
     for function in known.functions:
         given = x.clone()

@@ -6,11 +6,12 @@ from gradscope.records import Quantity
 from gradscope.trace import Trace
 
 # They halve the mean square of a centred input, so the weights before them must double it (He et al. 2015, eq. 10).
-RECTIFIERS = frozenset({"ReLU", "LeakyReLU", "RReLU", "GELU", "SiLU", "Mish", "Hardswish", "ELU", "CELU", "ReLU6"}) | {
+RECTIFIERS = frozenset({
+    "ReLU", "LeakyReLU", "RReLU", "GELU", "SiLU", "Mish", "Hardswish", "ELU", "CELU", "ReLU6", "Threshold",
     # modules of transformers
     "GELUActivation", "NewGELUActivation", "FastGELUActivation", "QuickGELUActivation", "AccurateGELUActivation",
     "ClippedGELUActivation", "GELUTanh", "SiLUActivation", "MishActivation",
-}  # fmt: skip
+})  # fmt: skip
 
 # Those that pass something back whatever they are given cannot die.
 CAN_DIE = RECTIFIERS - {"LeakyReLU", "RReLU"}

@@ -2,7 +2,8 @@
 
 Everything is in decades (log₁₀), so multiplying the loss by anything changes nothing. The end-to-end change is over the
 steepest stretch of layers; the gain per layer is the smaller of the mean and the median change within it, so that one
-odd layer is no slope, and what goes back and forth is none either.
+odd layer is no slope, and what goes back and forth is none either. For the same reason the layer that changes most
+counts for no more than the second.
 
 Formula:
     rise = max over i < j of v_j − v_i;  per layer = min(mean, median) of v_{k+1} − v_k for i ≤ k < j;
@@ -35,12 +36,14 @@ class Rises:
 
     Attributes:
         decades: From its foot to its top; NaN where fewer than `LEAST_LAYERS` layers were observed. Shape (step,).
+        shared: The same, the largest of its changes taken as no larger than the second; 0 where it is no slope.
         per_layer: Change from layer to layer within it, in decades; 0 where it is no slope.
         foot: Index of the layer where it begins.
         top: Index of the layer where it ends.
     """
 
     decades: Doubles
+    shared: Doubles
     per_layer: Doubles
     foot: Ints
     top: Ints
@@ -54,7 +57,7 @@ class Rises:
 def steepest_rises(values: Doubles) -> Rises:
     """The steepest rise of each row of `values` (step, layer), in decades; NaN are left out."""
     steps = len(values)
-    decades, per_layer = np.full(steps, np.nan), np.full(steps, np.nan)
+    decades, shared, per_layer = (np.full(steps, np.nan) for _ in range(3))
     foot, top = np.zeros(steps, np.int64), np.zeros(steps, np.int64)
     missing = np.isnan(values)
     count = (~missing).sum(axis=1)
@@ -67,18 +70,20 @@ def steepest_rises(values: Doubles) -> Rises:
         start = np.argmax(seen == lowest[each, end][:, None], axis=1)
         decades[rows] = seen[each, end] - seen[each, start]
         foot[rows], top[rows] = layers[each, start], layers[each, end]
-        per_layer[rows] = _slopes(seen, start, end, seen[each, count[rows] - 1])
-    return Rises(decades=decades, per_layer=per_layer, foot=foot, top=top)
+        per_layer[rows], shared[rows] = _slopes(seen, start, end, seen[each, count[rows] - 1])
+    return Rises(decades=decades, shared=shared, per_layer=per_layer, foot=foot, top=top)
 
 
-def _slopes(seen: Doubles, start: Ints, end: Ints, final: Doubles) -> Doubles:
+def _slopes(seen: Doubles, start: Ints, end: Ints, final: Doubles) -> tuple[Doubles, Doubles]:
     """Decades per layer between `start` and `end`: the smaller of the mean and the median change; 0 if it is no slope.
+
+    And the rise itself without what its largest change exceeds the second by, likewise.
 
     Layers inside the branches of a residual net lie off its stream, so their values go up and down along the order of
     execution, and the gradient is back at the stream's level at the ends of the net, the last of which is `final`.
-    That is no slope. Shape (step,).
+    That is no slope. Each of shape (step,).
     """
-    slopes = np.zeros(len(seen))
+    slopes, shared = np.zeros(len(seen)), np.zeros(len(seen))
     for length in np.unique(end - start):
         if length < LEAST_LAYERS - 1:
             continue
@@ -89,13 +94,15 @@ def _slopes(seen: Doubles, start: Ints, end: Ints, final: Doubles) -> Doubles:
         back_and_forth = rise < STEADY * np.abs(changes).sum(axis=1)
         heals = (seen[rows, 0] > middle) | (final[rows] < middle)
         typical = np.minimum(changes.mean(axis=1), np.median(changes, axis=1))
+        second, largest = np.sort(changes, axis=1)[:, -2:].T
         slopes[rows] = np.where(back_and_forth | heals, 0.0, typical)
-    return slopes
+        shared[rows] = np.where(back_and_forth | heals, 0.0, rise - (largest - second))
+    return slopes, shared
 
 
 def steady(rises: Rises, *, decades: float, gain: float) -> Bools:
     """In which steps the rise is at least `decades` in all and a factor of at least `gain` per layer."""
-    enough: Bools = rises.known & (rises.decades >= decades)
+    enough: Bools = rises.known & (rises.shared >= decades)
     return np.asarray(enough & (rises.per_layer >= np.log10(gain)))
 
 

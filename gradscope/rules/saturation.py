@@ -64,7 +64,7 @@ class Saturation(Rule):
             if lasting is None or not stands or (before and self._is_gate(trace, before[-1], lasting.rows)):
                 found.append(None)
             else:
-                found.append(Stuck(site=sites[i], lasting=lasting, share=share))
+                found.append(Stuck(site=sites[i], lasting=lasting, share=share, bar=self.warn_fraction))
         for stuck, group in gathered(found):
             yield self._finding(trace, stuck, group)
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradscope.records import Site
+from gradscope.records import Quantity, Site
 from gradscope.rules.persistence import Persistence
 from gradscope.rules.regions import runs
-from gradscope.trace import Doubles
+from gradscope.trace import Doubles, Trace
 
 MOST = 3  # findings of one rule; beyond that they are one story
 
@@ -19,11 +19,13 @@ class Stuck:
         site: Its output.
         lasting: In which steps.
         share: How many, over all steps.
+        bar: From what share on it counts.
     """
 
     site: Site
     lasting: Persistence
     share: Doubles
+    bar: float
 
 
 def gathered(found: Sequence[Stuck | None]) -> list[tuple[Stuck, tuple[Site, ...]]]:
@@ -39,6 +41,22 @@ def gathered(found: Sequence[Stuck | None]) -> list[tuple[Stuck, tuple[Site, ...
         (min(group, key=lambda s: (s.lasting.first, s.site.depth)), tuple(stuck.site for stuck in group))
         for group in groups
     ]
+
+
+def giver_of(trace: Trace, site: Site) -> int | None:
+    """Column of what the activation at `site` was given: the output of the module with weights that ran last before."""
+    owners = {trace.sites[c].module for c in trace.columns(Quantity.WEIGHT)}
+    before = [c for c in trace.columns(Quantity.OUTPUT) if trace.sites[c].depth < site.depth]
+    return next((c for c in reversed(before) if trace.sites[c].module in owners), None)
+
+
+def place_of(trace: Trace, site: Site) -> str:
+    """The module to look at: a function that a module calls, such as relu#0, is none, what it was given comes from one.
+
+    So names are those of `named_modules()`.
+    """
+    giver = giver_of(trace, site)
+    return site.module if "#" not in site.module or giver is None else trace.sites[giver].module
 
 
 def and_others(sites: Sequence[Site]) -> str:

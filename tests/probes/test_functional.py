@@ -59,6 +59,7 @@ TWINS: dict[str, tuple[nn.Module, Function]] = {
     "relu, keyword": (nn.ReLU(inplace=True), lambda x: F.relu(input=x, inplace=True)),
     "torch.relu": (nn.ReLU(), torch.relu),
     "x.relu_()": (nn.ReLU(inplace=True), lambda x: x.relu_()),
+    "threshold": (nn.Threshold(0.1, 0.0), lambda x: F.threshold(x, 0.1, 0.0)),
     "relu6": (nn.ReLU6(), F.relu6),
     "gelu": (nn.GELU(), F.gelu),
     "gelu, tanh": (nn.GELU(approximate="tanh"), lambda x: F.gelu(x, approximate="tanh")),

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from builders import trace_of
+from builders import joined, trace_of
 
 from gradscope.errors import NotJudged
 from gradscope.findings import Severity
@@ -45,6 +45,40 @@ def test_a_layer_that_lost_its_width_is_found(share, severity):
     assert (finding.module, finding.severity) == ("3", severity)
     assert finding.message == f"{share:.0%} of the units of 3 are silent for every input since step 0."
     assert "2 gives it values of mean -9 and at most -3.2 at step 19" in finding.cause
+
+
+def built(share, mean):
+    """Three ReLUs behind Linears of 64 units, whose outputs of rms 8 have that mean."""
+    found = trace_of(
+        modules=["fc1", "relu#0", "fc2", "relu#1", "fc3", "relu#2"],
+        types=["Linear", "ReLU"] * 3,
+        output_rms=[8.0, 1] * 3,
+        output_mean=[0.0, 0, mean, 0, 0, 0],
+        output_max=[1.0, 0] * 3,
+        output_dead_fraction=[NAN, 0, NAN, share, NAN, 0],
+        weight_rms=[0.2, NAN] * 3,
+    )
+    biases = trace_of(
+        modules=["fc1", "fc2", "fc3"],
+        names={"weight": "bias"},
+        numel=64,
+        weight_rms=[0, 8, 0],
+        weight_mean=[0, -6.3, 0],
+        weight_min=[0, -10, 0],
+    )
+    return joined(found, biases)
+
+
+def test_half_of_a_layer_that_was_built_dead_counts():
+    (finding,) = DeadUnits().check(built(0.63, -6.3))
+    assert (finding.module, finding.severity, finding.threshold) == ("fc2", Severity.WARNING, 0.5)
+    assert finding.message == "63% of the units of the ReLU after fc2 are silent for every input since step 0."
+    assert finding.remedy == "Start with the biases of fc2 at zero: their mean is -6.3, the least -10."
+
+
+@pytest.mark.parametrize(("share", "mean"), [(0.4, -6.3), (0.63, -1.0), (0.63, 3.0)])
+def test_half_a_layer_that_is_dead_by_chance_does_not(share, mean):
+    assert list(DeadUnits().check(built(share, mean))) == []
 
 
 def test_dying_has_an_onset():

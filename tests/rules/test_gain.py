@@ -32,6 +32,13 @@ def test_one_jump_is_no_slope():
     assert not steady(rises, decades=3.0, gain=DECAY)[0]
 
 
+def test_the_layer_that_changes_most_counts_no_more_than_the_second():
+    rises = one([0, 0.2, 25.2, 25.4, 25.7])
+    assert rises.per_layer[0] > np.log10(DECAY)
+    assert rises.shared[0] == pytest.approx(0.2 + 0.3 + 0.2 + 0.3)
+    assert not steady(rises, decades=3.0, gain=DECAY)[0]
+
+
 def test_unobserved_layers_are_left_out():
     rises = one([0, np.nan, 1, 2, np.nan, 3])
     assert rises.decades[0] == 3

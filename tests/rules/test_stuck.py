@@ -8,7 +8,7 @@ from gradscope.rules.stuck import MOST, Stuck, and_others, gathered
 def stuck(depth, first=0):
     lasting = Persistence(first=first, last=9, share=1.0, standing=True, rows=np.arange(first, 10))
     site = Site(module=f"relu{depth}", module_type="ReLU", quantity=Quantity.OUTPUT, depth=depth)
-    return Stuck(site=site, lasting=lasting, share=np.ones(10))
+    return Stuck(site=site, lasting=lasting, share=np.ones(10), bar=0.7)
 
 
 def test_neighbours_are_one_finding_named_after_the_earliest():
