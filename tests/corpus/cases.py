@@ -1,7 +1,9 @@
 """The modules that hold the cases; importing this one registers them all."""
 
 from corpus import (
+    dead_units,
     explode_depth,
+    explode_scale,
     forward_variance,
     healthy_activations,
     healthy_embeddings,
@@ -10,13 +12,19 @@ from corpus import (
     healthy_recurrent,
     healthy_sequences,
     healthy_units,
+    no_gradient,
+    non_finite,
+    non_finite_statistics,
+    saturation,
     time_explode,
     time_vanish,
     vanish_depth,
 )
 
 MODULES = (
+    dead_units,
     explode_depth,
+    explode_scale,
     forward_variance,
     healthy_activations,
     healthy_embeddings,
@@ -25,6 +33,10 @@ MODULES = (
     healthy_recurrent,
     healthy_sequences,
     healthy_units,
+    no_gradient,
+    non_finite,
+    non_finite_statistics,
+    saturation,
     time_explode,
     time_vanish,
     vanish_depth,

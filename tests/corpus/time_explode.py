@@ -205,7 +205,9 @@ def _() -> Case:
             also("vanishing-gradient"),
             also("rank-collapse"),
         ),
-        fix=lambda: c.but(build=lambda: Cells(1.0), optimizer=adam(1e-2), steps=150),
+        fix=lambda: c.but(
+            build=lambda: Cells(1.0), batch=lambda step: recall(step, length=8), optimizer=adam(5e-3), steps=100
+        ),
         verify=through_time(above=1e3),
     )
     return c
