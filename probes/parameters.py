@@ -10,6 +10,7 @@ from torch.compiler import is_compiling
 from torch.nn.parameter import is_lazy
 
 from gradscope.probes.base import Hook, ParameterHook, Probe, Recorder, Target, aside, owner_and_name, rarely
+from gradscope.probes.leftovers import Leftover, Leftovers
 from gradscope.probes.names import bare_parameters
 from gradscope.processes import are_sharded, local
 from gradscope.records import Quantity, Statistic
@@ -48,8 +49,10 @@ class Parameters(Probe):
             by_hand.give_up(optimizer)
             until.callback(optimizer.register_step_pre_hook(_BeforeUpdate(recorder, moved)).remove)
             until.callback(optimizer.register_step_post_hook(_AfterUpdate(recorder, moved)).remove)
+            raw.leftovers.steps_are_updates = True
 
         recorder.on_optimizer(moves)
+        recorder.on_step(raw.leftovers, self.name)
         recorder.on_step(by_hand, self.name)
         recorder.on_step(all_moved, self.name)
         return handles
@@ -63,18 +66,22 @@ def _site(parameter: str, quantity: Quantity) -> tuple[str, Quantity, str]:
 class _RawGradientHook(ParameterHook):
     """Emits a parameter's gradient whenever a backward has added to it: the last one of the step counts."""
 
-    __slots__ = ("reduced", "site")
+    __slots__ = ("leftover", "reduced", "site")
 
-    def __init__(self, recorder: Recorder, site: int, reduced: "_Reduced | None") -> None:
+    def __init__(self, recorder: Recorder, site: int, reduced: "_Reduced | None", leftover: Leftover) -> None:
         super().__init__(recorder)
         self.site = site
         self.reduced = reduced
+        self.leftover = leftover
 
     def see(self, recorder: Recorder, parameter: Tensor) -> None:
         recorder.arrived()
         if not recorder.on:
+            self.leftover.leave(parameter, recorder.step)
             return
         try:
+            aside(self.leftover.arrive, parameter)
+            self.leftover.leave(parameter, recorder.step)
             recorder.training_tasks.add(torch._C._current_graph_task_id())
             if self.reduced is not None:
                 self.reduced.wait_for(self.site, parameter, recorder.step)
@@ -211,6 +218,7 @@ class _RawGradients:
         self._model = model
         self._handles = handles
         self._reduced = _Reduced(recorder) if recorder.one_of_several else None
+        self.leftovers = Leftovers(recorder)
         # not weak: torch refuses to swap the insides of a tensor to which there are weak references
         self._placed: dict[str, nn.Parameter] = {}
 
@@ -223,7 +231,7 @@ class _RawGradients:
         if self._placed.get(name) is not parameter:
             self._placed[name] = parameter
             site = self._recorder.site(*_site(name, Quantity.WEIGHT_GRAD))
-            hook = _RawGradientHook(self._recorder, site, self._reduced)
+            hook = _RawGradientHook(self._recorder, site, self._reduced, self.leftovers.of(site, parameter))
             with torch._C.DisableTorchFunctionSubclass():  # one without a shape refuses, but keeps it all the same
                 handle = parameter.register_post_accumulate_grad_hook(hook)
                 if torch._C._current_graph_task_id() == -1:  # it may be going through them otherwise

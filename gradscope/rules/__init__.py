@@ -1,5 +1,6 @@
 """The rules, one file each. `RULES` is what gradscope offers through its own entry point."""
 
+from gradscope.rules.accumulating_gradient import AccumulatingGradient
 from gradscope.rules.base import Rule
 from gradscope.rules.clipping_dominates import ClippingDominates
 from gradscope.rules.dead_units import DeadUnits
@@ -33,6 +34,7 @@ RULES: tuple[type[Rule], ...] = (
     UpdateTooLarge,
     ClippingDominates,
     SymmetricInit,
+    AccumulatingGradient,
     LossDivergence,
     LossStall,
 )
