@@ -70,6 +70,7 @@ def test_rules_are_named_without_settings():
         "GS502",
         "GS503",
         "GS504",
+        "GS505",
     ]
     with pytest.raises(UsageError, match=r'^this call: `select = "GS1"` must be a list \(\["GS1"\]\)\.$'):
         rules_named(select="GS1")
