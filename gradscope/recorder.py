@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradscope.cut import Cut
+from gradscope.links import Link
 from gradscope.probes.base import StepListener
 from gradscope.processes import local
 from gradscope.records import COLUMN, GRADIENT_QUANTITIES, STATISTICS, Event, Quantity, Site, Statistic
@@ -113,6 +114,10 @@ class StepRecorder:
     def cut(self, function: str, file: str, line: int, modules: frozenset[str]) -> None:
         """A call of `function` there takes what `modules` have computed out of the graph."""
         self.table.cuts.append(Cut(function=function, file=seen_from_the_project(file), line=line, modules=modules))
+
+    def linked(self, link: Link, source_call: int, target_call: int) -> None:
+        """What a module was given comes from there."""
+        self.table.links.add(link, source_call, target_call)
 
     def passed_by(self, module: str) -> None:
         """`module` has run without gradients: its place is kept, should it be computed again for the backward."""

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.cut import Cut
+from gradscope.links import Links
 from gradscope.records import Key, Quantity, Site
 from gradscope.total_norm import TotalNorms
 
@@ -16,6 +17,7 @@ class SiteTable:
     Attributes:
         module_types: Class names of the modules, by name.
         calls: File and line of a call that is a site, by the name that stands in place of a module's.
+        links: Who is given whose output.
         cuts: Calls that take a value out of the graph.
         depths: Of the modules that have run: the order in which they first did, from 1.
 
@@ -27,6 +29,7 @@ class SiteTable:
         self.module_types = dict(module_types)
         self.calls: dict[str, tuple[str, int]] = {}
         self.cuts: list[Cut] = []
+        self.links = Links()
         self.depths: dict[str, int] = {}
         self._order: dict[str, int] = {}  # also of modules that have only run without gradients
         self._index: dict[Key, int] = {}

@@ -30,6 +30,7 @@ from torch._compile import _disable_dynamo
 from torch.compiler import is_compiling
 from torch.utils._python_dispatch import _disable_current_modes
 
+from gradscope.links import Link
 from gradscope.records import Quantity, Statistic
 from gradscope.units import Liveness, Predicate
 
@@ -91,6 +92,10 @@ class Recorder(Protocol):
 
     def cut(self, function: str, file: str, line: int, modules: frozenset[str]) -> None:
         """A call of `function` there takes what `modules` have computed out of the graph."""
+        ...
+
+    def linked(self, link: Link, source_call: int, target_call: int) -> None:
+        """What a module was given in this call comes from there: from what another took or returned in that call."""
         ...
 
     def passed_by(self, module: str) -> None:

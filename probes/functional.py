@@ -20,6 +20,7 @@ from gradscope import attention
 from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
 from gradscope.probes.calls import Calls, Watcher, line_of, place_of_call
 from gradscope.probes.cuts import Cuts
+from gradscope.probes.flow import Ways, ways_of
 from gradscope.probes.gates import Gates
 from gradscope.probes.gradients import HookedTensors, hooked_tensors
 from gradscope.probes.layers import layer_watchers
@@ -28,7 +29,7 @@ from gradscope.probes.names import bare_modules
 from gradscope.probes.rectifiers import RECTIFYING, rectifies
 from gradscope.probes.sharpness import SharpSite
 from gradscope.probes.spreads import Spreads
-from gradscope.probes.tensors import has_numbers
+from gradscope.probes.tensors import given_tensors, has_numbers
 from gradscope.processes import local
 from gradscope.records import Quantity
 from gradscope.units import ACTIVATION_FUNCTIONS, ActivationFunction, unit_axis
@@ -132,6 +133,7 @@ class _Sites:
         self.spreads = spreads
         self._own = own
         self.hooked: HookedTensors = hooked_tensors(recorder)
+        self.ways: Ways = ways_of(recorder)
         self._known: dict[tuple[str, str, CodeType, int, str | int], _Site] = {}
         self._last: dict[tuple[str, str], tuple[int, _Site]] = {}
 
@@ -179,6 +181,8 @@ class _Watcher:
         """Hooks the input: the function may change it in place."""
         site = self.sites.at(owner, frame, self.module_type, self.function)
         given = first(args, kwargs)
+        if site is not None and self.sites.ways.on:
+            self.sites.ways.given(site.module, site.time, given_tensors(args, kwargs))
         if site is not None and self.takes_gradient and isinstance(given, Tensor) and given.requires_grad:
             if site.given < 0:
                 site.given = self.recorder.site(site.module, Quantity.INPUT_GRAD)
@@ -192,6 +196,7 @@ class _Watcher:
         if result.is_complex() or not has_numbers(result):
             return
         site, recorder = noted, self.recorder
+        self.sites.ways.returned(site.module, site.time, (("", result),))
         if site.output < 0:
             recorder.completed(site.module, site.module_type)
             site.output = recorder.site(site.module, Quantity.OUTPUT)

@@ -1,0 +1,252 @@
+"""The graph of a model's forward pass, as a trace holds it: which module feeds which, where a path leads around.
+
+Vertices are what a module was given and what it has returned, in each of its calls: a module that is used in several
+places, such as one `self.relu`, is several.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
+
+from gradscope.links import INPUT, OUTPUT, End, Links, Side
+
+if TYPE_CHECKING:
+    from gradscope.trace import Trace
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Vertex:
+    """What a module was given, or what it has returned, in one call.
+
+    Attributes:
+        module: Its name; `INPUT` and `OUTPUT` are the ends of the model.
+        call: Number of the call within a step.
+        side: Which of the two.
+        output: Of `OUTPUT` alone: path of the value in what the model returns.
+    """
+
+    module: str
+    call: int
+    side: Side
+    output: str = ""
+
+    @property
+    def is_module(self) -> bool:
+        """Whether it is neither end of the model."""
+        return self.module not in (INPUT, OUTPUT)
+
+
+Edges: TypeAlias = Mapping[Vertex, tuple[Vertex, ...]]
+
+
+class Flow:
+    """Who feeds whom. Made by `flow_of`.
+
+    Attributes:
+        through: The functions between two vertices, for each edge that is no module.
+        after: What each vertex leads to.
+        before: What leads to each vertex.
+    """
+
+    def __init__(self, links: Links) -> None:
+        self.through: dict[tuple[Vertex, Vertex], tuple[str, ...]] = {}
+        after: dict[Vertex, dict[Vertex, None]] = {}
+        for link, (one, other) in links:
+            pair = _vertex(link.source, one), _vertex(link.target, other)
+            self.through.setdefault(pair, link.through)
+            for vertex in pair:
+                if vertex.is_module:  # what it was given leads to what it returns
+                    given, returned = (Vertex(vertex.module, vertex.call, side) for side in Side)
+                    after.setdefault(given, {}).setdefault(returned)
+            after.setdefault(pair[0], {}).setdefault(pair[1])
+        before: dict[Vertex, dict[Vertex, None]] = {}
+        for vertex, following in after.items():
+            for one_after in following:
+                before.setdefault(one_after, {}).setdefault(vertex)
+        self.after: Edges = {vertex: tuple(following) for vertex, following in after.items()}
+        self.before: Edges = {vertex: tuple(leading) for vertex, leading in before.items()}
+        self._calls: dict[str, list[Vertex]] = {}
+        for vertex in dict.fromkeys([*after, *before]):
+            if vertex.is_module and vertex.side is Side.GIVEN:
+                self._calls.setdefault(vertex.module, []).append(vertex)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """All that were seen, in the order in which they first ran."""
+        return tuple(self._calls)
+
+    def feeds(self, module: str) -> tuple[str, ...]:
+        """The modules that take part in what `module` is given, with no module between."""
+        return self._nearest(self.given(module), self.before, Side.RETURNED)
+
+    def fed_by(self, module: str) -> tuple[str, ...]:
+        """The modules in whose input `module` takes part, with no module between."""
+        return self._nearest(self.returned(module), self.after, Side.GIVEN)
+
+    def is_before(self, module: str, later: str) -> bool:
+        """Whether what `module` returns reaches `later`, in one pass."""
+        reached = self.descendants(self.returned(module))
+        return any(vertex in reached for vertex in self.given(later))
+
+    def skips(self, module: str) -> bool:
+        """Whether a path leads around `module`: what it is given reaches without it what its output reaches."""
+        return any(self._is_skipped(vertex) for vertex in self.given(module))
+
+    @cached_property
+    def backbone(self) -> tuple[str, ...]:
+        """The modules, in order, without which nothing gets from the input to the output.
+
+        The outputs are those that no other output is computed from in turn, as hidden states are that are returned too.
+        """
+        return tuple(dict.fromkeys(v.module for v in self.spine if v.is_module and v.side is Side.RETURNED))
+
+    @cached_property
+    def spine(self) -> tuple[Vertex, ...]:
+        """The vertices through which every path from the input to the output goes, in order.
+
+        Where one step has several forward passes, only those of the first, of the modules that are there in all.
+        """
+        spines = [self._spine_of(part) for part in self._passes]
+        spines = [spine for spine in spines if spine]
+        if not spines:
+            return ()
+        shared = set.intersection(*({vertex.module for vertex in spine} for spine in spines))
+        return tuple(vertex for vertex in spines[0] if vertex.module in shared)
+
+    def given(self, module: str) -> list[Vertex]:
+        """What `module` was given, for each call."""
+        return self._calls.get(module, [])
+
+    def returned(self, module: str) -> list[Vertex]:
+        """What `module` has returned, for each call."""
+        return [Vertex(v.module, v.call, Side.RETURNED) for v in self.given(module)]
+
+    def descendants(self, start: Iterable[Vertex], without: Vertex | None = None) -> set[Vertex]:
+        """All that can be reached from `start`, not over `without`; `start` itself only by a loop."""
+        return _reached(start, self.after, without)
+
+    def tensor_of(self, given: Vertex) -> Vertex:
+        """The vertex at which the very tensor was first seen that is given there, or from whose elements it is made."""
+        at, seen = given, {given}
+        while len(leading := self.before.get(at, ())) == 1 and leading[0] not in seen and leading[0].is_module:
+            at = leading[0]
+            seen.add(at)
+            if at.side is Side.RETURNED:
+                break
+        return at
+
+    def _is_skipped(self, given: Vertex) -> bool:
+        returned = Vertex(given.module, given.call, Side.RETURNED)
+        with_it = {v for v in self.descendants([returned]) if v.side is Side.GIVEN}
+        around = self.descendants([self.tensor_of(given)], without=returned)
+        return bool(with_it & around)
+
+    def _nearest(self, start: Iterable[Vertex], edges: Edges, side: Side) -> tuple[str, ...]:
+        """The modules at whose `side` the ways from `start` along `edges` first come to a module."""
+        found: dict[str, None] = {}
+        waiting = [following for vertex in start for following in edges.get(vertex, ())]
+        seen = set(waiting)
+        while waiting:
+            vertex = waiting.pop(0)
+            if vertex.is_module and vertex.side is side:
+                found.setdefault(vertex.module)
+            for following in edges.get(vertex, ()):
+                if following not in seen and not _is_inside(vertex, following):
+                    seen.add(following)
+                    waiting.append(following)
+        return tuple(found)
+
+    @cached_property
+    def _passes(self) -> list[set[Vertex]]:
+        """The vertices of each forward pass: what hangs together."""
+        left = {v for v in [*self.after, *self.before] if v.module != INPUT}
+        found = []
+        while left:
+            part, waiting = set[Vertex](), [next(iter(left))]
+            while waiting:
+                vertex = waiting.pop()
+                if vertex in left:
+                    left.discard(vertex)
+                    part.add(vertex)
+                    waiting += [*self.after.get(vertex, ()), *self.before.get(vertex, ())]
+            found.append(part)
+        return sorted(found, key=lambda part: min(vertex.call for vertex in part))
+
+    def _spine_of(self, part: set[Vertex]) -> list[Vertex]:
+        """A vertex lies on every path if no edge leads over it in a topological order."""
+        exits = self._exits(part)
+        entries = [v for v in part if any(leading.module == INPUT for leading in self.before.get(v, ()))]
+        useful = (_reached(exits, self.before) | set(exits)) & (_reached(entries, self.after) | set(entries))
+        order = _topological(useful, self.after)
+        at = {vertex: place for place, vertex in enumerate(order)}
+        ends = set(exits)
+        reach = -1  # how far an edge from before leads
+        spine = []
+        first = max((at[v] for v in entries if v in at), default=-1)  # until the last entry there are ways around
+        for place, vertex in enumerate(order):
+            if reach <= place and (place >= first):
+                spine.append(vertex)
+            farthest = max((at[v] for v in self.after.get(vertex, ()) if at.get(v, -1) > place), default=place)
+            reach = max(reach, len(order) if vertex in ends and place < len(order) - 1 else farthest)
+        return spine
+
+    def _exits(self, part: set[Vertex]) -> list[Vertex]:
+        """What the model returns last; where that was not seen, what leads nowhere."""
+        outputs = [v for v in part if v.module == OUTPUT]
+        if not outputs:
+            return [v for v in part if not any(following in part for following in self.after.get(v, ()))]
+        sources = {v: set(self.before.get(v, ())) for v in outputs}
+        behind = {v: _reached(found, self.before) for v, found in sources.items()}
+        return [
+            v
+            for v in outputs
+            if not any(sources[v] <= behind[other] and not sources[other] <= behind[v] for other in outputs)
+        ]
+
+
+def flow_of(trace: "Trace") -> Flow | None:
+    """The forward pass of the model that was recorded; None where the recording has not seen it."""
+    links = Links.of(trace.meta)
+    return Flow(links) if links else None
+
+
+def _vertex(end: End, call: int) -> Vertex:
+    return Vertex(end.module, call, end.side, end.name if end.module == OUTPUT else "")
+
+
+def _is_inside(vertex: Vertex, following: Vertex) -> bool:
+    """Whether the edge between them is a module."""
+    return (vertex.module, vertex.call) == (following.module, following.call) and vertex.side is not following.side
+
+
+def _reached(start: Iterable[Vertex], edges: Edges, without: Vertex | None = None) -> set[Vertex]:
+    reached: set[Vertex] = set()
+    waiting = list(start)
+    while waiting:
+        for following in edges.get(waiting.pop(), ()):
+            if following not in reached and following != without:
+                reached.add(following)
+                waiting.append(following)
+    return reached
+
+
+def _topological(vertices: set[Vertex], after: Edges) -> list[Vertex]:
+    """`vertices` in an order in which each comes before what it leads to; what lies on a loop is left out."""
+    count = dict.fromkeys(sorted(vertices), 0)
+    for vertex in vertices:
+        for following in after.get(vertex, ()):
+            if following in count:
+                count[following] += 1
+    ready = deque(vertex for vertex, leading in count.items() if not leading)
+    order = []
+    while ready:
+        vertex = ready.popleft()
+        order.append(vertex)
+        for following in after.get(vertex, ()):
+            if following in count:
+                count[following] -= 1
+                if not count[following]:
+                    ready.append(following)
+    return order

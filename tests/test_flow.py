@@ -1,0 +1,121 @@
+"""The graph of the forward pass: who feeds whom, what is skipped, what everything goes through."""
+
+from itertools import pairwise
+
+import pytest
+from builders import trace_of
+
+from gradscope.flow import Flow, flow_of
+from gradscope.links import INPUT, OUTPUT, End, Link, Links, Side
+
+ADD = ("AddBackward0",)
+
+
+def flow(*edges):
+    """Edges as `(from, to)`: "a" is what a returns, "a?" what it was given, "a@1" its second call."""
+    links = Links()
+    for source, target in edges:
+        (one, one_call), (other, other_call) = _end(source, Side.RETURNED), _end(target, Side.GIVEN)
+        links.add(Link(one, other), one_call, other_call)
+    return Flow(links)
+
+
+def _end(written, side):
+    name, _, call = written.partition("@")
+    side = Side.GIVEN if name.endswith("?") else side
+    return End({"in": INPUT, "out": OUTPUT}.get(name, name.rstrip("?")), side), int(call or 0)
+
+
+def chain(*names):
+    return list(pairwise(names))
+
+
+RESIDUAL = [*chain("in", "stem", "norm", "fc", "head", "out"), ("norm?", "head")]
+POST_NORM = [*chain("in", "stem", "fc", "norm", "head", "out"), ("stem", "norm")]
+SHARED = chain("in", "conv", "relu", "conv2", "relu@1", "head", "out")
+HEADS = [*chain("in", "trunk", "mu", "out"), *chain("trunk", "sigma", "out")]
+EMBEDDINGS = [*chain("in", "token", "block", "head", "out"), *chain("in", "position", "block")]
+LOOP = [("in", "cell"), ("cell", "cell@1"), ("in", "cell@1"), ("cell@1", "head"), ("head", "out")]
+TWICE = [*chain("in", "a", "b", "out"), *chain("in", "a@1", "b@1", "out@1")]
+
+BACKBONE = {
+    "chain": (chain("in", "a", "b", "c", "out"), "a b c"),
+    "residual": (RESIDUAL, "stem head"),
+    "post-norm": (POST_NORM, "stem norm head"),
+    "a module in two places": (SHARED, "conv relu conv2 head"),
+    "two heads": (HEADS, "trunk"),
+    "two embeddings": (EMBEDDINGS, "block head"),
+    "loop": (LOOP, "cell head"),
+    "two passes": (TWICE, "a b"),
+    "no output was seen": (chain("in", "a", "b"), "a b"),
+}
+
+
+@pytest.mark.parametrize(("edges", "expected"), BACKBONE.values(), ids=BACKBONE)
+def test_the_backbone_is_what_every_path_goes_through(edges, expected):
+    assert " ".join(flow(*edges).backbone) == expected
+
+
+@pytest.mark.parametrize(("edges", "_"), BACKBONE.values(), ids=BACKBONE)
+def test_without_a_module_of_the_backbone_no_path_is_left(edges, _):
+    found = flow(*edges)
+    entries = [v for v, leading in found.before.items() if any(one.module == INPUT for one in leading)]
+    outputs = [v for v in found.before if v.module == OUTPUT] or [v for v in found.before if v not in found.after]
+    for module in found.modules:
+        reached = set(entries)
+        waiting = list(reached)
+        while waiting:
+            for following in found.after.get(waiting.pop(), ()):
+                if following not in [*found.returned(module), *reached]:
+                    reached.add(following)
+                    waiting.append(following)
+        assert (module in found.backbone) == (not reached & set(outputs)), module
+
+
+def test_what_is_returned_beside_the_last_is_no_second_way_out():
+    links = Links()
+    for source, target, path in [("in", "a", ""), ("a", "b", ""), ("a", "out", "hidden"), ("b", "out", "logits")]:
+        one, other = _end(source, Side.RETURNED)[0], _end(target, Side.GIVEN)[0]
+        links.add(Link(one, End(other.module, other.side, path)), 0, 0)
+    assert Flow(links).backbone == ("a", "b")
+
+
+def test_the_nearest_modules_feed_one():
+    found = flow(*RESIDUAL)
+    assert found.feeds("head") == ("fc", "stem")
+    assert found.feeds("fc") == ("norm",)
+    assert found.fed_by("stem") == ("norm", "head")
+    assert found.fed_by("head") == ()
+    assert found.feeds("stem") == ()
+
+
+SKIPPED = {
+    "residual": (RESIDUAL, {"norm"}),
+    "post-norm": (POST_NORM, {"fc"}),
+    "chain": (chain("in", "a", "out"), set()),
+}
+
+
+@pytest.mark.parametrize(("edges", "expected"), SKIPPED.values(), ids=SKIPPED)
+def test_a_module_is_skipped_if_what_it_is_given_also_goes_around_it(edges, expected):
+    found = flow(*edges)
+    assert {module for module in found.modules if found.skips(module)} == expected
+
+
+def test_order_is_that_of_the_tensors():
+    found = flow(*HEADS)
+    assert found.is_before("trunk", "sigma")
+    assert not found.is_before("mu", "sigma")
+    assert not found.is_before("sigma", "trunk")
+    assert flow(*SHARED).is_before("conv", "conv2")
+
+
+def test_a_loop_between_steps_ends():
+    found = flow(("in", "cell"), ("cell", "cell"), ("cell", "head"), ("head", "out"))
+    assert found.is_before("cell", "head")
+    assert found.backbone in (("head",), ())  # what lies on a loop has no order
+    assert isinstance(found.skips("cell"), bool)
+
+
+def test_a_trace_without_it_has_none():
+    assert flow_of(trace_of(output_rms=[1.0])) is None
