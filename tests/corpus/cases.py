@@ -1,6 +1,7 @@
 """The modules that hold the cases; importing this one registers them all."""
 
 from corpus import (
+    accumulating,
     dead_units,
     explode_depth,
     explode_scale,
@@ -12,16 +13,22 @@ from corpus import (
     healthy_recurrent,
     healthy_sequences,
     healthy_units,
+    loss_gradient,
     no_gradient,
     non_finite,
     non_finite_statistics,
+    precision,
     saturation,
+    step_size,
+    step_small,
+    symmetric_init,
     time_explode,
     time_vanish,
     vanish_depth,
 )
 
 MODULES = (
+    accumulating,
     dead_units,
     explode_depth,
     explode_scale,
@@ -33,10 +40,15 @@ MODULES = (
     healthy_recurrent,
     healthy_sequences,
     healthy_units,
+    loss_gradient,
     no_gradient,
     non_finite,
     non_finite_statistics,
+    precision,
     saturation,
+    step_size,
+    step_small,
+    symmetric_init,
     time_explode,
     time_vanish,
     vanish_depth,
