@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from corpus.case import CASES, ends, get, train
+from corpus.case import CASES, ends, get, randn, train
 from corpus.cases import MODULES
 from torch import nn
 
@@ -13,7 +13,17 @@ HEALTHY = [name for name in CASES if name.startswith("h_")]
 
 # What is promised instead, and why in the docstring of the case: of the trained model and its losses.
 Promise = Callable[[nn.Module, list[float]], bool]
-PROMISES: dict[str, Promise] = {}
+PROMISES: dict[str, Promise] = {
+    "h_adversaries_in_balance": lambda model, losses: forges(model, 1.5),
+    "h_adversaries_in_turns": lambda model, losses: forges(model, -1.0),
+}
+
+
+def forges(model: nn.Module, mean: float) -> bool:
+    """Whether the generator's points lie where the true ones do, and are spread as widely, roughly."""
+    with torch.no_grad():
+        forged = model.generator(randn(1000, 4, salt=1))
+    return bool((forged.mean(0) - mean).abs().max() < 0.4 and 0.25 < forged.std(0).min() < forged.std(0).max() < 0.9)
 
 
 def falls(losses: list[float]) -> bool:
