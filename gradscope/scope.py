@@ -295,7 +295,7 @@ class Scope:
 
     def watched(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """These end the steps from now on."""
-        self._meta["optimizers"] = [about_optimizer(one) for one in optimizers]
+        self._meta["optimizers"] = [about_optimizer(one, self._target.model) for one in optimizers]
 
     def stalled(self) -> None:
         """So many forward passes without an end of the step: what they left is dropped, recording waits for the end."""

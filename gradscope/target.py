@@ -113,13 +113,24 @@ def sizes(target: Target) -> "dict[str, Json]":
     }
 
 
-def about_optimizer(optimizer: torch.optim.Optimizer) -> "dict[str, Json]":
-    """What the trace says of an optimizer."""
-    group = optimizer.param_groups[0]
-    about: dict[str, Json] = {"type": type(optimizer).__name__}
+def about_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> "dict[str, Json]":
+    """What the trace says of an optimizer: the settings of its first group, and under "groups" those of each.
+
+    A group's "parameters" are the names of those that are the model's.
+    """
+    names = {id(p): name for name, p in bare_parameters(model).items()}
+    groups: list[Json] = [
+        {**_settings(group), "parameters": [names[id(p)] for p in group["params"] if id(p) in names]}
+        for group in optimizer.param_groups
+    ]
+    return {"type": type(optimizer).__name__, **_settings(optimizer.param_groups[0]), "groups": groups}
+
+
+def _settings(group: Mapping[str, object]) -> "dict[str, Json]":
+    said: dict[str, Json] = {}
     for key, value in group.items():
         if isinstance(value, bool | int | float | str):
-            about[key] = value
+            said[key] = value
         elif isinstance(value, tuple | list) and all(isinstance(v, int | float) for v in value):
-            about[key] = [float(v) for v in value]
-    return about
+            said[key] = [float(v) for v in value]
+    return said

@@ -58,9 +58,18 @@ def test_a_model_is_described_without_its_wrappers():
 
 
 def test_an_optimizer_is_described_by_what_json_can_hold():
-    said = about_optimizer(torch.optim.Adam(net().parameters(), lr=0.5, betas=(0.1, 0.2)))
+    said = about_optimizer(torch.optim.Adam((model := net()).parameters(), lr=0.5, betas=(0.1, 0.2)), model)
     assert (said["type"], said["lr"], said["betas"]) == ("Adam", 0.5, [0.1, 0.2])
     assert "params" not in said
+
+
+def test_of_an_optimizer_every_group_is_told_and_whom_it_holds():
+    model = net()
+    stranger = torch.nn.Parameter(torch.zeros(2))
+    held = [{"params": [model[0].weight, stranger]}, {"params": [model[2].bias], "lr": 1e-5}]
+    first, second = about_optimizer(torch.optim.SGD(held, lr=0.5), model)["groups"]
+    assert (first["lr"], first["parameters"]) == (0.5, ["0.weight"])
+    assert (second["lr"], second["parameters"]) == (1e-5, ["2.bias"])
 
 
 def test_the_optimizer_inside_of_a_wrapper_is_the_one_with_hooks():

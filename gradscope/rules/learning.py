@@ -6,6 +6,7 @@ import numpy as np
 
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.layers import LOOKUPS, scales_only, size_of
+from gradscope.rules.parameter_groups import Group, group_by_parameter
 from gradscope.trace import Doubles, Trace
 
 # They divide by a running size of the gradient, so that its scale cancels.
@@ -43,6 +44,11 @@ class Parameter:
     grad: int
     applied: int | None
     update: int | None
+
+    @property
+    def full_name(self) -> str:
+        """As in `named_parameters()`."""
+        return f"{self.module}.{self.name}".lstrip(".")
 
     @property
     def is_weight(self) -> bool:
@@ -121,3 +127,56 @@ def effective_update_ratios(trace: Trace, parameter: Parameter) -> Doubles:
     fan = 1.0 if parameter.module_type in LOOKUPS else np.sqrt(parameter.size)
     usual = np.sqrt(parameter.size / max(fan, 1.0)) / np.sqrt(3.0)  # std 1/√(3 fan_in): what torch draws by default
     return np.asarray(norms(trace, parameter.update) / np.fmax(norms(trace, parameter.weight), usual))
+
+
+def learned_ratios(trace: Trace, parameter: Parameter, group: Group | None) -> Doubles:
+    """Update ratios without what weight decay has done, of a look-up table over the rows that were looked up."""
+    ratios = update_ratios(trace, parameter)
+    if parameter.module_type in LOOKUPS:
+        idle = trace.statistics[Statistic.ZERO_FRACTION][:, parameter.grad].astype(np.float64)
+        ratios = ratios / np.sqrt(np.where(idle < 1, 1 - np.nan_to_num(idle), 1.0))
+    return without_decay(trace, parameter, group, ratios)
+
+
+def without_decay(trace: Trace, parameter: Parameter, group: Group | None, ratios: Doubles) -> Doubles:
+    """What is left of update ratios without weight decay.
+
+    Decay that is part of the gradient takes its share of it; decay that is a step of its own is taken off as if the
+    two stood at right angles.
+    """
+    if group is None or not group.weight_decay > 0:
+        return np.asarray(ratios)
+    if not group.decoupled:
+        gradient, decay = norms(trace, parameter.grad), group.weight_decay * norms(trace, parameter.weight)
+        return np.asarray(ratios * gradient / np.where(gradient + decay > 0, gradient + decay, 1.0))
+    decay = rates(trace, group) * group.weight_decay
+    by_itself = np.abs(ratios**2 - decay**2)
+    return np.asarray(np.where(by_itself < 2e-3 * decay**2, 0.0, np.sqrt(by_itself)))
+
+
+def rates(trace: Trace, group: Group) -> Doubles:
+    """Learning rate of `group` over the steps; the trace has that of the first group, the others are said to follow."""
+    now = trace.per_step["lr"].astype(np.float64)
+    first = group.of_first
+    return np.where(np.isnan(now) | (not first > 0), group.lr, now * (group.lr / first if first > 0 else 1.0))
+
+
+def promised(trace: Trace) -> Doubles:
+    """The most by which a step could lower the loss if it went straight downhill, as a share of the loss.
+
+    Formula: Σ ‖∂L/∂w‖ ‖Δw‖ / |L| over the parameters, without weight decay: the first-order change of the loss at a
+        cosine of 1. A factor on the loss cancels. NaN where the loss is not known.
+    """
+    total, groups = np.zeros(len(trace.steps)), group_by_parameter(trace)
+    for parameter in trainable_parameters(trace):
+        gradient = norms(trace, parameter.grad if parameter.applied is None else parameter.applied)
+        moved = norms(trace, parameter.update)
+        group = groups.get(parameter.full_name)
+        if group is not None and group.weight_decay > 0:
+            weight = norms(trace, parameter.weight)
+            moved = np.where(
+                weight > 0, without_decay(trace, parameter, group, update_ratios(trace, parameter)) * weight, moved
+            )
+        total += np.nan_to_num(gradient * moved)
+    loss = np.abs(trace.per_step["loss"].astype(np.float64))
+    return np.asarray(total / np.where(loss > 0, loss, np.nan))
