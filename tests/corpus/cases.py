@@ -2,6 +2,10 @@
 
 from corpus import (
     accumulating,
+    attention_collapse,
+    composite,
+    composite_parts,
+    constant_output,
     dead_units,
     explode_depth,
     explode_scale,
@@ -22,6 +26,7 @@ from corpus import (
     non_finite,
     non_finite_statistics,
     precision,
+    rank_collapse,
     saturation,
     step_size,
     step_small,
@@ -33,6 +38,10 @@ from corpus import (
 
 MODULES = (
     accumulating,
+    attention_collapse,
+    composite,
+    composite_parts,
+    constant_output,
     dead_units,
     explode_depth,
     explode_scale,
@@ -53,6 +62,7 @@ MODULES = (
     non_finite,
     non_finite_statistics,
     precision,
+    rank_collapse,
     saturation,
     step_size,
     step_small,
