@@ -64,5 +64,5 @@ def _of_directions(groups: Tensor) -> Tensor:
     away = torch.where(known, away - (away.sum(1) / count)[:, None], 0.0)
     spread = away.square().sum((1, 2)) / (count[:, 0] - 1)
     told = count[:, 0] > 1
-    total: Tensor = torch.where(told, spread, 0.0).sum()
-    return total / told.sum()
+    mean: Tensor = torch.where(told, spread, 0.0).sum() / told.sum()
+    return mean

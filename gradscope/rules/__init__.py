@@ -18,11 +18,13 @@ from gradscope.rules.update_too_large import UpdateTooLarge
 from gradscope.rules.update_too_small import UpdateTooSmall
 from gradscope.rules.vanishing_gradient import VanishingGradient
 from gradscope.rules.vanishing_through_time import VanishingThroughTime
+from gradscope.rules.zero_loss_gradient import ZeroLossGradient
 
 RULES: tuple[type[Rule], ...] = (
     VanishingGradient,
     ExplodingGradient,
     NoGradient,
+    ZeroLossGradient,
     VanishingThroughTime,
     ExplodingThroughTime,
     DeadUnits,

@@ -61,6 +61,16 @@ def _across(cause: Finding, effect: Finding) -> bool:
     return _shallowest(effect) <= _deepest(cause) and _deepest(effect) >= _shallowest(cause)
 
 
+def _ahead(cause: Finding, effect: Finding) -> bool:
+    """The cause lies before the effect in the forward pass: what it returns is what the effect is given."""
+    return _deepest(cause) < _shallowest(effect)
+
+
+def _behind(cause: Finding, effect: Finding) -> bool:
+    """The cause lies after the effect in the forward pass: what it passes back is what the effect gets."""
+    return _shallowest(cause) > _deepest(effect)
+
+
 def _same_module(cause: Finding, effect: Finding) -> bool:
     return cause.module == effect.module
 
@@ -104,12 +114,19 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS101", _upstream),
         ("GS502", _anywhere),
     ),
-    "GS104": (("GS401", _earlier), ("GS502", _earlier)),
+    "GS104": (
+        ("GS302", _behind),
+        ("GS301", _behind),
+        ("GS303", _behind),
+        ("GS401", _earlier),
+        ("GS502", _earlier),
+    ),
     "GS201": (("GS504", _anywhere), ("GS302", _same_module), ("GS502", _earlier), ("GS202", _earlier)),
     "GS202": (("GS504", _anywhere), ("GS505", _earlier), ("GS502", _earlier)),
     "GS301": (
         ("GS504", _anywhere),
         ("GS505", _earlier),
+        ("GS303", _ahead),
         ("GS202", _anywhere),
         ("GS305", _anywhere),
         ("GS304", _anywhere),
@@ -195,8 +212,8 @@ OUTCOMES = ("GS601", "GS602")
 # Of two that begin in the same step, the one that can be the cause: how the model was built before what it does,
 # forward before backward, backward before update, the outcome last.
 ORDER = (
-    "GS504", "GS505", "GS202", "GS305", "GS201", "GS403", "GS304", "GS306", "GS104", "GS402", "GS102", "GS502", "GS301",
-    "GS302", "GS303", "GS101", "GS307", "GS103", "GS401", "GS503", "GS501", *OUTCOMES,
+    "GS504", "GS505", "GS202", "GS305", "GS201", "GS403", "GS304", "GS306", "GS402", "GS102", "GS502", "GS303", "GS301",
+    "GS302", "GS104", "GS101", "GS307", "GS103", "GS401", "GS503", "GS501", *OUTCOMES,
 )  # fmt: skip
 
 

@@ -1,0 +1,160 @@
+"""GS104: the loss hands back nothing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.cut import cuts
+from gradscope.errors import NotJudged
+from gradscope.findings import Finding, Severity
+from gradscope.records import Quantity, Site, Statistic
+from gradscope.rules.base import Rule
+from gradscope.rules.layers import learned_layers
+from gradscope.rules.learning import has_optimizer
+from gradscope.rules.wording import number
+from gradscope.trace import Doubles, Trace
+
+
+@dataclass(frozen=True)
+class ZeroLossGradient(Rule):
+    """The loss is computed, but its gradient with respect to what the model returns is zero, or as good as zero.
+
+    What it means: nothing in the model can learn, and the fault lies behind its last layer: in the loss, or in a
+        function on the way to it.
+    How it is measured: the share of the loss that would change if an output changed by as much as itself,
+        ‖∂L/∂y‖ · ‖y‖ / |L|, the largest over all outputs up to the last layer that has weights. It does not change
+        when the loss or the outputs are scaled. Where no backward pass reached the model at all it is zero.
+    Why the threshold: a loss that depends on the outputs moves by about as much as they do: the share is near one for
+        squared errors and cross-entropies, and larger once the loss is small. A millionth is what float32 rounds away.
+        Nearly all steps, the first among them: a margin loss that training has brought to zero has done its work.
+    What to try: a loss whose slope is not zero where the outputs are now: a larger margin, no clamp, no rounding or
+        argmax on the way.
+    Where it stays silent: losses that become zero in training; steps without a reward, or that a gradient scaler has
+        skipped; a path that the model itself cuts.
+    Source: follows from the chain rule.
+    """
+
+    code = "GS104"
+    name = "zero-loss-gradient"
+    reads = frozenset({Quantity.OUTPUT})
+
+    max_share: float = 1e-6
+    min_steps: int = 3
+    min_share_of_steps: float = 0.98
+
+    def check(self, trace: Trace) -> Iterator[Finding]:
+        """At most one finding."""
+        columns = trace.columns(Quantity.OUTPUT)
+        ran = ~np.isnan(trace.statistics[Statistic.NUMEL][:, columns]).all(axis=1) if columns else np.zeros(0, bool)
+        skipped = {event.step for event in trace.events if event.kind == "step-skipped"}
+        judged = np.flatnonzero(ran & ~np.isin(trace.steps, list(skipped)))
+        if len(judged) < self.min_steps:
+            raise NotJudged(f"needs {self.min_steps} steps with a forward pass, the trace has {len(judged)}")
+        reached = _was_observed(trace, Quantity.OUTPUT_GRAD)[judged]
+        if not reached.any() and (_was_observed(trace, Quantity.WEIGHT_GRAD).any() or not has_optimizer(trace)):
+            raise NotJudged("needs the gradient of what modules return; the trace has none")
+        if not reached.any() and cuts(trace.meta):
+            return  # the model takes its own output out of the graph
+        share = np.where(reached, _moved(trace)[judged], 0.0)
+        nothing = share <= self.max_share
+        beginning = nothing[: self.min_steps].all()
+        if beginning and nothing.mean() >= self.min_share_of_steps:
+            yield self._finding(trace, judged, share, none=not reached.any())
+
+    def _finding(self, trace: Trace, judged: NDArray[np.intp], share: Doubles, *, none: bool) -> Finding:
+        site = _last_output(trace)
+        where = site.module
+        first, last = int(trace.steps[judged[0]]), int(trace.steps[judged[-1]])
+        loss = trace.per_step["loss"][judged]
+        loss = loss[np.isfinite(loss)]
+        said = f"; the loss was {number(loss[0])} at first and {number(loss[-1])} in the end" if len(loss) else ""
+        nothing = float(np.max(share)) == 0
+        if none:
+            what = f"No backward pass reached the model in {len(judged)} recorded steps{said}."
+            cause = "The loss does not hang on what the model returned: it was detached, made with .item(), argmax or"
+            cause += " a comparison, or the optimizer stepped without a backward."
+            remedy = f"Compute the loss from what {where or 'the model'} returns, without detach(), .item() or argmax."
+        else:
+            size = "exactly zero" if nothing else f"at most {float(np.max(share)):.1g} of the loss"
+            what = (
+                f"What the loss hands back to {where or 'the model'} is {size} in {len(judged)} recorded steps{said}."
+            )
+            cause, remedy = _why(trace, site, loss)
+        return Finding(
+            code=self.code,
+            pathology=self.name,
+            severity=Severity.ERROR,
+            module=where,
+            sites=(site,),
+            first_step=first,
+            last_step=last,
+            measured=float(np.median(share)),
+            threshold=self.max_share,
+            unit="share of the loss",
+            message=what,
+            cause=cause,
+            remedy=remedy,
+        )
+
+
+def _why(trace: Trace, site: Site, loss: Doubles) -> tuple[str, str]:
+    """Cause and remedy, from what the loss does."""
+    column = next(c for c in trace.columns(Quantity.OUTPUT) if trace.sites[c] == site)
+    low, high = (float(trace.statistics[s][0, column]) for s in (Statistic.MIN, Statistic.MAX))
+    given = f"the outputs lie between {number(low)} and {number(high)} in the first recorded step"
+    if len(loss) and not loss.any():
+        return (
+            f"The loss is zero from the start, as a margin that all samples meet makes it, or a zero factor; {given}.",
+            "Set the margin (or the factor) so that the loss is above zero for these outputs.",
+        )
+    if len(loss) and np.ptp(loss) <= 1e-6 * abs(loss[0]):
+        return (
+            f"The loss is {number(loss[0])} in every step, whatever the batch, as a clamp makes it; {given}.",
+            "Take off the clamp, or set its limits beyond the values that the loss has here.",
+        )
+    return (
+        f"The loss changes with the batch, but not with small changes of the outputs: rounding, a comparison, argmax or"
+        f" a flat part of a function lies between; {given}.",
+        "Replace that function by a smooth one in the loss, such as cross-entropy for a count of errors.",
+    )
+
+
+def _was_observed(trace: Trace, quantity: Quantity) -> NDArray[np.bool_]:
+    """In which steps a site of `quantity` was."""
+    columns = trace.columns(quantity)
+    return np.asarray(~np.isnan(trace.statistics[Statistic.NUMEL][:, columns]).all(axis=1))
+
+
+def _last_output(trace: Trace) -> Site:
+    """The output of the layer that ran last; of the module that did, where none has weights."""
+    owners = {layer.module for layer in learned_layers(trace)}
+    sites = [trace.sites[c] for c in trace.columns(Quantity.OUTPUT)]
+    sites = [site for site in sites if site.module in owners] or sites
+    deepest = max(site.depth for site in sites)
+    return next(site for site in sites if site.depth == deepest)
+
+
+def _moved(trace: Trace) -> Doubles:
+    """The largest share of the loss that an output moves, over the steps; infinite where a gradient is not finite.
+
+    Where the loss was not recorded, or is zero, any gradient but zero counts as all of it.
+    """
+    output = {(s.module, s.name): c for c in trace.columns(Quantity.OUTPUT) for s in [trace.sites[c]]}
+    loss = np.abs(trace.per_step["loss"])
+    largest = np.zeros(len(trace.steps))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        last = _last_output(trace).depth
+        for column in trace.columns(Quantity.OUTPUT_GRAD):
+            site = trace.sites[column]
+            if site.depth > last:
+                continue
+            gradient = trace.statistics[Statistic.L2_NORM][:, column].astype(np.float64)
+            broken = trace.statistics[Statistic.NONFINITE_COUNT][:, column] > 0
+            given = output.get((site.module, site.name))
+            size = np.nan if given is None else trace.statistics[Statistic.L2_NORM][:, given].astype(np.float64)
+            share = gradient * size / loss
+            share = np.where((gradient > 0) & ~np.isfinite(share), np.inf, np.nan_to_num(share, nan=0.0))
+            largest = np.maximum(largest, np.where(broken, np.inf, share))
+    return np.asarray(largest)

@@ -1,0 +1,113 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import trace_of
+
+from gradscope.errors import NotJudged
+from gradscope.findings import Severity
+from gradscope.records import Event
+from gradscope.rules.zero_loss_gradient import ZeroLossGradient
+
+OPTIMIZER = {"optimizers": [{"type": "SGD"}]}
+TYPES = ["Linear", "Tanh", "Linear", "Sigmoid"]
+STEPS = 20
+
+
+def trace(gradient, *, loss=0.7, output=1.0, **more):
+    """Outputs of norm `output`, and `gradient`: the norms of ∂L/∂y of the last layer, and of all before it."""
+    gradient = np.broadcast_to(np.asarray(gradient, dtype=float).reshape(-1, 1), (STEPS, len(TYPES)))
+    weights = np.where(np.array(TYPES) == "Linear", 1.0, np.nan)
+    return trace_of(
+        types=TYPES,
+        output_l2_norm=np.full((STEPS, len(TYPES)), output),
+        output_grad_l2_norm=gradient,
+        weight_l2_norm=weights,
+        loss=loss,
+        meta=OPTIMIZER,
+        **more,
+    )
+
+
+def with_last(value, gradient=0.0):
+    """The last activation gets a gradient of its own."""
+    values = np.full((STEPS, len(TYPES)), gradient)
+    values[:, -1] = value
+    return trace_of(
+        types=TYPES,
+        output_l2_norm=np.ones((STEPS, len(TYPES))),
+        output_grad_l2_norm=values,
+        weight_l2_norm=np.where(np.array(TYPES) == "Linear", 1.0, np.nan),
+        loss=0.3,
+        meta=OPTIMIZER,
+    )
+
+
+BROKEN = {
+    "exactly zero": trace(np.zeros(STEPS)),
+    "zero loss": trace(np.zeros(STEPS), loss=0.0),
+    "a millionth of a millionth": trace(np.full(STEPS, 1e-12)),
+    "large outputs, a large loss": trace(np.full(STEPS, 1e-9), loss=1e6, output=1e5),
+    "a saturated last activation": with_last(1e-2, 1e-12),
+}
+CLEAN = {
+    "a gradient as it should be": trace(np.full(STEPS, 0.1)),
+    "a loss times 1e-12": trace(np.full(STEPS, 1e-13), loss=7e-13),
+    "a margin that training has met": trace(np.r_[np.ones(10), np.zeros(10)], loss=np.r_[np.ones(10), np.zeros(10)]),
+    "a reward now and then": trace(np.r_[np.zeros(19), 1.0], loss=np.r_[np.zeros(19), 1.0]),
+    "the loss was not recorded": trace(np.full(STEPS, 1e-12), loss=np.nan),
+    "not a number": trace(np.zeros(STEPS), output_grad_nonfinite_count=np.ones((STEPS, 4))),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_loss_that_hands_back_nothing_is_found(name):
+    (finding,) = ZeroLossGradient().check(BROKEN[name])
+    assert (finding.module, finding.severity, finding.first_step) == ("2", Severity.ERROR, 0)
+    assert finding.measured <= finding.threshold
+    assert "20 recorded steps" in finding.message
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_a_loss_that_hands_back_something_is_clean(name):
+    assert list(ZeroLossGradient().check(CLEAN[name])) == []
+
+
+def test_the_cause_tells_what_the_loss_does():
+    (met,) = ZeroLossGradient().check(trace(np.zeros(STEPS), loss=0.0))
+    (held,) = ZeroLossGradient().check(trace(np.zeros(STEPS), loss=0.1))
+    (rounded,) = ZeroLossGradient().check(trace(np.zeros(STEPS), loss=1 + np.arange(STEPS) % 3))
+    assert "margin" in met.cause
+    assert "0.1 in every step" in held.cause
+    assert "argmax" in rounded.cause
+
+
+def unreached(**meta):
+    return trace_of(
+        types=TYPES, output_l2_norm=np.ones((STEPS, 4)), weight_l2_norm=np.ones(4), loss=0.7, meta={**OPTIMIZER, **meta}
+    )
+
+
+def test_where_no_backward_reached_the_model_the_loss_does_not_hang_on_it():
+    (finding,) = ZeroLossGradient().check(unreached())
+    assert "No backward pass reached the model in 20 recorded steps" in finding.message
+    assert "detach()" in finding.remedy
+
+
+def test_what_the_model_itself_cuts_is_no_fault_of_the_loss():
+    cut = {"function": "detach", "file": "net.py", "line": 3, "modules": ["2"]}
+    assert list(ZeroLossGradient().check(unreached(cuts=[cut]))) == []
+
+
+def test_steps_that_a_scaler_skipped_are_not_judged():
+    steps = tuple(Event(step=step, kind="step-skipped") for step in range(STEPS - 2))
+    with pytest.raises(NotJudged, match="3 steps with a forward pass, the trace has 2"):
+        list(ZeroLossGradient().check(replace(unreached(), events=steps)))
+
+
+def test_without_gradients_in_the_trace_nothing_is_judged():
+    parameters_alone = trace_of(output_l2_norm=np.ones((STEPS, 2)), weight_grad_l2_norm=np.ones(2), meta=OPTIMIZER)
+    no_optimizer = trace_of(output_l2_norm=np.ones((STEPS, 2)))
+    for one in (parameters_alone, no_optimizer):
+        with pytest.raises(NotJudged, match="needs the gradient of what modules return"):
+            list(ZeroLossGradient().check(one))
