@@ -1,7 +1,8 @@
 """Roots and symptoms: which finding explains which.
 
 A finding is a symptom if another one can explain it by the table below, began no later, and lies where its effect goes:
-a lost gradient is missing upstream, a broken signal downstream. What is left are the roots.
+a lost gradient is missing upstream, a broken signal downstream. What costs nothing explains nothing that does. What is
+left are the roots.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,9 +10,8 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from gradscope.findings import Finding, Role, Severity
+from gradscope.flow import flow_of
 from gradscope.trace import Trace
-
-Guard: TypeAlias = Callable[[Finding, Finding], bool]
 
 
 def relate(findings: Iterable[Finding], trace: Trace) -> tuple[Finding, ...]:
@@ -20,7 +20,8 @@ def relate(findings: Iterable[Finding], trace: Trace) -> tuple[Finding, ...]:
     What follows from a root at once comes before what follows from that; the outcome comes last.
     """
     found = list(findings)
-    parents = {index: _parent(finding, found) for index, finding in enumerate(found)}
+    passage = Passage(trace)
+    parents = {index: _parent(finding, found, passage) for index, finding in enumerate(found)}
     roots, symptoms = [], []
     for index, finding in enumerate(found):
         top, links = index, 0
@@ -42,40 +43,71 @@ def _place(finding: Finding) -> tuple[int, str, str]:
     return ORDER.index(finding.code) if finding.code in ORDER else len(ORDER), finding.code, finding.module
 
 
-def _anywhere(cause: Finding, effect: Finding) -> bool:
+class Passage:
+    """Who lies before whom: by the graph of the forward pass, where the trace has it, else by depth."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._flow = flow_of(trace)
+        self._seen = frozenset(self._flow.modules) if self._flow is not None else frozenset()
+        self._after: dict[frozenset[str], frozenset[str]] = {}
+
+    def leads(self, one: Finding, other: Finding) -> bool | None:
+        """Whether something that `one` speaks of is, or comes before, something of `other`; None if that is unknown."""
+        here, there = self._modules(one), self._modules(other)
+        if not here or not there:
+            return None
+        return bool(there & (here | self._following(here)))
+
+    def _modules(self, finding: Finding) -> frozenset[str]:
+        return self._seen & {site.module for site in finding.sites}
+
+    def _following(self, modules: frozenset[str]) -> frozenset[str]:
+        assert self._flow is not None  # else no module is known
+        if modules not in self._after:
+            start = [vertex for module in modules for vertex in self._flow.returned(module)]
+            self._after[modules] = frozenset(vertex.module for vertex in self._flow.descendants(start))
+        return self._after[modules]
+
+
+Guard: TypeAlias = Callable[[Finding, Finding, Passage], bool]
+
+
+def _anywhere(cause: Finding, effect: Finding, passage: Passage) -> bool:
     return True
 
 
-def _upstream(cause: Finding, effect: Finding) -> bool:
+def _upstream(cause: Finding, effect: Finding, passage: Passage) -> bool:
     """Some of the effect's evidence lies at or before the cause's: a gradient that is lost there is missing before."""
-    return _shallowest(effect) <= _deepest(cause)
+    leads = passage.leads(effect, cause)
+    return _shallowest(effect) <= _deepest(cause) if leads is None else leads
 
 
-def _overlapping(cause: Finding, effect: Finding) -> bool:
-    """The two share layers, or nearly."""
-    return _shallowest(effect) <= _deepest(cause) + 2 and _deepest(effect) >= _shallowest(cause) - 2
+def _overlapping(cause: Finding, effect: Finding, passage: Passage) -> bool:
+    """The two share layers, or nearly, on one path."""
+    near = _shallowest(effect) <= _deepest(cause) + 2 and _deepest(effect) >= _shallowest(cause) - 2
+    return near and (passage.leads(cause, effect) is not False or passage.leads(effect, cause) is not False)
 
 
-def _across(cause: Finding, effect: Finding) -> bool:
+def _across(cause: Finding, effect: Finding, passage: Passage) -> bool:
     """The effect stretches over the cause's place."""
     return _shallowest(effect) <= _deepest(cause) and _deepest(effect) >= _shallowest(cause)
 
 
-def _ahead(cause: Finding, effect: Finding) -> bool:
+def _ahead(cause: Finding, effect: Finding, passage: Passage) -> bool:
     """The cause lies before the effect in the forward pass: what it returns is what the effect is given."""
-    return _deepest(cause) < _shallowest(effect)
+    return _deepest(cause) < _shallowest(effect) and passage.leads(cause, effect) is not False
 
 
-def _behind(cause: Finding, effect: Finding) -> bool:
+def _behind(cause: Finding, effect: Finding, passage: Passage) -> bool:
     """The cause lies after the effect in the forward pass: what it passes back is what the effect gets."""
-    return _shallowest(cause) > _deepest(effect)
+    return _shallowest(cause) > _deepest(effect) and passage.leads(effect, cause) is not False
 
 
-def _same_module(cause: Finding, effect: Finding) -> bool:
+def _same_module(cause: Finding, effect: Finding, passage: Passage) -> bool:
     return cause.module == effect.module
 
 
-def _earlier(cause: Finding, effect: Finding) -> bool:
+def _earlier(cause: Finding, effect: Finding, passage: Passage) -> bool:
     """The cause began in an earlier step."""
     return cause.first_step < effect.first_step
 
@@ -217,12 +249,13 @@ ORDER = (
 )  # fmt: skip
 
 
-def _parent(effect: Finding, found: list[Finding]) -> int | None:
+def _parent(effect: Finding, found: list[Finding], passage: Passage) -> int | None:
     if effect.code in OUTCOMES:
         return _worst(found)
     for code, guard in EXPLAINED_BY.get(effect.code, ()):
         for index, cause in enumerate(found):
-            if cause.code == code and _comes_first(cause, effect) and guard(cause, effect):
+            costs = cause.severity is not Severity.INFO or effect.severity is Severity.INFO
+            if cause.code == code and costs and _comes_first(cause, effect) and guard(cause, effect, passage):
                 return index
     return None
 

@@ -1,8 +1,11 @@
+from itertools import pairwise
+
 import pytest
 from builders import trace_of
 
 from gradscope.catalogue import EVERY_CODE
 from gradscope.findings import Finding, Role, Severity
+from gradscope.links import INPUT, OUTPUT, End, Link, Links, Side
 from gradscope.records import Quantity, Site
 from gradscope.rules import RULES
 from gradscope.rules.relations import EXPLAINED_BY, ORDER, OUTCOMES, relate
@@ -31,8 +34,8 @@ def finding(code, *, depths=(1, 9), first=0, severity=Severity.ERROR, module=Non
     )
 
 
-def roles(*findings):
-    return {f.code: (f.role, f.caused_by and f.caused_by[1]) for f in relate(findings, TRACE)}
+def roles(*findings, trace=TRACE):
+    return {f.code: (f.role, f.caused_by and f.caused_by[1]) for f in relate(findings, trace)}
 
 
 ROOT = (Role.ROOT, None)
@@ -96,6 +99,31 @@ def test_roots_come_first_and_the_worst_of_them_first():
     )
     assert [f.role for f in ordered] == sorted(f.role for f in ordered)
     assert ordered[0].severity is Severity.ERROR
+
+
+def branches(*chains):
+    """A trace whose forward pass is the given chains of modules, each from the input to the output."""
+    links = Links()
+    for chain in chains:
+        ends = [INPUT, *chain, OUTPUT]
+        for source, target in pairwise(ends):
+            links.add(Link(End(source, Side.RETURNED), End(target, Side.GIVEN)), 0, 0)
+    return trace_of(output_rms=[1.0], meta={"flow": links.to_list()})
+
+
+def test_what_costs_nothing_explains_nothing_that_does():
+    survived = finding("GS502", severity=Severity.INFO)
+    assert roles(survived, finding("GS301", first=1))["GS301"] == ROOT
+    assert roles(survived, finding("GS301", first=1, severity=Severity.INFO))["GS301"] == (Role.SYMPTOM, "GS502")
+
+
+def test_a_gradient_is_not_lost_on_another_branch():
+    dead, starved = finding("GS301", depths=(5, 6)), finding("GS103", depths=(2, 4))
+    one_chain, two_branches = branches("2345"), branches("1236", "1456")
+    assert roles(dead, starved, trace=one_chain)["GS103"] == (Role.SYMPTOM, "GS301")
+    beside = finding("GS103", depths=(2, 3))
+    assert roles(dead, beside, trace=two_branches)["GS103"] == ROOT
+    assert roles(finding("GS304", depths=(2, 3)), finding("GS101", depths=(4, 5)), trace=two_branches)["GS101"] == ROOT
 
 
 def test_the_symptoms_are_told_in_the_order_in_which_one_leads_to_the_other():
