@@ -10,18 +10,15 @@ AFTER = (also("non-finite"), also("loss-divergence"), also("exploding-gradient")
 
 
 class Standardise(nn.Module):
-    def __init__(self, unbiased: bool) -> None:
-        super().__init__()
-        self.unbiased = unbiased
-
     def forward(self, x: Tensor) -> Tensor:
-        return (x - x.mean(0)) / (x.std(0, unbiased=self.unbiased) + 1e-5)
+        centred = x - x.mean(0)
+        return centred / ((centred.pow(2).sum(0) / (len(x) - 1)).sqrt() + 1e-5)
 
 
 class HandNormed(nn.Module):
-    def __init__(self, unbiased: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.inlet, self.norm = nn.Linear(6, 32), Standardise(unbiased)
+        self.inlet, self.norm = nn.Linear(6, 32), Standardise()
         self.act, self.outlet = nn.SiLU(), nn.Linear(32, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,7 +34,7 @@ def _() -> Case:
 
     c = Case(
         family="non-finite",
-        build=lambda: HandNormed(True),
+        build=HandNormed,
         batch=batch,
         loss=regress,
         optimizer=sgd(0.05),
