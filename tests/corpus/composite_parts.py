@@ -116,8 +116,8 @@ class UNet(nn.Module):
         self.enc1 = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU())
         self.enc2 = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU())
         self.bottom = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())
-        self.dec2 = nn.Sequential(nn.Conv2d(32, 8, 3, padding=1), nn.ReLU())
-        self.dec1, self.last = nn.Sequential(nn.Conv2d(16, 8, 3, padding=1), nn.ReLU()), nn.Conv2d(8, 1, 1)
+        self.dec2 = nn.Sequential(nn.Conv2d(32, 8, 3, padding=1), nn.SiLU())
+        self.dec1, self.last = nn.Sequential(nn.Conv2d(16, 8, 3, padding=1), nn.SiLU()), nn.Conv2d(8, 1, 1)
         nn.init.constant_(self.bottom[1].bias, offset)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class Distance(nn.Module):
 class Twins(nn.Module):
     def __init__(self, eps: float) -> None:
         super().__init__()
-        self.tower = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 8))
+        self.tower = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 8, bias=False))
         self.distance = Distance(eps)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:

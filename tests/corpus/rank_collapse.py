@@ -159,7 +159,7 @@ def _() -> Case:
 class GraphLayer(nn.Module):
     def __init__(self, width: int, skip: bool) -> None:
         super().__init__()
-        self.lin, self.act, self.skip = nn.Linear(width, width), nn.ReLU(), skip
+        self.lin, self.act, self.skip = nn.Linear(width, width), nn.SiLU(), skip
         he(self.lin)
 
     def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:

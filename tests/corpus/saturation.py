@@ -54,7 +54,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.stem, self.relu = nn.Linear(64, 48), nn.ReLU()
         self.code, self.squash = nn.Linear(48, 24), nn.Sigmoid()
-        self.decoder = nn.Sequential(nn.Linear(24, 48), nn.ReLU(), nn.Linear(48, 10))
+        self.decoder = nn.Sequential(nn.Linear(24, 48), nn.SiLU(), nn.Linear(48, 10))
         self.code.weight.data.mul_(gain)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,12 +161,12 @@ def _() -> Case:
 class Squeeze(nn.Module):
     def __init__(self, channels: int, bias: float) -> None:
         super().__init__()
-        self.fc1, self.relu = nn.Linear(channels, channels // 2), nn.ReLU()
+        self.fc1, self.act = nn.Linear(channels, channels // 2), nn.SiLU()
         self.fc2, self.sigmoid = nn.Linear(channels // 2, channels), nn.Sigmoid()
         nn.init.constant_(self.fc2.bias, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.sigmoid(self.fc2(self.relu(self.fc1(x.mean((2, 3))))))
+        gate = self.sigmoid(self.fc2(self.act(self.fc1(x.mean((2, 3))))))
         return x * gate[:, :, None, None]
 
 

@@ -51,7 +51,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, 12, 3, padding=1), nn.ReLU())
         self.stage = nn.Sequential(nn.Conv2d(12, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten())
-        self.new_head = nn.Sequential(nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10))
+        self.new_head = nn.Sequential(nn.Linear(256, 32), nn.SiLU(), nn.Linear(32, 10))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.new_head(self.stage(self.stem(x)))

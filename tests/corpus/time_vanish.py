@@ -226,7 +226,7 @@ def _() -> Case:
             root("vanishing-gradient", "|inward|across|act"),
             *FORGETS,
         ),
-        fix=lambda: c.but(build=lambda: Leaky(0.97, nn.Tanh()), optimizer=adam(1e-2), steps=100),
+        fix=lambda: c.but(build=lambda: Leaky(0.97, nn.Tanh()), optimizer=adam(4e-3), steps=120),
         verify=through_time(below=1e-6),
     )
     return c
