@@ -119,6 +119,11 @@ class StepRecorder:
         """What a module was given comes from there."""
         self.table.links.add(link, source_call, target_call)
 
+    def computes_in(self, name: str, dtype: torch.dtype) -> None:
+        """`name`, a module or a full parameter's, returns or has numbers of `dtype`."""
+        if dtype is not torch.float32:
+            self.table.dtypes[name] = str(dtype).removeprefix("torch.")
+
     def passed_by(self, module: str) -> None:
         """`module` has run without gradients: its place is kept, should it be computed again for the backward."""
         self.table.passed_by(module)

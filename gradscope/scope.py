@@ -323,6 +323,7 @@ class Scope:
             self._meta["sources"] = {**with_calls(self._meta.get("sources"), self._recorder.table.calls)}
             if self._recorder.table.links:
                 self._meta["flow"] = self._recorder.table.links.to_list()
+            self._meta["dtypes"] = {**self._recorder.table.dtypes}
             self._meta["cuts"] = [cut.to_dict() for cut in self._recorder.table.cuts]
             self._meta |= sizes(self._target)
             self._meta["blind_spots"] = blind_spots(self._target, self._recorder, self._watched)

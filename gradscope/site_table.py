@@ -20,6 +20,7 @@ class SiteTable:
         links: Who is given whose output.
         cuts: Calls that take a value out of the graph.
         depths: Of the modules that have run: the order in which they first did, from 1.
+        dtypes: What modules and parameters, by name, compute and are kept in; only of what is not float32.
 
     Args:
         module_types: Of those that are known from the start.
@@ -31,6 +32,7 @@ class SiteTable:
         self.cuts: list[Cut] = []
         self.links = Links()
         self.depths: dict[str, int] = {}
+        self.dtypes: dict[str, str] = {}
         self._order: dict[str, int] = {}  # also of modules that have only run without gradients
         self._index: dict[Key, int] = {}
         self._sites: tuple[Site, ...] = ()

@@ -105,6 +105,7 @@ class _OutputHook(ForwardHook):
         if site is None:
             recorder.completed(self.module)
             site = self.sites[name] = recorder.site(self.module, Quantity.OUTPUT, name)
+            recorder.computes_in(self.module, output.dtype)
             if self.axis is not None and not -output.ndim <= self.axis < output.ndim:
                 what = (
                     f"the output of {self.module or 'the model'} of shape {tuple(output.shape)} has no axis {self.axis}"

@@ -98,6 +98,10 @@ class Recorder(Protocol):
         """What a module was given in this call comes from there: from what another took or returned in that call."""
         ...
 
+    def computes_in(self, name: str, dtype: torch.dtype) -> None:
+        """`name`, a module or a full parameter's, returns or has numbers of `dtype`."""
+        ...
+
     def passed_by(self, module: str) -> None:
         """`module` has run without gradients: should it be computed again for the backward, this is its depth."""
         ...

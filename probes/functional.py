@@ -200,6 +200,7 @@ class _Watcher:
         if site.output < 0:
             recorder.completed(site.module, site.module_type)
             site.output = recorder.site(site.module, Quantity.OUTPUT)
+            recorder.computes_in(site.module, result.dtype)
         self.emit(site, args, kwargs, result)
         self.sites.spreads.see(site.module, site.output, result)
         if result.requires_grad:

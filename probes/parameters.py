@@ -148,6 +148,8 @@ class _Weights:
         self._weights = [local(parameter) for parameter in self._parameters]
         self._large = sum(not joinable(parameter) for parameter in self._weights)
         names = [name for name, _ in ordered]
+        for name, parameter in ordered:
+            recorder.computes_in(name, parameter.dtype)
         self._weight_sites = [recorder.site(*_site(name, Quantity.WEIGHT)) for name in names]
         self._update_sites = [recorder.site(*_site(name, Quantity.WEIGHT_UPDATE)) for name in names]
         self._applied_sites = [recorder.site(*_site(n, Quantity.APPLIED_GRAD)) for n in names] if applied else []
