@@ -3,6 +3,7 @@
 from gradscope.rules.accumulating_gradient import AccumulatingGradient
 from gradscope.rules.base import Rule
 from gradscope.rules.clipping_dominates import ClippingDominates
+from gradscope.rules.constant_output import ConstantOutput
 from gradscope.rules.dead_units import DeadUnits
 from gradscope.rules.exploding_gradient import ExplodingGradient
 from gradscope.rules.exploding_through_time import ExplodingThroughTime
@@ -30,6 +31,7 @@ RULES: tuple[type[Rule], ...] = (
     ExplodingThroughTime,
     DeadUnits,
     Saturation,
+    ConstantOutput,
     ForwardVarianceCollapse,
     ForwardVarianceExplosion,
     NonFinite,
