@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from gradscope.findings import Json
+from gradscope.links import INPUT, OUTPUT, End, Link, Links, Side
 from gradscope.records import COLUMN, STATISTICS, Quantity, Site, Statistic
 from gradscope.trace import StepRecord, Trace, TraceBuilder
 
@@ -169,6 +171,27 @@ def read_at_the_end(gain: ArrayLike, length: int = 60, suffix: str = "l0") -> di
     carried = np.where(np.arange(length) == length - 1, 0.0, total)
     way = slice(None, None, -1 if suffix.endswith("_reverse") else 1)
     return {f"state_grad h_{suffix}": total[..., way], f"state_grad h_{suffix}.carried": carried[..., way]}
+
+
+def links(*edges: tuple[str, str]) -> Links:
+    """A graph of edges `(from, to)`: "a" is what a returns, "a?" what it was given, "a@1" its second call."""
+    made = Links()
+    for source, target in edges:
+        (one, one_call), (other, other_call) = end(source, Side.RETURNED), end(target, Side.GIVEN)
+        made.add(Link(one, other), one_call, other_call)
+    return made
+
+
+def chain(*names: str) -> list[tuple[str, str]]:
+    """The edges of one after the other."""
+    return list(pairwise(names))
+
+
+def end(written: str, side: Side) -> tuple[End, int]:
+    """One end of such an edge, and the number of the call."""
+    name, _, call = written.partition("@")
+    side = Side.GIVEN if name.endswith("?") else side
+    return End({"in": INPUT, "out": OUTPUT}.get(name, name.rstrip("?")), side), int(call or 0)
 
 
 def _split(key: str) -> tuple[str, str]:

@@ -1,9 +1,7 @@
 """The graph of the forward pass: who feeds whom, what is skipped, what everything goes through."""
 
-from itertools import pairwise
-
 import pytest
-from builders import trace_of
+from builders import chain, end, links, trace_of
 
 from gradscope.flow import Flow, flow_of
 from gradscope.links import INPUT, OUTPUT, End, Link, Links, Side
@@ -12,22 +10,7 @@ ADD = ("AddBackward0",)
 
 
 def flow(*edges):
-    """Edges as `(from, to)`: "a" is what a returns, "a?" what it was given, "a@1" its second call."""
-    links = Links()
-    for source, target in edges:
-        (one, one_call), (other, other_call) = _end(source, Side.RETURNED), _end(target, Side.GIVEN)
-        links.add(Link(one, other), one_call, other_call)
-    return Flow(links)
-
-
-def _end(written, side):
-    name, _, call = written.partition("@")
-    side = Side.GIVEN if name.endswith("?") else side
-    return End({"in": INPUT, "out": OUTPUT}.get(name, name.rstrip("?")), side), int(call or 0)
-
-
-def chain(*names):
-    return list(pairwise(names))
+    return Flow(links(*edges))
 
 
 RESIDUAL = [*chain("in", "stem", "norm", "fc", "head", "out"), ("norm?", "head")]
@@ -73,11 +56,11 @@ def test_without_a_module_of_the_backbone_no_path_is_left(edges, _):
 
 
 def test_what_is_returned_beside_the_last_is_no_second_way_out():
-    links = Links()
+    made = Links()
     for source, target, path in [("in", "a", ""), ("a", "b", ""), ("a", "out", "hidden"), ("b", "out", "logits")]:
-        one, other = _end(source, Side.RETURNED)[0], _end(target, Side.GIVEN)[0]
-        links.add(Link(one, End(other.module, other.side, path)), 0, 0)
-    assert Flow(links).backbone == ("a", "b")
+        one, other = end(source, Side.RETURNED)[0], end(target, Side.GIVEN)[0]
+        made.add(Link(one, End(other.module, other.side, path)), 0, 0)
+    assert Flow(made).backbone == ("a", "b")
 
 
 def test_the_nearest_modules_feed_one():

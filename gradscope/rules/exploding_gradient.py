@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
-from gradscope.records import Quantity, Statistic
+from gradscope.records import Quantity
 from gradscope.rules.base import Rule
-from gradscope.rules.gain import LEAST_LAYERS, steady_growth, steepest_rises
-from gradscope.rules.layers import profile_of
-from gradscope.rules.persistence import persistence
-from gradscope.rules.stretch import stretch_of
+from gradscope.rules.chains import gradient_profiles
+from gradscope.rules.gain import steady_growth, steepest_rises
+from gradscope.rules.persistence import Persistence
+from gradscope.rules.stretch import Stretch, enough_layers, steepest
 from gradscope.rules.wording import number
 from gradscope.trace import Trace
 
@@ -20,14 +19,17 @@ class ExplodingGradient(Rule):
     """Each layer passes back a multiple of the gradient it receives.
 
     What it means: the early layers take steps that are far too large for them, or no learning rate serves all layers.
-    How it is measured: ‖∂L/∂y‖₂ of every layer with a weight, before its activation function, against depth: not the
-        gradients of the parameters, in which a forward signal that grows cancels a gradient that shrinks.
+    How it is measured: ‖∂L/∂y‖₂ of every layer with a weight, before its activation function, and of every tensor at
+        which branches join, along a path that everything goes through: not the gradients of the parameters, in which a
+        forward signal that grows cancels a gradient that shrinks.
     Why the threshold: 1.6 per layer lies between BatchNorm with ReLU (1.21, healthy) and twice the He scale (2, sick).
         A growth of 1.5 decades counts if the run begins with it; a network that learns makes its layers larger, so
-        what training has made counts from 3 decades on. It is an error from 4 decades on.
+        what training has made counts from 3 decades on, and so does what a deep net begins with at 1.1 per layer:
+        over three decades no learning rate serves both ends. It is an error from 4 decades on.
     What to try: the initialisation that the activation asks for, normalisation, a lower learning rate; clipping treats
         the symptom.
-    Where it stays silent: growth of less than 1.6 per layer, such as BatchNorm's; one spike; fewer than four layers.
+    Where it stays silent: growth of less than 1.6 per layer, such as BatchNorm's, unless it adds up to 3 decades;
+        one spike; fewer than four layers.
     Source: Glorot & Bengio 2010, section 4.2; He et al. 2015, section 2.2; Yang et al. 2019 for BatchNorm.
     """
 
@@ -41,21 +43,15 @@ class ExplodingGradient(Rule):
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding: the steepest stretch."""
-        profile = profile_of(trace, Quantity.OUTPUT_GRAD, Statistic.L2_NORM)
-        if len(profile.layers) < LEAST_LAYERS:
-            raise NotJudged(
-                f"needs the gradient at {LEAST_LAYERS} layers with a weight, the trace has {len(profile.layers)}"
-            )
-        rises = steepest_rises(-profile.values)
-        if not rises.known.any():
-            raise NotJudged(f"in no step was a gradient that is finite and not zero seen at {LEAST_LAYERS} layers")
-        growing = steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades)
-        lasting = persistence(growing, rises.known)
-        if lasting is None:
-            return
-        stretch = stretch_of(trace, profile, rises, lasting)
+        judged = [(profile, steepest_rises(-profile.values)) for profile in gradient_profiles(trace)]
+        enough_layers(trace, judged, Quantity.OUTPUT_GRAD)
+        growing = [steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades) for _, rises in judged]
+        for stretch, lasting in steepest(trace, judged, growing):
+            yield self._finding(trace, stretch, lasting)
+
+    def _finding(self, trace: Trace, stretch: Stretch, lasting: Persistence) -> Finding:
         built_so = not stretch.scale <= 1 and lasting.first == 0
-        yield Finding(
+        return Finding(
             code=self.code,
             pathology=self.name,
             severity=Severity.ERROR if stretch.decades >= self.error_decades else Severity.WARNING,

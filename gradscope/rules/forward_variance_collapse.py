@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
-from gradscope.records import Quantity, Statistic
+from gradscope.records import Quantity
 from gradscope.rules.base import Rule
-from gradscope.rules.gain import DECAY, LEAST_LAYERS, steady, steepest_rises
-from gradscope.rules.layers import profile_of
-from gradscope.rules.persistence import Persistence, persistence
-from gradscope.rules.stretch import Stretch, scale_along, stretch_of
+from gradscope.rules.chains import gradient_profiles, spread_profiles
+from gradscope.rules.gain import DECAY, Bools, Rises, steady, steepest_rises
+from gradscope.rules.layers import Profile
+from gradscope.rules.persistence import Persistence
+from gradscope.rules.stretch import Stretch, enough_layers, joins_along, scale_along, steepest
 from gradscope.rules.wording import number
 from gradscope.trace import Trace
 
@@ -45,30 +45,32 @@ class ForwardVarianceCollapse(Rule):
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding: the steepest stretch."""
-        spread = profile_of(trace, Quantity.OUTPUT, Statistic.STD)
-        gradient = profile_of(trace, Quantity.OUTPUT_GRAD, Statistic.L2_NORM)
-        if len(spread.layers) < LEAST_LAYERS:
-            raise NotJudged(
-                f"needs the output of {LEAST_LAYERS} layers with a weight, the trace has {len(spread.layers)}"
-            )
-        falls, fades = steepest_rises(-spread.values), steepest_rises(gradient.values)
-        if not falls.known.any():
-            raise NotJudged(f"in no step did {LEAST_LAYERS} layers have an output that is finite and not constant")
+        spread = [(profile, steepest_rises(-profile.values)) for profile in spread_profiles(trace)]
+        gradient = [(profile, steepest_rises(profile.values)) for profile in gradient_profiles(trace)]
+        enough_layers(trace, spread, Quantity.OUTPUT)
+        falling, fading = (
+            [self._falling(trace, *each) for each in spread],
+            [self._fading(trace, *each) for each in gradient],
+        )
+        found = [
+            *(("the gradient", *each) for each in steepest(trace, gradient, fading)),
+            *(("the output's spread", *each) for each in steepest(trace, spread, falling)),
+        ]
+        if found:
+            what, stretch, lasting = found[0]
+            yield self._finding(trace, stretch, lasting, what)
+
+    def _falling(self, trace: Trace, profile: Profile, rises: Rises) -> Bools:
+        """Where the outputs get smaller, unless weights above that scale say that something else makes them."""
         with np.errstate(invalid="ignore"):
-            # weights above that scale make no signal die out: something else between the layers did
-            driven = ~(scale_along(trace, spread, falls) > 1)
-        seen, inferred = steady(falls, decades=self.min_decades, gain=DECAY) & driven, np.zeros(len(trace.steps), bool)
-        if gradient.layers:
-            with np.errstate(invalid="ignore"):
-                small = scale_along(trace, gradient, fades) <= self.small_scale
-            inferred = steady(fades, decades=self.min_decades, gain=DECAY) & small
-        lasting = persistence(seen | inferred, falls.known)
-        if lasting is None:
-            return
-        if inferred[lasting.rows].any():
-            yield self._finding(trace, stretch_of(trace, gradient, fades, lasting), lasting, "the gradient")
-        else:
-            yield self._finding(trace, stretch_of(trace, spread, falls, lasting), lasting, "the output's spread")
+            driven = ~(scale_along(trace, profile, rises) > 1)
+        return steady(rises, decades=self.min_decades, gain=DECAY) & driven
+
+    def _fading(self, trace: Trace, profile: Profile, rises: Rises) -> Bools:
+        """Where the gradient does, over layers with small weights and nothing that leads around them."""
+        with np.errstate(invalid="ignore"):
+            small = (scale_along(trace, profile, rises) <= self.small_scale) & ~joins_along(profile, rises)
+        return steady(rises, decades=self.min_decades, gain=DECAY) & small
 
     def _finding(self, trace: Trace, stretch: Stretch, lasting: Persistence, what: str) -> Finding:
         grave = stretch.decades >= self.error_decades and lasting.standing

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.activations import LARGEST_SLOPE, asked_gain
 from gradscope.rules.base import Rule
-from gradscope.rules.gain import GROWTH, LEAST_LAYERS, Bools, Rises, steady_growth, steepest_rises
-from gradscope.rules.layers import fan_in, learned_layers, profile_of, relative_scale
-from gradscope.rules.persistence import Persistence, persistence
-from gradscope.rules.stretch import Stretch, scale_along, stretch_of
+from gradscope.rules.chains import gradient_profiles, spread_in_order, spread_profiles
+from gradscope.rules.gain import GROWTH, Bools, Rises, steady_growth, steepest_rises
+from gradscope.rules.layers import Profile, fan_in, learned_layers, relative_scale
+from gradscope.rules.persistence import Persistence
+from gradscope.rules.stretch import Stretch, enough_layers, joins_along, scale_along, steepest
 from gradscope.rules.wording import number
 from gradscope.trace import Trace
 
@@ -54,31 +54,35 @@ class ForwardVarianceExplosion(Rule):
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding: the steepest stretch."""
-        spread = profile_of(trace, Quantity.OUTPUT, Statistic.STD)
-        gradient = profile_of(trace, Quantity.OUTPUT_GRAD, Statistic.L2_NORM)
-        if len(spread.layers) < LEAST_LAYERS:
-            raise NotJudged(
-                f"needs the output of {LEAST_LAYERS} layers with a weight, the trace has {len(spread.layers)}"
-            )
-        grows, explodes = steepest_rises(spread.values), steepest_rises(-gradient.values)
-        if not grows.known.any():
-            raise NotJudged(f"in no step did {LEAST_LAYERS} layers have an output that is finite and not constant")
-        with np.errstate(invalid="ignore"):
-            # weights below the scale that keeps the spread make no signal grow: biases or normalisation did
-            driven = ~(scale_along(trace, spread, grows) < self.least_scale)
-            seen, inferred = self._growing(grows) & driven, np.zeros(len(trace.steps), bool)
-            if gradient.layers:
-                large = scale_along(trace, gradient, explodes) >= self.large_scale
-                # weights that are too large themselves are a second witness: half the slope is enough
-                inferred = self._growing(explodes, gain=np.sqrt(GROWTH)) & large
-        lasting = persistence(seen | inferred, grows.known)
-        if lasting is None:
+        # the outputs of branches that are added to a stream tell how the stream grows, so their order will do
+        profiles = (*spread_profiles(trace), *spread_in_order(trace))
+        spread = [(profile, steepest_rises(profile.values)) for profile in profiles]
+        gradient = [(profile, steepest_rises(-profile.values)) for profile in gradient_profiles(trace)]
+        enough_layers(trace, spread, Quantity.OUTPUT)
+        growing = [self._growing(trace, *each) for each in spread]
+        exploding = [self._exploding(trace, *each) for each in gradient]
+        found = [
+            *(("the output's std", *each) for each in steepest(trace, spread, growing)),
+            *(("the gradient on its way back", *each) for each in steepest(trace, gradient, exploding)),
+        ]
+        if not found:
             yield from self._cut_off(trace)
-        elif seen[lasting.rows].any():
-            yield self._finding(trace, stretch_of(trace, spread, grows, lasting), lasting, "the output's std")
         else:
-            stretch = stretch_of(trace, gradient, explodes, lasting)
-            yield self._finding(trace, stretch, lasting, "the gradient on its way back")
+            what, stretch, lasting = found[0]
+            yield self._finding(trace, stretch, lasting, what)
+
+    def _growing(self, trace: Trace, profile: Profile, rises: Rises) -> Bools:
+        """Where the outputs do, unless weights below the scale that keeps them say that biases or norms make them."""
+        with np.errstate(invalid="ignore"):
+            driven = ~(scale_along(trace, profile, rises) < self.least_scale)
+        return steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades) & driven
+
+    def _exploding(self, trace: Trace, profile: Profile, rises: Rises) -> Bools:
+        """Where the gradient does, over layers with large weights: a second witness, half the slope is enough."""
+        with np.errstate(invalid="ignore"):
+            large = (scale_along(trace, profile, rises) >= self.large_scale) & ~joins_along(profile, rises)
+        gain = np.sqrt(GROWTH)
+        return steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades, gain=gain) & large
 
     def _cut_off(self, trace: Trace) -> Iterator[Finding]:
         """Growth in every layer that a bounded activation cuts off each time, as the first record shows it."""
@@ -119,9 +123,6 @@ class ForwardVarianceExplosion(Rule):
                 f" the spread before {layer.activation}; or put normalisation layers between."
             ),
         )
-
-    def _growing(self, rises: Rises, gain: float = GROWTH) -> Bools:
-        return steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades, gain=gain)
 
     def _finding(self, trace: Trace, stretch: Stretch, lasting: Persistence, what: str) -> Finding:
         built_so = lasting.first == 0 and lasting.standing

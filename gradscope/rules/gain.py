@@ -25,6 +25,8 @@ Bools: TypeAlias = NDArray[np.bool_]
 # Decay: more than that natural 1.21 downwards; whether it matters, the decades it adds up to decide.
 GROWTH = 1.6
 DECAY = 1.25
+SLOW_GROWTH = 1.1  # BatchNorm's 1.21 is healthy in itself, but fifty plain layers of it make four decades
+REMAINS = 2 / 3  # of what a run began with: what training has brought down by less is still there
 STEADY = 0.5  # share of all ups and downs that is left as net change
 BEGINNING = 3  # recorded steps
 LEAST_LAYERS = 4  # a slope needs three gaps, so that the median is no single one of them
@@ -110,7 +112,11 @@ def steady_growth(rises: Rises, *, from_start: float, grown: float, gain: float 
     """As `steady`, with a lower bar for a rise that the run began with than for one that training has made.
 
     A network that learns makes its layers larger than it found them; nothing but the initialisation makes it start so.
+    Where it starts with as much as training may make, a smaller gain per layer adds up to it: of deep nets.
     """
     beginning = np.flatnonzero(rises.known)[:BEGINNING]
-    begun = bool(steady(rises, decades=from_start, gain=gain)[beginning].any())
-    return steady(rises, decades=from_start if begun else grown, gain=gain)
+    found = np.zeros(len(rises.decades), dtype=bool)
+    for decades, least in ((from_start, gain), (grown, SLOW_GROWTH)):
+        if steady(rises, decades=decades, gain=least)[beginning].any():
+            found |= steady(rises, decades=decades * REMAINS, gain=least)
+    return found | steady(rises, decades=grown, gain=gain)

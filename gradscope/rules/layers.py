@@ -5,7 +5,7 @@ function. Normalisation layers are left out: their weights scale, they do not mi
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +20,13 @@ LOOKUPS = frozenset({"Embedding", "EmbeddingBag"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """A module that ran and owns a weight.
+    """A module that ran and owns a weight; or what a module was given, where several branches join.
 
     Attributes:
         module: Its name.
         module_type: Its class.
         depth: Order of its first execution.
-        weight: Column of its largest parameter.
+        weight: Column of its largest parameter; None of a join.
         bias: Column of its bias; None without one.
         activation: Class of the activation function that ran next; "" if none did before the next layer.
     """
@@ -34,9 +34,9 @@ class Layer:
     module: str
     module_type: str
     depth: int
-    weight: int
-    bias: int | None
-    activation: str
+    weight: int | None = None
+    bias: int | None = None
+    activation: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,18 +100,25 @@ def profile_of(trace: Trace, quantity: Quantity, stat: Statistic) -> Profile:
     columns = [first[layer.module] for layer in layers]
     seen = [i for i, c in enumerate(columns) if size_of(trace, c) > 1]
     layers, columns = tuple(layers[i] for i in seen), [columns[i] for i in seen]
-    values = trace.statistics[stat][:, columns].astype(np.float64)
-    broken = trace.statistics[Statistic.NONFINITE_COUNT][:, columns] > 0
+    return Profile(columns=tuple(columns), layers=layers, values=logarithms(trace, columns, stat))
+
+
+def logarithms(trace: Trace, columns: Sequence[int], stat: Statistic) -> Doubles:
+    """log₁₀ of `stat` at each of `columns`; NaN where not observed, not finite, or zero. Shape (step, column)."""
+    values = trace.statistics[stat][:, list(columns)].astype(np.float64)
+    broken = trace.statistics[Statistic.NONFINITE_COUNT][:, list(columns)] > 0
     usable = (values > 0) & np.isfinite(values) & ~broken
-    return Profile(columns=tuple(columns), layers=layers, values=np.log10(np.where(usable, values, np.nan)))
+    return np.log10(np.where(usable, values, np.nan))
 
 
 def relative_scale(trace: Trace, layer: Layer) -> Doubles:
     """rms(w) · √fan_in over what He (rectifiers) or Xavier (others) ask for, per step.
 
     1 keeps the spread of the signal. NaN for a look-up table, which sums over nothing, and where a parametrization
-    makes the weight.
+    makes the weight, or there is none.
     """
+    if layer.weight is None:
+        return np.full(len(trace.steps), np.nan)
     rms = trace.statistics[Statistic.RMS][:, layer.weight].astype(np.float64)
     if layer.module_type in LOOKUPS or has_made_weight(trace, layer):
         return np.full(len(rms), np.nan)
@@ -120,7 +127,7 @@ def relative_scale(trace: Trace, layer: Layer) -> Doubles:
 
 def has_made_weight(trace: Trace, layer: Layer) -> bool:
     """Whether a parametrization makes the weight from what the trace has; weight_norm begins with the weight."""
-    name = trace.sites[layer.weight].name
+    name = trace.sites[layer.weight].name if layer.weight is not None else ""
     return name.startswith("parametrizations.") and not name.endswith(".original1")
 
 
@@ -129,6 +136,8 @@ def fan_in(trace: Trace, layer: Layer) -> float:
 
     Where the trace does not tell the weight's shape: numel(w) / numel(b), without a bias as of a square matrix.
     """
+    if layer.weight is None:
+        return float("nan")
     site = trace.sites[layer.weight]
     shapes = trace.meta.get("shapes")
     shape = shapes.get(f"{site.module}.{site.name}".lstrip(".")) if isinstance(shapes, Mapping) else None

@@ -1,14 +1,17 @@
 """A stretch of layers along which something steadily grows or shrinks, in the words of a finding."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
-from gradscope.records import Site, Statistic
+from gradscope.errors import NotJudged
+from gradscope.records import Quantity, Site, Statistic
 from gradscope.rules.activations import asked_gain
-from gradscope.rules.gain import Rises
-from gradscope.rules.layers import Layer, Profile, fan_in, has_made_weight, relative_scale
-from gradscope.rules.persistence import Persistence
+from gradscope.rules.gain import LEAST_LAYERS, Bools, Rises
+from gradscope.rules.layers import LOOKUPS, Layer, Profile, fan_in, has_made_weight, learned_layers, relative_scale
+from gradscope.rules.persistence import Persistence, persistence
 from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Ints, Trace
 
@@ -18,18 +21,20 @@ class Stretch:
     """What lasts, and where.
 
     Attributes:
-        layers: From the input's side to the output's.
+        layers: From the input's side to the output's; some may be joins of branches.
+        driving: Those with a weight, without the first place; with joins also those in the branches between.
         sites: Of the profile, one for each layer.
         rows: Indices of the steps that show it.
         first_step: Number of the first of them.
         last_step: Number of the last.
         decades: End to end, median over these steps; positive.
         per_layer: Median change from layer to layer, in decades; positive.
-        scale: Median of the layers' `relative_scale` in the first of these steps, without the first layer's; NaN where
-            a parametrization sets it.
+        scale: Median of the `relative_scale` of the driving layers in the first of these steps; NaN where a
+            parametrization sets it.
     """
 
     layers: tuple[Layer, ...]
+    driving: tuple[Layer, ...]
     sites: tuple[Site, ...]
     rows: Ints
     first_step: int
@@ -64,8 +69,10 @@ class Stretch:
         )
 
     def weight_advice(self, trace: Trace, direction: str) -> str:
-        """How to draw the weights, with the numbers of the second layer."""
-        layer = self.layers[1]
+        """How to draw the weights, with the numbers of the first layer that is known."""
+        layer = next((d for d in self.driving if d.module_type not in LOOKUPS), None)
+        if layer is None or layer.weight is None:
+            return f"Draw the weights {direction}"
         if np.isnan(self.scale):
             return f"Look at the parametrization of {layer.module}: the weights that it makes must be {direction}"
         now = float(trace.statistics[Statistic.RMS][self.rows[0], layer.weight])
@@ -83,17 +90,35 @@ def stretch_of(trace: Trace, profile: Profile, rises: Rises, lasting: Persistenc
     if top <= foot:  # the two are of different steps: take both from the first
         foot, top = int(rises.foot[rows[0]]), int(rises.top[rows[0]])
     layers = profile.layers[foot : top + 1]
-    made = any(has_made_weight(trace, layer) for layer in layers[1:])
+    driving = _driving(trace, layers)
+    made = any(has_made_weight(trace, layer) for layer in driving)
+    scales = [float(relative_scale(trace, layer)[rows[0]]) for layer in driving]
+    known = [scale for scale in scales if np.isfinite(scale)]
     return Stretch(
         layers=layers,
+        driving=driving,
         sites=tuple(trace.sites[c] for c in profile.columns[foot : top + 1]),
         rows=rows,
         first_step=int(trace.steps[lasting.first]),
         last_step=int(trace.steps[lasting.last]),
         decades=float(np.median(rises.decades[rows])),
         per_layer=float(np.median(rises.per_layer[rows])),
-        scale=float(scale_along(trace, profile, rises)[rows[0]]) if not made else float("nan"),
+        scale=float(np.median(known)) if known and not made else float("nan"),
     )
+
+
+def _driving(trace: Trace, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    if all(layer.weight is not None for layer in layers):
+        return layers[1:]
+    shallow, deep = layers[0].depth, layers[-1].depth
+    return tuple(layer for layer in learned_layers(trace) if shallow < layer.depth <= deep)
+
+
+def joins_along(profile: Profile, rises: Rises) -> Bools:
+    """Whether branches join on each step's rise, so that its weights are not what drives it. Shape (step,)."""
+    at = np.arange(len(profile.layers))
+    joins = np.array([layer.weight is None for layer in profile.layers], dtype=bool)
+    return np.asarray(((rises.foot[:, None] < at) & (at <= rises.top[:, None]) & joins).any(axis=1))
 
 
 def scale_along(trace: Trace, profile: Profile, rises: Rises) -> Doubles:
@@ -105,3 +130,29 @@ def scale_along(trace: Trace, profile: Profile, rises: Rises) -> Doubles:
     count, each = along.sum(axis=1), np.arange(len(scales))
     middle = (ordered[each, np.maximum(count - 1, 0) // 2] + ordered[each, count // 2]) / 2
     return np.where(count > 0, middle, np.nan)
+
+
+Judged: TypeAlias = Sequence[tuple[Profile, Rises]]
+
+
+def enough_layers(trace: Trace, judged: Judged, quantity: Quantity) -> None:
+    """Raises `NotJudged` where too few layers were observed; many that are all parallel are enough to see no slope."""
+    what = "gradient" if quantity is Quantity.OUTPUT_GRAD else "output"
+    seen = {trace.sites[c].module for c in trace.columns(quantity)}
+    count = max([*(len(p.layers) for p, _ in judged), sum(d.module in seen for d in learned_layers(trace))])
+    if count < LEAST_LAYERS:
+        raise NotJudged(f"needs the {what} of {LEAST_LAYERS} layers with a weight, the trace has {count}")
+    if judged and not any(rises.known.any() for _, rises in judged):
+        usable = "constant" if quantity is Quantity.OUTPUT else "zero"
+        raise NotJudged(f"in no step did {LEAST_LAYERS} layers have a {what} that is finite and not {usable}")
+
+
+def steepest(trace: Trace, judged: Judged, sick: Sequence[Bools]) -> Iterator[tuple[Stretch, Persistence]]:
+    """Of the chains along which the fault lasts the one with most decades; none where it lasts along none."""
+    found = []
+    for (profile, rises), rows in zip(judged, sick, strict=True):
+        lasting = persistence(rows, rises.known)
+        if lasting is not None:
+            found.append((stretch_of(trace, profile, rises, lasting), lasting))
+    if found:
+        yield max(found, key=lambda pair: pair[0].decades)

@@ -5,16 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
-from gradscope.records import Quantity, Statistic
+from gradscope.records import Quantity
 from gradscope.rules.activations import LARGEST_SLOPE
 from gradscope.rules.base import Rule
-from gradscope.rules.gain import DECAY, LEAST_LAYERS, steady, steepest_rises
-from gradscope.rules.layers import profile_of
+from gradscope.rules.chains import gradient_profiles
+from gradscope.rules.gain import DECAY, steady, steepest_rises
 from gradscope.rules.learning import Optimizer, norms, optimizer_of
-from gradscope.rules.persistence import Persistence, persistence
-from gradscope.rules.stretch import Stretch, stretch_of
+from gradscope.rules.persistence import Persistence
+from gradscope.rules.stretch import Stretch, enough_layers, steepest
 from gradscope.rules.transmission import Transmission, transmission_of_activations
 from gradscope.rules.wording import number
 from gradscope.trace import Trace
@@ -25,8 +24,9 @@ class VanishingGradient(Rule):
     """Each layer passes back only a fraction of the gradient it receives.
 
     What it means: the early layers barely learn, while the late ones do.
-    How it is measured: ‖∂L/∂y‖₂ of every layer with a weight, before its activation function, against depth. Over the
-        steepest stretch of at least four layers, the end-to-end loss in decades and the median gain per layer. A
+    How it is measured: ‖∂L/∂y‖₂ of every layer with a weight, before its activation function, and of every tensor at
+        which branches join, along a path that everything goes through: parallel branches are no chain. Over the
+        steepest stretch of at least four places, the end-to-end loss in decades and the median gain per layer. A
         factor on the loss cancels.
     Why the threshold: a gain of 1 preserves the gradient; BatchNorm with ReLU has 1.21 and is healthy, so a loss
         counts as a slope from 1/1.25 per layer on. Three decades, because with less one learning rate can still serve
@@ -49,17 +49,11 @@ class VanishingGradient(Rule):
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding: the steepest stretch."""
-        profile = profile_of(trace, Quantity.OUTPUT_GRAD, Statistic.L2_NORM)
-        if len(profile.layers) < LEAST_LAYERS:
-            raise NotJudged(
-                f"needs the gradient at {LEAST_LAYERS} layers with a weight, the trace has {len(profile.layers)}"
-            )
-        rises = steepest_rises(profile.values)
-        if not rises.known.any():
-            raise NotJudged(f"in no step was a gradient that is finite and not zero seen at {LEAST_LAYERS} layers")
-        lasting = persistence(steady(rises, decades=self.min_decades, gain=DECAY), rises.known)
-        if lasting is not None:
-            yield self._finding(trace, stretch_of(trace, profile, rises, lasting), lasting)
+        judged = [(profile, steepest_rises(profile.values)) for profile in gradient_profiles(trace)]
+        enough_layers(trace, judged, Quantity.OUTPUT_GRAD)
+        steep = [steady(rises, decades=self.min_decades, gain=DECAY) for _, rises in judged]
+        for stretch, lasting in steepest(trace, judged, steep):
+            yield self._finding(trace, stretch, lasting)
 
     def _finding(self, trace: Trace, stretch: Stretch, lasting: Persistence) -> Finding:
         starved = relative_progress(trace, stretch)
@@ -89,8 +83,9 @@ class VanishingGradient(Rule):
 def relative_progress(trace: Trace, stretch: Stretch) -> float:
     """Update ratio of the earliest layer over that of the last, median over the steps; NaN without updates."""
     ratios = []
-    for layer in (stretch.layers[0], stretch.layers[-1]):
-        update = trace.columns(Quantity.WEIGHT_UPDATE, layer.module, trace.sites[layer.weight].name)
+    first = stretch.layers[0] if stretch.layers[0].weight is not None else stretch.driving[0]
+    for layer in (first, stretch.driving[-1]):
+        update = trace.columns(Quantity.WEIGHT_UPDATE, layer.module, trace.sites[layer.weight or 0].name)
         moved = norms(trace, update[0] if update else None)[stretch.rows]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios.append(moved / norms(trace, layer.weight)[stretch.rows])

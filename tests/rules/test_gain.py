@@ -66,6 +66,18 @@ def test_growth_that_the_run_begins_with_is_judged_more_strictly_than_growth_tha
     assert not steady_growth(learned, from_start=1.5, grown=3.0).any()
 
 
+def test_a_small_gain_over_many_layers_is_growth_once_it_adds_up():
+    long, short = (steepest_rises(np.stack([0.08 * np.arange(n)] * 10)) for n in (50, 20))
+    assert steady_growth(long, from_start=1.5, grown=3.0).all()
+    assert not steady_growth(short, from_start=1.5, grown=3.0).any()
+
+
+def test_growth_that_the_run_began_with_stands_until_a_third_of_it_is_gone():
+    steep = np.linspace(0, 2, 8)
+    rises = steepest_rises(np.stack([steep] * 3 + [0.6 * steep] * 3 + [0.4 * steep] * 3))
+    assert steady_growth(rises, from_start=1.5, grown=3.0, gain=1.2).tolist() == [True] * 6 + [False] * 3
+
+
 ZIGZAG = np.tile([0.0, -2.5], 8)
 
 

@@ -1,0 +1,128 @@
+"""Along which layers a slope is looked for: one after the other on a path, never across parallel branches.
+
+Between an entry of the model and an exit, the tensors that every path goes through make a chain: in a plain net each
+layer's output, in a residual net the stream after each join, and neither keys nor queries, whose gradients add up to
+that of what both are given. Where the forward graph was not recorded, the order of execution has to do.
+"""
+
+from collections.abc import Iterable, Sequence
+from graphlib import CycleError, TopologicalSorter
+
+from gradscope.flow import Edges, Flow, Vertex, flow_of
+from gradscope.links import INPUT, Side
+from gradscope.records import Quantity, Statistic
+from gradscope.rules.gain import LEAST_LAYERS
+from gradscope.rules.layers import Layer, Profile, learned_layers, logarithms, profile_of, size_of
+from gradscope.trace import Trace
+
+_MOST = 8  # ends of the model from which chains are looked for, beside the one through all of it
+
+
+def gradient_profiles(trace: Trace) -> tuple[Profile, ...]:
+    """log₁₀ ‖∂L/∂y‖₂ along each chain: of every layer with a weight, and of every tensor that joins branches."""
+    flow = flow_of(trace)
+    if flow is None:
+        return _long([profile_of(trace, Quantity.OUTPUT_GRAD, Statistic.L2_NORM)])
+    layers = {layer.module: layer for layer in learned_layers(trace)}
+    returned, given = (_first_columns(trace, q) for q in (Quantity.OUTPUT_GRAD, Quantity.INPUT_GRAD))
+    found = []
+    for chain in _chains(flow, list(layers)):
+        places: dict[int, Layer] = {}
+        for vertex in chain:
+            if vertex.side is Side.RETURNED and vertex.module in layers and vertex.module in returned:
+                places.setdefault(returned[vertex.module], layers[vertex.module])
+            elif vertex.side is Side.GIVEN and vertex.module in given and flow.tensor_of(vertex) == vertex:
+                column = given[vertex.module]
+                site = trace.sites[column]
+                places.setdefault(column, Layer(module=site.module, module_type=site.module_type, depth=site.depth))
+        found.append(_profile(trace, places, Statistic.L2_NORM))
+    return _long(found)
+
+
+def spread_profiles(trace: Trace) -> tuple[Profile, ...]:
+    """log₁₀ std(y) of every layer with a weight along each chain."""
+    flow = flow_of(trace)
+    if flow is None:
+        return spread_in_order(trace)
+    layers = {layer.module: layer for layer in learned_layers(trace)}
+    columns = _first_columns(trace, Quantity.OUTPUT)
+    found = []
+    for chain in _chains(flow, list(layers)):
+        run = dict.fromkeys(v.module for v in chain if v.side is Side.RETURNED and v.module in layers)
+        places = {columns[module]: layers[module] for module in run if module in columns}
+        found.append(_profile(trace, places, Statistic.STD))
+    return _long(found)
+
+
+def spread_in_order(trace: Trace) -> tuple[Profile, ...]:
+    """log₁₀ std(y) of all layers with a weight, in the order in which they run."""
+    return _long([profile_of(trace, Quantity.OUTPUT, Statistic.STD)])
+
+
+def _long(profiles: Iterable[Profile]) -> tuple[Profile, ...]:
+    """Those along which a slope can be told."""
+    return tuple(profile for profile in profiles if len(profile.layers) >= LEAST_LAYERS)
+
+
+def _first_columns(trace: Trace, quantity: Quantity) -> dict[str, int]:
+    """For each module its first site of `quantity`, of those that have more than one element."""
+    found: dict[str, int] = {}
+    for column in trace.columns(quantity):
+        if size_of(trace, column) > 1:
+            found.setdefault(trace.sites[column].module, column)
+    return found
+
+
+def _profile(trace: Trace, places: dict[int, Layer], stat: Statistic) -> Profile:
+    columns = tuple(places)
+    return Profile(columns=columns, layers=tuple(places.values()), values=logarithms(trace, columns, stat))
+
+
+def _chains(flow: Flow, layers: Sequence[str]) -> list[list[Vertex]]:
+    """The chain through the whole model, and those from its other entries and to its other exits, by layers."""
+    found = [list(flow.spine)]
+    covered = {vertex.module for vertex in flow.spine}
+    wanted = set(layers)
+    for onwards, backwards in ((flow.after, flow.before), (flow.before, flow.after)):
+        ends = []
+        for module in layers:
+            calls = flow.given(module) if module not in covered else []
+            if calls and not {v.module for v in _reached(calls[:1], backwards)} & (wanted - {module}):
+                ends.append(Vertex(module, calls[0].call, Side.RETURNED))
+        for end in ends[:_MOST]:
+            chain = _every_path(end, onwards, backwards)
+            found.append(chain if onwards is flow.after else chain[::-1])
+            covered |= {vertex.module for vertex in chain}
+    return found
+
+
+def _every_path(start: Vertex, onwards: Edges, backwards: Edges) -> list[Vertex]:
+    """The vertices that every path from `start` goes through, in order.
+
+    In a topological order they are those over which no edge leads.
+    """
+    reached = {v for v in _reached([start], onwards) | {start} if v.module != INPUT}
+    sorter = TopologicalSorter({v: [w for w in backwards.get(v, ()) if w in reached] for v in sorted(reached)})
+    try:
+        order = list(sorter.static_order())
+    except CycleError:
+        return []
+    at = {vertex: place for place, vertex in enumerate(order)}
+    farthest, found = 0, []
+    for place, vertex in enumerate(order):
+        if farthest <= place:
+            found.append(vertex)
+        following = [at[v] for v in onwards.get(vertex, ()) if v in at]
+        farthest = max(farthest, *following) if following else len(order)
+    return found
+
+
+def _reached(start: Iterable[Vertex], edges: Edges) -> set[Vertex]:
+    """All that `start` leads to along `edges`."""
+    reached: set[Vertex] = set()
+    waiting = list(start)
+    while waiting:
+        new = [v for v in edges.get(waiting.pop(), ()) if v not in reached]
+        reached.update(new)
+        waiting += new
+    return reached
