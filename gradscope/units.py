@@ -119,7 +119,7 @@ ACTIVATION_FUNCTIONS: tuple[ActivationFunction, ...] = (
     ActivationFunction(nn.ReLU, (F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), _rectifier),
     ActivationFunction(
         nn.Threshold,
-        (F.threshold, F.threshold_, torch.threshold, torch.threshold_),
+        (F.threshold, torch.threshold, torch.threshold_),
         lambda threshold, value: _RECTIFIER if threshold >= 0 and value == 0 else Activation(),
         (("threshold", 0.0), ("value", 0.0)),
     ),
