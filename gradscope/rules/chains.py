@@ -12,7 +12,7 @@ from gradscope.flow import Edges, Flow, Vertex, flow_of
 from gradscope.links import INPUT, Side
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.gain import LEAST_LAYERS
-from gradscope.rules.layers import Layer, Profile, learned_layers, logarithms, profile_of, size_of
+from gradscope.rules.layers import Place, Profile, learned_layers, logarithms, profile_of, size_of
 from gradscope.trace import Trace
 
 _MOST = 8  # ends of the model from which chains are looked for, beside the one through all of it
@@ -27,14 +27,14 @@ def gradient_profiles(trace: Trace) -> tuple[Profile, ...]:
     returned, given = (_first_columns(trace, q) for q in (Quantity.OUTPUT_GRAD, Quantity.INPUT_GRAD))
     found = []
     for chain in _chains(flow, list(layers)):
-        places: dict[int, Layer] = {}
+        places: dict[int, Place] = {}
         for vertex in chain:
             if vertex.side is Side.RETURNED and vertex.module in layers and vertex.module in returned:
                 places.setdefault(returned[vertex.module], layers[vertex.module])
             elif vertex.side is Side.GIVEN and vertex.module in given and flow.tensor_of(vertex) == vertex:
                 column = given[vertex.module]
                 site = trace.sites[column]
-                places.setdefault(column, Layer(module=site.module, module_type=site.module_type, depth=site.depth))
+                places.setdefault(column, Place(module=site.module, module_type=site.module_type, depth=site.depth))
         found.append(_profile(trace, places, Statistic.L2_NORM))
     return _long(found)
 
@@ -49,7 +49,7 @@ def spread_profiles(trace: Trace) -> tuple[Profile, ...]:
     found = []
     for chain in _chains(flow, list(layers)):
         run = dict.fromkeys(v.module for v in chain if v.side is Side.RETURNED and v.module in layers)
-        places = {columns[module]: layers[module] for module in run if module in columns}
+        places: dict[int, Place] = {columns[module]: layers[module] for module in run if module in columns}
         found.append(_profile(trace, places, Statistic.STD))
     return _long(found)
 
@@ -73,7 +73,7 @@ def _first_columns(trace: Trace, quantity: Quantity) -> dict[str, int]:
     return found
 
 
-def _profile(trace: Trace, places: dict[int, Layer], stat: Statistic) -> Profile:
+def _profile(trace: Trace, places: dict[int, Place], stat: Statistic) -> Profile:
     columns = tuple(places)
     return Profile(columns=columns, layers=tuple(places.values()), values=logarithms(trace, columns, stat))
 

@@ -19,38 +19,47 @@ LOOKUPS = frozenset({"Embedding", "EmbeddingBag"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """A module that ran and owns a weight; or what a module was given, where several branches join.
+class Place:
+    """Where a slope is measured: a layer, or what a module was given, where several branches join.
 
     Attributes:
         module: Its name.
         module_type: Its class.
         depth: Order of its first execution.
-        weight: Column of its largest parameter; None of a join.
-        bias: Column of its bias; None without one.
-        activation: Class of the activation function that ran next; "" if none did before the next layer.
     """
 
     module: str
     module_type: str
     depth: int
-    weight: int | None = None
-    bias: int | None = None
-    activation: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer(Place):
+    """A module that ran and owns a weight.
+
+    Attributes:
+        weight: Column of its largest parameter.
+        bias: Column of its bias; None without one.
+        activation: Class of the activation function that ran next; "" if none did before the next layer.
+    """
+
+    weight: int
+    bias: int | None
+    activation: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """log₁₀ of one statistic of each learned layer, from the input to the output.
+    """log₁₀ of one statistic of each learned layer, or other place, from the input to the output.
 
     Attributes:
-        columns: Of the trace, one for each layer. Shape (layer,).
+        columns: Of the trace, one for each place. Shape (layer,).
         layers: Which they are.
         values: Shape (step, layer); NaN where not observed, not finite, or zero.
     """
 
     columns: tuple[int, ...]
-    layers: tuple[Layer, ...]
+    layers: tuple[Place, ...]
     values: Doubles
 
 
@@ -115,10 +124,8 @@ def relative_scale(trace: Trace, layer: Layer) -> Doubles:
     """rms(w) · √fan_in over what He (rectifiers) or Xavier (others) ask for, per step.
 
     1 keeps the spread of the signal. NaN for a look-up table, which sums over nothing, and where a parametrization
-    makes the weight, or there is none.
+    makes the weight.
     """
-    if layer.weight is None:
-        return np.full(len(trace.steps), np.nan)
     rms = trace.statistics[Statistic.RMS][:, layer.weight].astype(np.float64)
     if layer.module_type in LOOKUPS or has_made_weight(trace, layer):
         return np.full(len(rms), np.nan)
@@ -127,7 +134,7 @@ def relative_scale(trace: Trace, layer: Layer) -> Doubles:
 
 def has_made_weight(trace: Trace, layer: Layer) -> bool:
     """Whether a parametrization makes the weight from what the trace has; weight_norm begins with the weight."""
-    name = trace.sites[layer.weight].name if layer.weight is not None else ""
+    name = trace.sites[layer.weight].name
     return name.startswith("parametrizations.") and not name.endswith(".original1")
 
 
@@ -136,8 +143,6 @@ def fan_in(trace: Trace, layer: Layer) -> float:
 
     Where the trace does not tell the weight's shape: numel(w) / numel(b), without a bias as of a square matrix.
     """
-    if layer.weight is None:
-        return float("nan")
     site = trace.sites[layer.weight]
     shapes = trace.meta.get("shapes")
     shape = shapes.get(f"{site.module}.{site.name}".lstrip(".")) if isinstance(shapes, Mapping) else None

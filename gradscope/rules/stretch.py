@@ -10,7 +10,16 @@ from gradscope.errors import NotJudged
 from gradscope.records import Quantity, Site, Statistic
 from gradscope.rules.activations import asked_gain
 from gradscope.rules.gain import LEAST_LAYERS, Bools, Rises
-from gradscope.rules.layers import LOOKUPS, Layer, Profile, fan_in, has_made_weight, learned_layers, relative_scale
+from gradscope.rules.layers import (
+    LOOKUPS,
+    Layer,
+    Place,
+    Profile,
+    fan_in,
+    has_made_weight,
+    learned_layers,
+    relative_scale,
+)
 from gradscope.rules.persistence import Persistence, persistence
 from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Ints, Trace
@@ -33,7 +42,7 @@ class Stretch:
             parametrization sets it.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[Place, ...]
     driving: tuple[Layer, ...]
     sites: tuple[Site, ...]
     rows: Ints
@@ -71,7 +80,7 @@ class Stretch:
     def weight_advice(self, trace: Trace, direction: str) -> str:
         """How to draw the weights, with the numbers of the first layer that is known."""
         layer = next((d for d in self.driving if d.module_type not in LOOKUPS), None)
-        if layer is None or layer.weight is None:
+        if layer is None:
             return f"Draw the weights {direction}"
         if np.isnan(self.scale):
             return f"Look at the parametrization of {layer.module}: the weights that it makes must be {direction}"
@@ -107,23 +116,26 @@ def stretch_of(trace: Trace, profile: Profile, rises: Rises, lasting: Persistenc
     )
 
 
-def _driving(trace: Trace, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    if all(layer.weight is not None for layer in layers):
-        return layers[1:]
-    shallow, deep = layers[0].depth, layers[-1].depth
+def _driving(trace: Trace, places: tuple[Place, ...]) -> tuple[Layer, ...]:
+    layers = [place for place in places[1:] if isinstance(place, Layer)]
+    if len(layers) == len(places) - 1:
+        return tuple(layers)
+    shallow, deep = places[0].depth, places[-1].depth
     return tuple(layer for layer in learned_layers(trace) if shallow < layer.depth <= deep)
 
 
 def joins_along(profile: Profile, rises: Rises) -> Bools:
     """Whether branches join on each step's rise, so that its weights are not what drives it. Shape (step,)."""
     at = np.arange(len(profile.layers))
-    joins = np.array([layer.weight is None for layer in profile.layers], dtype=bool)
+    joins = np.array([not isinstance(place, Layer) for place in profile.layers], dtype=bool)
     return np.asarray(((rises.foot[:, None] < at) & (at <= rises.top[:, None]) & joins).any(axis=1))
 
 
 def scale_along(trace: Trace, profile: Profile, rises: Rises) -> Doubles:
     """Median of `relative_scale` over the layers of each step's rise, the first of them excluded. Shape (step,)."""
-    scales = np.stack([relative_scale(trace, layer) for layer in profile.layers], axis=1)
+    none = np.full(len(trace.steps), np.nan)
+    known = [relative_scale(trace, place) if isinstance(place, Layer) else none for place in profile.layers]
+    scales = np.stack(known, axis=1)
     at = np.arange(scales.shape[1])
     along = (rises.foot[:, None] < at) & (at <= rises.top[:, None]) & rises.known[:, None] & np.isfinite(scales)
     ordered = np.sort(np.where(along, scales, np.inf), axis=1)

@@ -11,6 +11,7 @@ from gradscope.rules.activations import LARGEST_SLOPE
 from gradscope.rules.base import Rule
 from gradscope.rules.chains import gradient_profiles
 from gradscope.rules.gain import DECAY, steady, steepest_rises
+from gradscope.rules.layers import Layer
 from gradscope.rules.learning import Optimizer, norms, optimizer_of
 from gradscope.rules.persistence import Persistence
 from gradscope.rules.stretch import Stretch, enough_layers, steepest
@@ -83,9 +84,9 @@ class VanishingGradient(Rule):
 def relative_progress(trace: Trace, stretch: Stretch) -> float:
     """Update ratio of the earliest layer over that of the last, median over the steps; NaN without updates."""
     ratios = []
-    first = stretch.layers[0] if stretch.layers[0].weight is not None else stretch.driving[0]
+    first = stretch.layers[0] if isinstance(stretch.layers[0], Layer) else stretch.driving[0]
     for layer in (first, stretch.driving[-1]):
-        update = trace.columns(Quantity.WEIGHT_UPDATE, layer.module, trace.sites[layer.weight or 0].name)
+        update = trace.columns(Quantity.WEIGHT_UPDATE, layer.module, trace.sites[layer.weight].name)
         moved = norms(trace, update[0] if update else None)[stretch.rows]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios.append(moved / norms(trace, layer.weight)[stretch.rows])

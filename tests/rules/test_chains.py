@@ -9,6 +9,7 @@ from builders import chain, joined, links, trace_of
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.chains import gradient_profiles, spread_in_order, spread_profiles
 from gradscope.rules.exploding_gradient import ExplodingGradient
+from gradscope.rules.layers import Layer
 from gradscope.rules.vanishing_gradient import VanishingGradient
 
 
@@ -25,7 +26,7 @@ def traced(modules, edges, gradients, joins=(), **more):
 
 
 def walked(profile):
-    return [layer.module + "?" * (layer.weight is None) for layer in profile.layers]
+    return [layer.module + "?" * (not isinstance(layer, Layer)) for layer in profile.layers]
 
 
 PLAIN = chain("in", "a", "b", "c", "d", "e", "out")
