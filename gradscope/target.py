@@ -104,12 +104,13 @@ def about(target: Target) -> "dict[str, Json]":
 
 
 def sizes(target: Target) -> "dict[str, Json]":
-    """How large the parameters are; those of lazy modules only once they are there."""
+    """How large the parameters are, and which are frozen by now; those of lazy modules only once they are there."""
     known = {name: p for name, p in target.parameters.items() if not is_lazy(p)}
     return {
         "parameters": sum(p.numel() for p in known.values()),
         "shapes": {} if has_flat_parameters(target.model) else {name: list(p.shape) for name, p in known.items()},
         "trainable": sum(p.numel() for p in known.values() if p.requires_grad),
+        "frozen": [name for name, p in known.items() if not p.requires_grad],
     }
 
 

@@ -10,6 +10,7 @@ from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
+from gradscope.rules.gain import Bools
 from gradscope.rules.learning import Parameter, has_optimizer, norms, trainable_parameters
 from gradscope.rules.regions import Region, regions
 from gradscope.rules.wording import count
@@ -22,16 +23,18 @@ class NoGradient(Rule):
 
     What it means: this part of the model cannot learn; its path to the loss is cut or multiplied by zero.
     How it is measured: for each module, whether any gradient of its parameters was ever observed and ever differed
-        from zero. Neighbouring modules make one finding.
+        from zero; or whether one was, but none any more, though the module runs. Neighbouring modules make one finding.
     Why the threshold: never and exactly zero need no threshold; three recorded steps tell a first step of zeros, as of
-        a zero-initialised adapter, from a path that is cut.
+        a zero-initialised adapter, from a path that is cut. A gradient has stopped when it has been missing for a
+        quarter of the run, ten steps at least, and three times as long as ever before: the heads of tasks that take
+        turns come back sooner.
     What to try: look for detach(), .data, torch.no_grad(), argmax, or an output that nobody uses between this module
         and the loss; freeze what is not meant to learn with requires_grad_(False).
     How grave it is: an error where the path is cut, or the first layers get nothing. A module whose output nobody uses,
         as a pooler's, costs only itself; one that never ran may belong to another task. What no optimizer holds, or
-        what ran on no sample, is only worth knowing.
-    Where it stays silent: frozen parameters; a module that gets its gradient in some of the steps; a single parameter
-        of a module whose others learn.
+        what ran on no sample, is only worth knowing; so is a gradient that stops where no line is seen to cut it.
+    Where it stays silent: frozen parameters, be it from some step on; a module that gets its gradient in some of the
+        steps; a single parameter of a module whose others learn.
     Source: follows from the definition of backpropagation.
     """
 
@@ -40,6 +43,9 @@ class NoGradient(Rule):
     reads = frozenset({Quantity.WEIGHT_GRAD})
 
     min_steps: int = 3
+    stopped_steps: int = 10
+    stopped_share: float = 0.25
+    stopped_gaps: float = 3.0  # times the longest pause before
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """One finding for each region that is cut off."""
@@ -56,6 +62,54 @@ class NoGradient(Rule):
         cut = {m for m in owners if not any(np.nansum(np.abs(gradients[p])) > 0 for p in by_module[m])}
         for region in regions(cut, owners):
             yield self._finding(trace, region, [p for m in region.members for p in by_module[m]], owners, cut)
+        since = {m: self._stopped(trace, by_module[m], gradients, seen) for m in owners if m not in cut}
+        for start in sorted({row for row in since.values() if row is not None}):
+            for region in regions({m for m, row in since.items() if row == start}, owners):
+                members = [p for m in region.members for p in by_module[m]]
+                yield self._stopped_finding(trace, region, members, start)
+
+    def _stopped(
+        self, trace: Trace, parameters: list[Parameter], gradients: dict[Parameter, Doubles], seen: Bools
+    ) -> int | None:
+        """Index of the first step in which a module that still runs gets no gradient any more; None if it gets one."""
+        if not set(parameters).isdisjoint(frozen(trace)):
+            return None
+        here = np.any([~np.isnan(gradients[p]) for p in parameters], axis=0)[seen]
+        had, rows = np.flatnonzero(here), np.flatnonzero(seen)
+        missing = len(here) - 1 - int(had[-1])
+        pause = int(np.diff(np.r_[-1, had]).max()) - 1
+        least = max(self.stopped_steps, self.stopped_share * len(here), self.stopped_gaps * pause)
+        return int(rows[had[-1] + 1]) if missing >= least else None
+
+    def _stopped_finding(self, trace: Trace, region: Region, members: list[Parameter], start: int) -> Finding:
+        runs = any(_ran_in(trace, p.module, start) for p in members)
+        by = narrowest(cuts(trace.meta), region.members) if runs else None
+        first = int(trace.steps[start])
+        return Finding(
+            code=self.code,
+            pathology=self.name,
+            severity=Severity.INFO if by is None else Severity.ERROR,
+            module=region.module,
+            sites=tuple(trace.sites[p.grad] for p in members),
+            alike=region.members,
+            first_step=first,
+            last_step=int(trace.steps[-1]),
+            measured=0.0,
+            threshold=0.0,
+            unit="‖∂L/∂w‖",
+            message=(
+                f"{count(len(members), 'parameter')} of {region} ({_size(trace, members)}) got a gradient until step"
+                f" {trace.steps[start - 1]} and none in the {len(trace.steps) - start} recorded steps from {first} on."
+            ),
+            cause=(
+                "It no longer runs with gradients enabled."
+                if not runs
+                else "It still runs, but what leads to the loss no longer depends on it."
+                if by is None
+                else f"It still runs, but {by} takes what it computes out of the graph."
+            ),
+            remedy=_remedy(region, by, fed=True, never=True),
+        )
 
     def _finding(
         self, trace: Trace, region: Region, members: list[Parameter], owners: list[str], cut: set[str]
@@ -72,8 +126,6 @@ class NoGradient(Rule):
             severity = Severity.INFO
         elif ran and (by is not None or front or not never or everything):
             severity = Severity.ERROR
-        size = sum(p.size for p in members)
-        share = size / max(sum(p.size for p in trainable_parameters(trace)), 1.0)
         kind = "never got a gradient" if never else "got a gradient of exactly zero"
         return Finding(
             code=self.code,
@@ -88,21 +140,11 @@ class NoGradient(Rule):
             threshold=0.0,
             unit="‖∂L/∂w‖",
             message=(
-                f"{count(len(members), 'parameter')} of {region} ({size:.0f} elements, {share:.0%} of all trainable)"
-                f" {kind} in {len(trace.steps)} recorded steps."
+                f"{count(len(members), 'parameter')} of {region} ({_size(trace, members)}) {kind} in"
+                f" {len(trace.steps)} recorded steps."
             ),
             cause=_cause(by, never=never, ran=ran, everything=everything) if fed else "It ran, but never on a sample.",
-            remedy=(
-                f"Look at what chooses the samples of {region}."
-                if not fed
-                else f"Keep that value in the graph; if {region} is not meant to learn, freeze it with"
-                " requires_grad_(False)."
-                if by is not None
-                else f"Look between {region} and the loss for detach(), torch.no_grad(), .item() or an unused output;"
-                " if it is not meant to learn, freeze it with requires_grad_(False)."
-                if never
-                else f"Look at what follows {region}: units that are always off, a saturated function, a zero factor."
-            ),
+            remedy=_remedy(region, by, fed=fed, never=never),
         )
 
 
@@ -111,6 +153,12 @@ def _is_empty(trace: Trace, parameter: Parameter) -> bool:
     if parameter.weight is None:
         return not parameter.size > 0
     return bool((trace.statistics[Statistic.NUMEL][:, parameter.weight] == 0).any())
+
+
+def _ran_in(trace: Trace, module: str, start: int) -> bool:
+    """Whether `module` has returned something, with gradients enabled, from step index `start` on."""
+    columns = trace.columns(Quantity.OUTPUT, module)
+    return bool((trace.statistics[Statistic.NUMEL][start:, columns] > 0).any())
 
 
 def _was_fed(trace: Trace, module: str) -> bool:
@@ -123,6 +171,32 @@ def _arrived(trace: Trace, parameter: Parameter) -> Doubles:
     """‖∂L/∂w‖₂ over the steps; infinite where some of it is not finite, NaN where none was observed."""
     broken = trace.statistics[Statistic.NONFINITE_COUNT][:, parameter.grad] > 0
     return np.where(broken, np.inf, norms(trace, parameter.grad))
+
+
+def frozen(trace: Trace) -> frozenset[Parameter]:
+    """Those that no longer require a gradient at the end of the recording, though they did when it began."""
+    listed = trace.meta.get("frozen")
+    names = set(map(str, listed)) if isinstance(listed, list) else set()
+    return frozenset(p for p in trainable_parameters(trace) if f"{p.module}.{p.name}".lstrip(".") in names)
+
+
+def _size(trace: Trace, members: list[Parameter]) -> str:
+    size = sum(p.size for p in members)
+    share = size / max(sum(p.size for p in trainable_parameters(trace)), 1.0)
+    return f"{size:.0f} elements, {share:.0%} of all trainable"
+
+
+def _remedy(region: Region, by: Cut | None, *, fed: bool, never: bool) -> str:
+    if not fed:
+        return f"Look at what chooses the samples of {region}."
+    if by is not None:
+        return f"Keep that value in the graph; if {region} is not meant to learn, freeze it with requires_grad_(False)."
+    if never:
+        return (
+            f"Look between {region} and the loss for detach(), torch.no_grad(), .item() or an unused output; if it is"
+            " not meant to learn, freeze it with requires_grad_(False)."
+        )
+    return f"Look at what follows {region}: units that are always off, a saturated function, a zero factor."
 
 
 def _cause(by: Cut | None, *, never: bool, ran: bool, everything: bool) -> str:

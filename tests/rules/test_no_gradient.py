@@ -97,3 +97,40 @@ def test_an_expert_that_no_sample_is_routed_to_is_only_worth_knowing():
     (finding,) = NoGradient().check(found)
     assert (finding.module, finding.severity) == ("front.0", Severity.INFO)
     assert finding.cause == "It ran, but never on a sample."
+
+
+def stopping(at, *, steps=40, pauses=(), meta=None, runs=True):
+    """front.0 gets its last gradient before step `at`; `pauses` are steps before in which it gets none."""
+    grad = np.ones((steps, 3))
+    grad[[*range(at, steps), *pauses], 0] = NAN
+    output = np.ones((steps, 3))
+    output[at:, 0] = 1.0 if runs else NAN
+    return trace(grad, steps=steps, output_rms=output, meta=meta)
+
+
+def test_a_gradient_that_stops_where_a_line_cuts_it_is_an_error_since_then():
+    (finding,) = NoGradient().check(stopping(15, meta={"cuts": [cut("front.0", line=7)]}))
+    assert (finding.module, finding.severity, finding.first_step) == ("front.0", Severity.ERROR, 15)
+    assert "until step 14 and none in the 25 recorded steps from 15 on" in finding.message
+    assert finding.cause == "It still runs, but `detach` at acme/models.py:7 takes what it computes out of the graph."
+
+
+@pytest.mark.parametrize(("runs", "why"), [(True, "no longer depends on it"), (False, "no longer runs")])
+def test_a_gradient_that_stops_for_another_reason_is_worth_knowing(runs, why):
+    meta = None if runs else {"cuts": [cut("front.0")]}  # a logged figure: it does not run any more
+    (finding,) = NoGradient().check(stopping(15, runs=runs, meta=meta))
+    assert finding.severity is Severity.INFO
+    assert why in finding.cause
+
+
+STILL_COMING = {
+    "frozen by then": stopping(15, meta={"frozen": ["front.0.weight"], "cuts": [cut("front.0")]}),
+    "less than ten steps": stopping(31),
+    "less than a quarter": stopping(152, steps=200),
+    "has paused for as long before": stopping(28, pauses=range(3, 10)),
+}
+
+
+@pytest.mark.parametrize("found", STILL_COMING.values(), ids=STILL_COMING)
+def test_a_pause_is_no_end(found):
+    assert list(NoGradient().check(found)) == []
