@@ -9,7 +9,7 @@ from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
-from gradscope.rules.learning import norms, optimizer_of, trainable_parameters
+from gradscope.rules.learning import Optimizer, norms, optimizer_of, trainable_parameters, update_ratios
 from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Ints, Trace
 
@@ -22,11 +22,14 @@ class ClippingDominates(Rule):
         divided by it, however good or bad the gradient is.
     How it is measured: the norm of all gradients as backward left them over their norm as the optimizer read them.
     Why the threshold: clipping is meant for the rare large gradient. Where nine steps of ten are cut to a tenth or
-        less, the threshold is a second learning rate. Under an optimizer that divides the gradient's size out, this
-        matters only where what is left comes near to its eps: else it is worth knowing.
+        less, the threshold is a second learning rate. It is an error where what is left moves no weight by 1e-4 of
+        itself in any step; a warning where the model learns slower than its learning rate says; worth knowing where
+        that costs nothing: under an optimizer that divides the gradient's size out, as long as what is left stays
+        above its eps, and where the steps are of a usual size (1e-3 of some weight) and would be too large without
+        clipping (0.3), so that the two together are the learning rate.
     What to try: a clip threshold at the 90th percentile of the observed norms, which the message gives.
     Where it stays silent: clipping now and then, or by a small factor; a factor that is the same in every step, or
-        a power of two in each, which is a loss scale and no clipping.
+        a power of two in each, which is a loss scale and no clipping; on top of such a scale, what it leaves.
     Source: Pascanu et al. 2013, section 3.2 (a threshold from the average norm over many updates).
     """
 
@@ -38,6 +41,9 @@ class ClippingDominates(Rule):
     min_factor: float = 10.0
     min_steps: int = 5
     eps_margin: float = 10.0
+    still: float = 1e-4
+    usual: float = 1e-3
+    too_large: float = 0.3
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding, for the model as a whole."""
@@ -49,6 +55,7 @@ class ClippingDominates(Rule):
             raise NotJudged(
                 f"needs {self.min_steps} steps with a gradient before and after clipping, the trace has {known.sum()}"
             )
+        factor = factor / _scale(factor[known])
         rows = np.flatnonzero(known & (factor > 1.001))
         share = len(rows) / known.sum()
         if not len(rows):
@@ -59,14 +66,19 @@ class ClippingDominates(Rule):
         if share < self.min_share or typical < self.min_factor or a_scale:
             return
         optimizer = optimizer_of(trace)
-        left = _rms(trace, rows)
-        harmless = optimizer.adaptive and left > self.eps_margin * optimizer.eps
+        above_eps = optimizer.adaptive and _rms(trace, rows) > self.eps_margin * optimizer.eps
+        moved = _largest_ratios(trace)
+        usual = float(np.nanmedian(moved)) if np.isfinite(moved).any() else float("nan")
+        enough = usual >= self.usual and usual * typical >= self.too_large
+        severity = Severity.INFO if above_eps or enough else Severity.WARNING
+        if severity is Severity.WARNING and np.nanmax(moved, initial=-1.0) < self.still and usual >= 0:
+            severity = Severity.ERROR
         site = next(s for s in trace.sites if s.quantity is Quantity.TOTAL_NORM and s.name == "applied")
         high = float(np.percentile(raw[known], 90))
         yield Finding(
             code=self.code,
             pathology=self.name,
-            severity=Severity.INFO if harmless else Severity.WARNING,
+            severity=severity,
             module="",
             sites=(site,),
             first_step=int(trace.steps[rows[0]]),
@@ -76,26 +88,35 @@ class ClippingDominates(Rule):
             unit="norm before / after",
             message=(
                 f"{share:.0%} of the steps are clipped, typically to 1/{number(typical)} of the gradient: its norm is"
-                f" {number(np.median(raw[rows]))} before and {number(np.median(applied[rows]))} after."
+                f" {number(np.median(raw[rows]))} before and {number(np.median(applied[rows]))} after,"
+                f" {_direction(trace, rows)}."
             ),
             cause=(
                 f"The threshold lies far below the usual gradient, whose 90th percentile is {number(high)}."
-                + (
-                    f" {optimizer.name} divides the size of the gradient out, so that it costs little here."
-                    if harmless
-                    else ""
-                )
+                f"{self._cost(optimizer, usual, typical, above_eps=above_eps)}"
             ),
-            remedy=(
-                (
-                    f"Clip at {number(high)}"
-                    if scales_all_alike(trace, rows)
-                    else f"Raise the limit, which cuts elements or parameters one by one, {number(typical)}-fold"
-                )
-                + ", and lower the learning rate instead if that is too large a step: divided by"
-                f" {number(typical)} it steps as far as this clipping does."
-            ),
+            remedy=self._remedy(optimizer, high, usual, typical, by_norm=scales_all_alike(trace, rows)),
         )
+
+    def _cost(self, optimizer: Optimizer, usual: float, typical: float, *, above_eps: bool) -> str:
+        if above_eps:
+            return f" {optimizer.name} divides the size of the gradient out, so that it costs little here."
+        if optimizer.adaptive:
+            return (
+                f" What is left comes near to the eps of {optimizer.name}, {optimizer.eps:g}, which sets the step now."
+            )
+        if not usual > 0:
+            return ""
+        further = number(usual * typical)
+        return f" The steps are {number(usual)} of a weight at most; without clipping they would be {further}."
+
+    def _remedy(self, optimizer: Optimizer, high: float, usual: float, typical: float, *, by_norm: bool) -> str:
+        lift = f"Clip at {number(high)}"
+        if not by_norm:
+            lift = f"Raise the limit, which cuts elements or parameters one by one, {number(typical)}-fold"
+        if optimizer.adaptive or usual * typical < self.too_large:
+            return f"{lift}, the learning rate may stay as it is."
+        return f"{lift}, and divide the learning rate by {number(typical)}: it then steps as far as this clipping does."
 
 
 def _total(trace: Trace, name: str) -> Doubles:
@@ -123,3 +144,30 @@ def _rms(trace: Trace, rows: Ints) -> float:
     columns = [p.applied for p in trainable_parameters(trace) if p.applied is not None]
     values = trace.statistics[Statistic.RMS][rows][:, columns]
     return float(np.nanmedian(values)) if values.size and not np.isnan(values).all() else 0.0
+
+
+def _scale(factor: Doubles) -> float:
+    """The loss scale that every factor contains: the least of them, if a tenth of the steps have just that; else 1."""
+    least = float(factor.min())
+    return least if (factor < 1.0001 * least).sum() >= max(2, 0.1 * len(factor)) else 1.0
+
+
+def _largest_ratios(trace: Trace) -> Doubles:
+    """By which part of itself the weight that moved most did so, in each step."""
+    ratios = [update_ratios(trace, p) for p in trainable_parameters(trace) if p.is_weight and p.update is not None]
+    return np.fmax.reduce(ratios) if ratios else np.full(len(trace.steps), np.nan)
+
+
+def _direction(trace: Trace, rows: Ints) -> str:
+    """What has become of the direction, as far as the norms of the parameters tell.
+
+    The cosine of two vectors is at most that of the norms of their parts.
+    """
+    if scales_all_alike(trace, rows):
+        return "all parameters by the same factor"
+    pairs = [(p.grad, p.applied) for p in trainable_parameters(trace) if p.applied is not None]
+    norm = np.nan_to_num(trace.statistics[Statistic.L2_NORM][rows].astype(np.float64))
+    raw, applied = (norm[:, list(columns)] for columns in zip(*pairs, strict=True))
+    lengths = np.linalg.norm(raw, axis=1) * np.linalg.norm(applied, axis=1)
+    cosine = (raw * applied).sum(axis=1)[lengths > 0] / lengths[lengths > 0]
+    return f"in a direction whose cosine with the gradient is at most {np.median(cosine):.2f}"

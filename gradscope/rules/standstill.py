@@ -87,9 +87,9 @@ class Standstill:
         further = f" by more than {self.largest:.1e} of the norm" if self.largest > 0 else ""
         since = f" from step {trace.steps[self.first]} on" if self.first else ""
         names = list(dict.fromkeys(m.parameter.module for m in self.motions))
-        where = f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0] or "the model"
+        where = names[0] if len(names) == 1 else "the model" if "" in names else f"{names[0]} to {names[-1]}"
         steps = len(trace.steps) - self.first
-        return f"{count(len(self.motions), 'weight')} of {where} never moved{further} in {steps} recorded steps{since}."
+        return f"{count(len(self.motions), 'weight')} of {where or 'the model'} never moved{further} in {steps} recorded steps{since}."
 
     def cause(self, trace: Trace) -> str:
         """Which of rate, schedule, eps and gradient is too small."""

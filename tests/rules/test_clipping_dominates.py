@@ -30,6 +30,7 @@ CLEAN = {
     "now and then": trace(RAW, np.minimum(RAW, 4.0)),
     "always, by a little": trace(RAW, np.minimum(RAW, 0.1 + 0 * RAW) * 20),
     "a loss scale": trace(1000 * RAW, RAW),
+    "a loss scale, and clipping now and then": trace(1000 * RAW, np.minimum(RAW, 4.0)),
     "a loss scale that changes": trace(2.0 ** np.linspace(10, 18, 40).round() * RAW, RAW),
 }
 
@@ -52,6 +53,43 @@ def test_a_threshold_far_below_every_gradient_is_found():
 def test_an_optimizer_that_normalises_forgives_it_down_to_its_eps(rms, severity):
     (finding,) = ClippingDominates().check(trace(RAW, np.full(40, 0.01), "Adam", rms))
     assert finding.severity is severity
+
+
+@pytest.mark.parametrize(
+    ("ratio", "severity"),
+    [(1e-5, Severity.ERROR), (5e-4, Severity.WARNING), (5e-3, Severity.INFO)],
+    ids=["nothing moves", "slower than it could", "the step that was wanted"],
+)
+def test_severity_follows_the_steps_that_are_left(ratio, severity):
+    """Without clipping, which divides by 300, the last would be 1.5 times the weight, the second 0.15."""
+    found = trace_of(
+        total_norm_l2_norm=np.stack([RAW, np.full(40, 0.01)], axis=1),
+        weight_l2_norm=np.ones(2),
+        weight_grad_l2_norm=np.ones(2),
+        weight_update_l2_norm=np.array([ratio, ratio / 10]),
+    )
+    names = iter(["raw", "applied"])
+    sites = tuple(
+        replace(site, module="", name=next(names)) if site.quantity == "total_norm" else site for site in found.sites
+    )
+    (finding,) = ClippingDominates().check(replace(found, sites=sites))
+    assert finding.severity is severity
+    assert f"The steps are {ratio:g} of a weight at most" in finding.cause
+
+
+def test_of_a_clip_by_parts_the_cosine_is_told():
+    found = trace_of(
+        total_norm_l2_norm=np.stack([RAW, 0.01 + 0.001 * RAW], axis=1),
+        weight_grad_l2_norm=np.array([3.0, 4.0]),
+        applied_grad_l2_norm=np.array([0.004, 0.003]),
+        weight_l2_norm=np.ones(2),
+    )
+    names = iter(["raw", "applied"])
+    sites = tuple(
+        replace(site, module="", name=next(names)) if site.quantity == "total_norm" else site for site in found.sites
+    )
+    (finding,) = ClippingDominates().check(replace(found, sites=sites))
+    assert "cosine with the gradient is at most 0.96" in finding.message  # 24 / 25
 
 
 def test_four_steps_are_too_few_to_judge():
