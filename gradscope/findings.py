@@ -4,7 +4,7 @@ import html
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,8 @@ from gradscope.records import Site
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console, ConsoleOptions, RenderResult
+
+    from gradscope.budget import Budget
 
 DIAGNOSIS_SCHEMA = "gradscope/diagnosis/1"
 
@@ -139,12 +141,20 @@ class Diagnosis:
     """All findings of a trace, roots first and the worst first among them, and the rules that could not judge.
 
     Printing it with rich shows the roots with their symptoms folded under them.
+
+    Attributes:
+        findings: What the rules have found.
+        not_judged: The rules that lacked something.
+        steps: How many were recorded.
+        sites: How many there are.
+        budget: Where the gradient's decades go between the last module and the first; None where that is not known.
     """
 
     findings: tuple[Finding, ...]
     not_judged: tuple[Unjudged, ...]
     steps: int
     sites: int
+    budget: "Budget | None" = field(default=None, repr=False, compare=False)
 
     @property
     def worst(self) -> Severity | None:
@@ -179,6 +189,7 @@ class Diagnosis:
             "not_judged": [{"rule": item.rule, "reason": item.reason} for item in self.not_judged],
             "steps": self.steps,
             "sites": self.sites,
+            **({} if self.budget is None else {"budget": finite(self.budget.to_dict())}),
         }
 
     def to_frame(self) -> "pd.DataFrame":

@@ -127,6 +127,17 @@ class Flow:
         """All that can be reached from `start`, not over `without`; `start` itself only by a loop."""
         return _reached(start, self.after, without)
 
+    def parts_between(self, vertex: Vertex, later: Vertex) -> list[set[Vertex]]:
+        """What lies on the ways from `vertex` to `later`, apart from these: each part hangs together by itself."""
+        inside = _reached([vertex], self.after, later) & _reached([later], self.before, vertex)
+        return self._connected(inside - {vertex, later})
+
+    def narrows(self, part: set[Vertex]) -> list[Vertex]:
+        """The vertices of a part through which every way in it goes, in order."""
+        entries = [v for v in part if not part.issuperset(self.before.get(v, ()))]
+        exits = [v for v in part if not part.issuperset(self.after.get(v, ()))]
+        return _on_every_path(part, self.after, entries, exits)
+
     def tensor_of(self, given: Vertex) -> Vertex:
         """The vertex at which the very tensor was first seen that is given there, or from whose elements it is made."""
         at, seen = given, {given}
@@ -161,36 +172,27 @@ class Flow:
     @cached_property
     def _passes(self) -> list[set[Vertex]]:
         """The vertices of each forward pass: what hangs together."""
-        left = {v for v in [*self.after, *self.before] if v.module != INPUT}
-        found = []
+        found = self._connected({v for v in [*self.after, *self.before] if v.module != INPUT})
+        return sorted(found, key=lambda part: min(vertex.call for vertex in part))
+
+    def _connected(self, vertices: set[Vertex]) -> list[set[Vertex]]:
+        left, found = dict.fromkeys(sorted(vertices)), []
         while left:
             part, waiting = set[Vertex](), [next(iter(left))]
             while waiting:
                 vertex = waiting.pop()
                 if vertex in left:
-                    left.discard(vertex)
+                    del left[vertex]
                     part.add(vertex)
                     waiting += [*self.after.get(vertex, ()), *self.before.get(vertex, ())]
             found.append(part)
-        return sorted(found, key=lambda part: min(vertex.call for vertex in part))
+        return found
 
     def _spine_of(self, part: set[Vertex]) -> list[Vertex]:
-        """A vertex lies on every path if no edge leads over it in a topological order."""
         exits = self._exits(part)
-        entries = [v for v in part if any(leading.module == INPUT for leading in self.before.get(v, ()))]
+        entries = [v for v in part if all(leading.module == INPUT for leading in self.before.get(v, ()))]
         useful = (_reached(exits, self.before) | set(exits)) & (_reached(entries, self.after) | set(entries))
-        order = _topological(useful, self.after)
-        at = {vertex: place for place, vertex in enumerate(order)}
-        ends = set(exits)
-        reach = -1  # how far an edge from before leads
-        spine = []
-        first = max((at[v] for v in entries if v in at), default=-1)  # until the last entry there are ways around
-        for place, vertex in enumerate(order):
-            if reach <= place and (place >= first):
-                spine.append(vertex)
-            farthest = max((at[v] for v in self.after.get(vertex, ()) if at.get(v, -1) > place), default=place)
-            reach = max(reach, len(order) if vertex in ends and place < len(order) - 1 else farthest)
-        return spine
+        return _on_every_path(useful, self.after, entries, exits)
 
     def _exits(self, part: set[Vertex]) -> list[Vertex]:
         """What the model returns last; where that was not seen, what leads nowhere."""
@@ -230,6 +232,25 @@ def _reached(start: Iterable[Vertex], edges: Edges, without: Vertex | None = Non
                 reached.add(following)
                 waiting.append(following)
     return reached
+
+
+def _on_every_path(
+    vertices: set[Vertex], after: Edges, entries: Iterable[Vertex], exits: Iterable[Vertex]
+) -> list[Vertex]:
+    """Those of `vertices` that every path from an entry to an exit goes through, in order.
+
+    In a topological order no edge leads over such a vertex.
+    """
+    order, ends = _topological(vertices, after), set(exits)
+    at = {vertex: place for place, vertex in enumerate(order)}
+    reach = max((at[v] for v in entries if v in at), default=-1)  # until the last entry there are ways around
+    found = []
+    for place, vertex in enumerate(order):
+        if reach <= place:
+            found.append(vertex)
+        farthest = max((at[v] for v in after.get(vertex, ()) if at.get(v, -1) > place), default=place)
+        reach = max(reach, len(order) if vertex in ends and place < len(order) - 1 else farthest)
+    return found
 
 
 def _topological(vertices: set[Vertex], after: Edges) -> list[Vertex]:

@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.compiler import is_compiling
 
-from gradscope.links import INPUT, OUTPUT, End, Link, Side
+from gradscope.links import INPUT, MOST_CALLS, OUTPUT, End, Link, Side
 from gradscope.probes.base import NO_KWARGS, ForwardHook, Probe, Recorder, Target, aside, in_transform
 from gradscope.probes.names import is_leaf
 from gradscope.probes.tensors import given_tensors, named_tensors
 from gradscope.records import Quantity
 
 STEPS = 4  # recorded ones that are looked at: models that take turns with their parts show all of them
-_MOST_CALLS = 64  # of one module in one step; a loop over time repeats itself
 _MOST_NODES = 1000  # between two marks
 _MOST_NAMES = 12  # of the functions between two points; the rest tells nothing new
 
@@ -96,7 +95,7 @@ class Ways:
 
     def given(self, module: str, call: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """`module` is about to be called with these."""
-        if not self.on or call >= _MOST_CALLS:
+        if not self.on or call >= MOST_CALLS:
             return
         found = False
         for name, tensor in tensors:
@@ -109,11 +108,11 @@ class Ways:
         """`module` has returned these."""
         if self.on:
             for name, tensor in tensors:
-                self._mark(tensor, _Point(End(module, Side.RETURNED, name), min(call, _MOST_CALLS - 1)))
+                self._mark(tensor, _Point(End(module, Side.RETURNED, name), min(call, MOST_CALLS - 1)))
 
     def left(self, call: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """The model has returned these."""
-        if not self.on or call >= _MOST_CALLS:
+        if not self.on or call >= MOST_CALLS:
             return
         for name, tensor in tensors:
             if tensor.requires_grad:
@@ -126,6 +125,8 @@ class Ways:
 
     def _arrives(self, point: _Point, tensor: Tensor) -> None:
         sources = list(self._sources(tensor))
+        if not tensor.requires_grad:  # data that several modules are given lead no gradient around any of them
+            sources = [found for found in sources if found[0].end.side is Side.RETURNED]
         for source, through in sources:
             self._link(source, point, through)
         if not sources and not _computed_apart():
@@ -144,11 +145,11 @@ class Ways:
             notes = _notes(node).setdefault(self._key, {})
             notes[tensor.output_nr] = point
         # by identity too: a reentrant checkpoint computes without a graph, and puts its own node on what it returns
-        self._known[id(tensor)] = weakref.ref(tensor), tensor._version, point
+        self._known[id(tensor)] = weakref.ref(tensor), _version(tensor), point
 
     def _at(self, tensor: Tensor) -> _Point | None:
         known = self._known.get(id(tensor))
-        return known[2] if known is not None and known[0]() is tensor and known[1] == tensor._version else None
+        return known[2] if known is not None and known[0]() is tensor and known[1] == _version(tensor) else None
 
     def _sources(self, tensor: Tensor) -> Iterator[tuple[_Point, tuple[str, ...]]]:
         """The nearest points behind `tensor`, with the functions between."""
@@ -178,6 +179,11 @@ class Ways:
             return marks.get(output)
         leaf = getattr(node, "variable", None)  # the node of a leaf: what the model was given may be one
         return self._at(leaf) if isinstance(leaf, Tensor) else None
+
+
+def _version(tensor: Tensor) -> int:
+    """How many times it was changed in place; nobody counts it for what was made in inference mode."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _notes(node: Node) -> dict[str, dict[int, _Point]]:

@@ -2,31 +2,14 @@
 
 from math import sqrt
 
+from gradscope.kinds import ACTIVATIONS, LARGEST_SLOPE, RECTIFIERS
 from gradscope.records import Quantity
 from gradscope.trace import Trace
 
-# They halve the mean square of a centred input, so the weights before them must double it (He et al. 2015, eq. 10).
-RECTIFIERS = frozenset({
-    "ReLU", "LeakyReLU", "RReLU", "GELU", "SiLU", "Mish", "Hardswish", "ELU", "CELU", "ReLU6", "Threshold",
-    # modules of transformers
-    "GELUActivation", "NewGELUActivation", "FastGELUActivation", "QuickGELUActivation", "AccurateGELUActivation",
-    "ClippedGELUActivation", "GELUTanh", "SiLUActivation", "MishActivation",
-})  # fmt: skip
+__all__ = ["ACTIVATIONS", "CAN_DIE", "LARGEST_SLOPE", "RECTIFIERS", "asked_gain", "has_activation_of"]
 
 # Those that pass something back whatever they are given cannot die.
 CAN_DIE = RECTIFIERS - {"LeakyReLU", "RReLU"}
-
-# The largest slope of those that are bounded on both sides.
-LARGEST_SLOPE: dict[str, float] = {
-    "Sigmoid": 1 / 4,
-    "Tanh": 1.0,
-    "Softsign": 1.0,
-    "Hardtanh": 1.0,
-    "Hardsigmoid": 1 / 6,
-    "ReLU6": 1.0,
-}
-
-ACTIVATIONS = RECTIFIERS | LARGEST_SLOPE.keys() | {"SELU", "Softplus", "PReLU", "LogSigmoid", "Tanhshrink"}
 
 
 def has_activation_of(trace: Trace, kind: frozenset[str]) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from gradscope import plugins
+from gradscope.budget import budget_of
 from gradscope.errors import NotJudged, PluginError, UsageError
 from gradscope.findings import Diagnosis, Finding, Unjudged
 from gradscope.records import ORDINARY_EVENTS
@@ -31,8 +32,17 @@ def diagnose(trace: Trace, rules: Iterable[Rule] | None = None) -> Diagnosis:
             not_judged.append(Unjudged(rule=rule.name, reason=str(reason)))
         except Exception as error:
             not_judged.append(Unjudged(rule=rule.name, reason=f"the rule failed: {error!r}"))
+    budget = None
+    try:
+        budget = budget_of(trace)
+    except Exception as error:
+        not_judged.append(Unjudged(rule="budget", reason=f"it could not be drawn up: {error!r}"))
     return Diagnosis(
-        findings=relate(findings, trace), not_judged=tuple(not_judged), steps=len(trace.steps), sites=len(trace.sites)
+        findings=relate(findings, trace),
+        not_judged=tuple(not_judged),
+        steps=len(trace.steps),
+        sites=len(trace.sites),
+        budget=budget,
     )
 
 
