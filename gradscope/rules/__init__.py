@@ -12,6 +12,7 @@ from gradscope.rules.forward_variance_explosion import ForwardVarianceExplosion
 from gradscope.rules.loss_divergence import LossDivergence
 from gradscope.rules.loss_stall import LossStall
 from gradscope.rules.low_precision_overflow import LowPrecisionOverflow
+from gradscope.rules.low_precision_underflow import LowPrecisionUnderflow
 from gradscope.rules.no_gradient import NoGradient
 from gradscope.rules.non_finite import NonFinite
 from gradscope.rules.saturation import Saturation
@@ -35,6 +36,7 @@ RULES: tuple[type[Rule], ...] = (
     ForwardVarianceCollapse,
     ForwardVarianceExplosion,
     NonFinite,
+    LowPrecisionUnderflow,
     LowPrecisionOverflow,
     UpdateTooSmall,
     UpdateTooLarge,

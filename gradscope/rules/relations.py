@@ -147,6 +147,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS502", _anywhere),
     ),
     "GS104": (
+        ("GS402", _overlapping),
         ("GS302", _behind),
         ("GS301", _behind),
         ("GS303", _behind),
@@ -204,6 +205,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
     ),
     "GS401": (
         ("GS403", _anywhere),
+        ("GS402", _anywhere),
         ("GS505", _earlier),
         ("GS202", _anywhere),
         ("GS305", _anywhere),
