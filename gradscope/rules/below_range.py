@@ -81,9 +81,8 @@ def _spacings(trace: Trace, column: int) -> Doubles:
         trace.statistics[s][:, column].astype(np.float64)
         for s in (Statistic.RMS, Statistic.ZERO_FRACTION, Statistic.NUMEL, Statistic.NONFINITE_COUNT)
     )
-    scale = 1.0
-    if trace.sites[column].quantity in GRADIENT_QUANTITIES:
-        scale = np.nan_to_num(trace.per_step["loss_scale"], nan=1.0)
+    graded = trace.sites[column].quantity in GRADIENT_QUANTITIES
+    scale = np.nan_to_num(trace.per_step["loss_scale"], nan=1.0) if graded else np.ones(len(rms))
     left = np.clip(1 - np.nan_to_num(zeros), 0, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.where(left > 0, rms / np.sqrt(left), 0.0) * scale / SMALLEST
