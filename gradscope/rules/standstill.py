@@ -89,7 +89,8 @@ class Standstill:
         names = list(dict.fromkeys(m.parameter.module for m in self.motions))
         where = names[0] if len(names) == 1 else "the model" if "" in names else f"{names[0]} to {names[-1]}"
         steps = len(trace.steps) - self.first
-        return f"{count(len(self.motions), 'weight')} of {where or 'the model'} never moved{further} in {steps} recorded steps{since}."
+        weights = f"{count(len(self.motions), 'weight')} of {where or 'the model'}"
+        return f"{weights} never moved{further} in {steps} recorded steps{since}."
 
     def cause(self, trace: Trace) -> str:
         """Which of rate, schedule, eps and gradient is too small."""
