@@ -49,7 +49,7 @@ class Statistic(StrEnum):
     DEAD_FRACTION = "dead_fraction"  # units of an activation that no sample of the recorded window activated
     SATURATED_FRACTION = "saturated_fraction"  # elements where a bounded activation's slope is under 5 % of its largest
     UNDERFLOW_FRACTION = "underflow_fraction"  # elements of a 16-bit float that are subnormal
-    SYMMETRIC_FRACTION = "symmetric_fraction"  # rows of a weight that equal another; at records 0, 8, 16, 32, …
+    SYMMETRIC_FRACTION = "symmetric_fraction"  # rows of a weight that equal another; at records 0, 4, 8, 16, 32, …
     SPECTRAL_RADIUS = "spectral_radius"  # largest |eigenvalue| of the recurrent matrix of a state or gate; as above
     SPECTRAL_NORM = "spectral_norm"  # its largest singular value; as above
     ATTENTION_ENTROPY = "attention_entropy"  # mean over queries of H(p) / log(number of keys that the query may see)

@@ -21,8 +21,6 @@ from gradscope.processes import local
 
 SLOPE = 0.05  # an element is saturated where its activation's slope is below this share of the largest
 _SILENT = 1e-6  # −y of a smooth rectifier far below zero, where its slope is under 1e-5 too
-_ROWS_EQUAL = 1e-5  # relative; rows that start equal drift apart only by rounding
-_PROBES = 4  # random directions; two different rows agree along all of them by chance once in 10¹⁷
 
 Predicate: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -257,23 +255,3 @@ def _gather(parts: list[Tensor]) -> NDArray[np.float64]:
         for i, values in zip(here, np.split(joined, ends[:-1]), strict=True):
             result[i] = values
     return np.concatenate(result)
-
-
-def symmetric_fraction(weight: Tensor) -> Tensor:
-    """Share of the rows of `weight` (units; dimension 0) that equal another row, 0-dim on its device.
-
-    Rows are compared by their projections on four fixed random directions, so a layer of any width is sorted, not
-    compared pair by pair.
-    """
-    rows = weight.detach().flatten(1)
-    rows = rows.abs() if rows.is_complex() else rows
-    rows = rows.float() if rows.dtype not in (torch.float32, torch.float64) else rows
-    generator = torch.Generator("cpu").manual_seed(0)  # whatever the default device is
-    directions = torch.randn(rows.shape[1], _PROBES, generator=generator, dtype=rows.dtype, device="cpu")
-    directions = directions.to(rows.device)
-    shadow = rows @ directions
-    shadow = shadow[shadow[:, 0].argsort()]
-    tolerance = _ROWS_EQUAL * torch.linalg.vector_norm(rows, dim=1).mean()
-    equal = ((shadow[1:] - shadow[:-1]).abs() <= tolerance).all(1)
-    edge = equal.new_zeros(1)
-    return (torch.cat([equal, edge]) | torch.cat([edge, equal])).double().mean()

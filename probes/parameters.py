@@ -15,7 +15,7 @@ from gradscope.probes.names import bare_parameters
 from gradscope.processes import are_sharded, local
 from gradscope.records import Quantity, Statistic
 from gradscope.statistics import joinable
-from gradscope.units import symmetric_fraction
+from gradscope.symmetry import Symmetry, soon
 
 
 class Parameters(Probe):
@@ -155,6 +155,7 @@ class _Weights:
         self._applied_sites = [recorder.site(*_site(n, Quantity.APPLIED_GRAD)) for n in names] if applied else []
         self._before: list[Tensor] = []  # kept between the steps: fresh memory costs ten times the copy in page faults
         self._copied = False
+        self._symmetry = Symmetry()
         self._records = 0
 
     @torch.no_grad()
@@ -174,12 +175,12 @@ class _Weights:
             recorder.emit_many(self._weight_sites[large:], self._weights[large:])
             torch._foreach_copy_(self._before[large:], self._weights[large:])
         self._copied = True
-        if rarely(self._records):  # units that are equal stay so or part soon
+        if rarely(self._records) or soon(self._records):  # units that are equal stay so or part soon
             for site, weight, parameter in zip(self._weight_sites, self._weights, self._parameters, strict=True):
                 if weight is not parameter:
                     continue  # rows that equal those of another process's shard would be missed
                 if weight.ndim >= 2 and len(weight) >= 2 and weight.numel() > len(weight):
-                    recorder.derive(site, Statistic.SYMMETRIC_FRACTION, symmetric_fraction(weight))
+                    recorder.derive(site, Statistic.SYMMETRIC_FRACTION, self._symmetry.fraction(site, weight))
         self._records += 1
 
     @torch.no_grad()

@@ -14,7 +14,6 @@ from gradscope.units import (
     Liveness,
     activation_of,
     features_last,
-    symmetric_fraction,
     unit_axis,
 )
 
@@ -165,32 +164,6 @@ LAYERS = [
 @pytest.mark.parametrize(("layer", "last"), LAYERS)
 def test_layers_tell_where_their_features_are(layer, last):
     assert features_last(layer) is last
-
-
-@pytest.mark.parametrize("width", [2, 30, 4000])
-def test_random_rows_are_not_equal(width):
-    assert symmetric_fraction(torch.randn(500, width)) == 0
-
-
-@pytest.mark.parametrize(
-    "weight",
-    [
-        torch.zeros(6, 5),
-        torch.full((6, 5), 0.3),
-        torch.randn(1, 5).expand(6, 5),
-        torch.randn(1, 2, 3, 3).expand(6, 2, 3, 3),
-    ],
-)
-def test_equal_rows_are_all_found(weight):
-    assert symmetric_fraction(weight) == 1
-
-
-def test_the_share_is_that_of_the_rows_that_equal_another():
-    weight = torch.randn(10, 8)
-    weight[7] = weight[2]
-    weight[5] = weight[2] * (1 + 1e-7)
-    assert symmetric_fraction(weight) == pytest.approx(0.3)
-    assert symmetric_fraction(weight.bfloat16()) == pytest.approx(0.3)
 
 
 def test_which_units_were_silent_can_be_asked_after_the_step():
