@@ -337,11 +337,11 @@ def _recurrence(trace: Trace, table: _Table, group: _Group) -> Recurrence | None
     forget = _forget(trace, group, where)
     mode = _mode(trace, group.module)
     arrived_norm, carried_norm = _sizes(group, where, Statistic.L2_NORM)
-    gain = _ratio(carried_norm, arrived_norm, arriving, reverse)
+    gain = gain_between(carried_norm, arrived_norm, arriving, reverse)
     cell_gain: Doubles | None = None
     if "c" in parts:
         lost, whole = where.read(parts["c"], Statistic.L2_NORM), where.read(totals["c"], Statistic.L2_NORM)
-        cell_gain = _ratio(lost, whole, where.read(totals["c"], Statistic.RMS), reverse)
+        cell_gain = gain_between(lost, whole, where.read(totals["c"], Statistic.RMS), reverse)
     return Recurrence(
         module=group.module,
         module_type=group.module_type,
@@ -357,8 +357,8 @@ def _recurrence(trace: Trace, table: _Table, group: _Group) -> Recurrence | None
         carried=carried if group.fused else None,
         gain=gain,
         cell_gain=cell_gain,
-        gain_per_step=_geometric_mean(gain),
-        lag=_lag(_as_run(arriving, where.window, reverse)),
+        gain_per_step=geometric_mean(gain),
+        lag=lag_of(_as_run(arriving, where.window, reverse)),
         forget=forget,
         time_constant=_time_constant(_mean(forget)) if forget is not None else None,
         slope=_mean(_slopes(mode, group.columns(Quantity.STATE).get("h"), where)),
@@ -398,14 +398,15 @@ def _after(values: Doubles, reverse: bool) -> Doubles:
     return np.concatenate([nothing, values[:, :-1]] if reverse else [values[:, 1:], nothing], axis=1)
 
 
-def _ratio(carried: Doubles, arriving: Doubles, rms: Doubles, reverse: bool) -> Doubles:
+def gain_between(carried: Doubles, arriving: Doubles, rms: Doubles, reverse: bool) -> Doubles:
     """Of what is carried to what has arrived behind the link; NaN where that, of size `rms`, has no digits left."""
     with np.errstate(divide="ignore", invalid="ignore"):
         gain = carried / _after(arriving, reverse)
     return np.where(_after(rms, reverse) > _NOTHING_LEFT, gain, np.nan)
 
 
-def _geometric_mean(gain: Doubles) -> Doubles:
+def geometric_mean(gain: Doubles) -> Doubles:
+    """Of each row's known values; NaN where there is none, 0 where one is."""
     known = ~np.isnan(gain)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.where(known, np.log(gain), 0.0)
@@ -424,7 +425,7 @@ def _first_seen(run: Doubles) -> Ints:
     return np.asarray((~np.isnan(run)).argmax(axis=1))
 
 
-def _lag(run: Doubles) -> Ints:
+def lag_of(run: Doubles) -> Ints:
     """From the first position that was observed to the last that gets anything; positions in the order they run."""
     served = run > 0
     last = run.shape[1] - 1 - served[:, ::-1].argmax(axis=1)

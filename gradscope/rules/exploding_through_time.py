@@ -58,7 +58,7 @@ class ExplodingThroughTime(Rule):
 
     code = "GS202"
     name = "exploding-through-time"
-    reads = frozenset({Quantity.STATE_GRAD})
+    reads = frozenset()  # of cells and layers the gradients of their states, of loops what their layers were given
 
     min_decades: float = 2.0
     learned_decades: float = 3.0

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.errors import NotJudged
+from gradscope.flow import flow_of
+from gradscope.loops import loops
 from gradscope.records import Quantity, Site
 from gradscope.recurrence import Recurrence, recurrences
 from gradscope.rules.persistence import Persistence
@@ -46,12 +48,12 @@ def has_recurrence(trace: Trace) -> bool:
     """Whether the model has a recurrent layer or cell; also where the trace, of an earlier version, does not tell.
 
     Raises:
-        NotJudged: It may have one, in a loop whose state no module takes and returns.
+        NotJudged: It may have one, in a loop that was not seen to hand on what it makes.
     """
-    if trace.meta.get("recurrent", True) or trace.columns(Quantity.STATE_GRAD):
+    if trace.meta.get("recurrent", True) or trace.columns(Quantity.STATE_GRAD) or loops(trace, ()):
         return True
     looped = _looped(trace)
-    if looped is None:
+    if looped is None or flow_of(trace) is not None:  # with a forward graph, a loop would have been seen
         return False
     raise NotJudged(
         f"{looped.module or 'the model'} runs many times in a step, but no module is handed back what it returned; if"
@@ -75,6 +77,7 @@ def judged_recurrences(trace: Trace) -> tuple[Recurrence, ...]:
         NotJudged: There is none.
     """
     found = recurrences(trace)
+    found += loops(trace, dict.fromkeys(r.module for r in found))
     if not found:
         raise NotJudged("needs a recurrent layer with a gradient, the trace has none")
     longest = max(int(r.lag.max(initial=0)) for r in found)

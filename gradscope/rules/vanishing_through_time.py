@@ -8,7 +8,6 @@ import numpy as np
 
 from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
-from gradscope.records import Quantity
 from gradscope.recurrence import Recurrence
 from gradscope.rules.base import Rule
 from gradscope.rules.gain import BEGINNING
@@ -54,7 +53,8 @@ class VanishingThroughTime(Rule):
         loss has not fallen by a fifth: a forecast that needs but the last value can fall as little and be at its best.
         It is only noted (info) if the loss has fallen to a third since the run's first tenth and the layer keeps at
         least 0.4 per time step, with gates that are open by a tenth or more: who needs the last few values forgets like
-        that, who keeps less was built so, and what fell then may have been the mean alone.
+        that, who keeps less was built so, and what fell then may have been the mean alone. So it is if it came about
+        after the first tenth and the loss has fallen by a fifth: what trains well forgets what it has no use for.
     What to try: an LSTM or GRU whose gates begin open, an orthogonal or identity recurrent matrix, a loss or pooling
         over more of the positions.
     Where it stays silent: lags under 10, a loss at every step, pooling over time; the edge of a truncated window, which
@@ -65,7 +65,7 @@ class VanishingThroughTime(Rule):
 
     code = "GS201"
     name = "vanishing-through-time"
-    reads = frozenset({Quantity.STATE_GRAD})
+    reads = frozenset()  # of cells and layers the gradients of their states, of loops what their layers were given
 
     min_decades: float = 3.0
     error_decades: float = 4.0
@@ -107,6 +107,8 @@ class VanishingThroughTime(Rule):
         first, last = (int(trace.steps[at]) for at in (lasting.persistence.first, lasting.persistence.last))
         closed = gain < self.usual_gain or gates(lasting)[0] < self.usual_gate
         needless = not closed and _fallen(trace, least=self.error_steps) <= self.learned
+        made_by_training = lasting.persistence.first >= max(len(trace.steps) // 10, BEGINNING)
+        needless |= made_by_training and _fallen(trace) <= self.moved
         grave = decades >= self.error_decades and last - first >= self.error_steps
         grave = grave and not _fallen(trace, since=BEGINNING) <= self.moved
         share = "nothing at all" if math.isinf(decades) else f"at most 10^−{decades:.1f} of it"
@@ -142,7 +144,7 @@ class VanishingThroughTime(Rule):
 
 
 _RANGE = 45.0  # decades from 1 down to the smallest float32: below, it is zero whatever was lost
-_NEEDLESS = " The loss has fallen to a third or less without it: the task hardly needs the early part, or not yet."
+_NEEDLESS = " The loss has fallen without it: the task hardly needs the early part, or not yet."
 
 
 def _fallen(trace: Trace, *, since: int = 0, least: int = 0) -> float:

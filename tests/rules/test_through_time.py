@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from builders import read_at_the_end, recurrent_trace, trace_of
+from builders import chain, links, read_at_the_end, recurrent_trace, trace_of
 from torch import nn
 
 import gradscope
 from gradscope.errors import NotJudged
+from gradscope.records import Quantity
 from gradscope.recurrence import recurrences
 from gradscope.rules.engine import diagnose
 from gradscope.rules.exploding_through_time import ExplodingThroughTime
@@ -65,20 +68,37 @@ def test_a_model_without_recurrence_is_not_said_to_be_unjudged():
     assert len(diagnose(trace_of(**plain), rules).not_judged) == 2  # a trace that does not tell
 
 
-def test_a_loop_without_a_state_that_can_be_recognised_is_not_judged():
+def test_a_loop_whose_graph_was_not_seen_is_not_judged():
+    # no metadata: a trace of an earlier version
+    calls = recurrent_trace({"output_grad ": np.ones(30)}, mode="")
+    trace = replace(calls, meta={"recurrent": {}})
+    with pytest.raises(NotJudged, match="rnn runs many times in a step, but no module is handed back"):
+        VanishingThroughTime().concerns(trace)
+    seen = replace(trace, meta={"recurrent": {}, "flow": links(*chain("in", "rnn", "head", "out")).to_list()})
+    assert not VanishingThroughTime().concerns(seen)
+
+
+@pytest.mark.parametrize(("scale", "rule"), [(0.3, VanishingThroughTime), (1.9, ExplodingThroughTime)])
+def test_a_loop_without_a_cell_is_judged_by_the_layer_that_is_given_the_state(scale, rule):
     class Loop(nn.Module):
         def __init__(self):
             super().__init__()
             self.i, self.u, self.out = nn.Linear(2, 4), nn.Linear(4, 4, bias=False), nn.Linear(4, 1)
+            nn.init.orthogonal_(self.u.weight, scale)
 
         def forward(self, x):
             h = torch.zeros(len(x), 4)
             for x_t in x.unbind(1):
-                h = torch.tanh(self.i(x_t) + self.u(h))
+                h = self.i(x_t) + self.u(h)
             return self.out(h)
 
+    torch.manual_seed(0)
     model = Loop()
     with gradscope.attach(model) as scope:
-        model(torch.randn(3, 20, 2)).sum().backward()
-    reasons = {item.rule: item.reason for item in scope.diagnose().not_judged}
-    assert reasons["vanishing-through-time"].startswith("i runs many times in a step, but no module is handed back")
+        for _ in range(3):
+            model(torch.randn(3, 20, 2)).sum().backward()
+            scope.step()
+    (finding,) = rule().check(scope.trace)
+    assert finding.module == "u"
+    assert finding.sites[0].quantity is Quantity.INPUT_GRAD
+    assert f"{scale:.1f}" in finding.message  # orthogonal and linear: the gain is the scale

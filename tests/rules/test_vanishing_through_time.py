@@ -146,6 +146,13 @@ def test_severity_follows_what_is_learned(values, more, severity):
     assert finding.severity is severity
 
 
+@pytest.mark.parametrize(("last", "severity"), [(0.6, Severity.INFO), (0.95, Severity.WARNING)])
+def test_what_training_brings_about_while_it_learns_is_only_noted(last, severity):
+    gains = np.where(steps < 40, 0.9, 0.5)
+    (finding,) = VanishingThroughTime().check(trace(read_at_the_end(gains, 30), loss=np.linspace(1, last, 100)))
+    assert (finding.first_step, finding.severity) == (40, severity)
+
+
 def test_gates_that_are_closed_are_no_choice_of_the_training():
     learned = {"loss": np.geomspace(1, 0.05, 100), "every": 2, "mode": "LSTM"}
     for opened, severity in ((0.007, Severity.WARNING), (0.5, Severity.INFO)):
