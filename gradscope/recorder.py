@@ -89,6 +89,7 @@ class StepRecorder:
         self._batches: list[tuple[NDArray[np.int64], ManyMoments]] = []  # the same, many at a time
         self._derived: list[tuple[int, Statistic, Tensor | float]] = []
         self._withheld: list[tuple[int, int]] = []
+        self._returned: list[tuple[str, Tensor]] = []
         self._saturable: dict[Predicate, list[tuple[int, Tensor]]] = {}
         self._losses: list[Tensor | float] = []
         self._touched: set[tuple[int, int]] = set()  # forward pass, and the backward that reached it
@@ -123,6 +124,10 @@ class StepRecorder:
         """`name`, a module or a full parameter's, returns or has numbers of `dtype`."""
         if dtype is not torch.float32:
             self.table.dtypes[name] = str(dtype).removeprefix("torch.")
+
+    def returned(self, container: str, total: Tensor) -> None:
+        """The elements of what `container` has returned add up to `total`."""
+        self._returned.append((container, total))
 
     def passed_by(self, module: str) -> None:
         """`module` has run without gradients: its place is kept, should it be computed again for the backward."""
@@ -305,6 +310,9 @@ class StepRecorder:
         if losses:
             values[self.site("", Quantity.LOSS)] = scalar_row(sum(losses) / len(losses))
         self._add_derived(values)
+        if self._returned and np.nansum(values[:, COLUMN[Statistic.NONFINITE_COUNT]]) > 0:
+            finite = np.isfinite(_numbers([total for _, total in self._returned]))
+            self.table.break_containers(self.step, [self._returned[i][0] for i in np.flatnonzero(~finite)])
         if loss_scale not in (1.0, 0.0) and np.isfinite(loss_scale):
             self._unscale(values, time_index, time_values, 1.0 / loss_scale)
         if skipped:

@@ -323,6 +323,8 @@ class Scope:
             self._meta["sources"] = {**with_calls(self._meta.get("sources"), self._recorder.table.calls)}
             if self._recorder.table.links:
                 self._meta["flow"] = self._recorder.table.links.to_list()
+            if self._recorder.table.broken:
+                self._meta["broken"] = {**self._recorder.table.broken}
             self._meta["dtypes"] = {**self._recorder.table.dtypes}
             self._meta["cuts"] = [cut.to_dict() for cut in self._recorder.table.cuts]
             self._meta |= sizes(self._target)

@@ -1,6 +1,6 @@
 """The sites of a running recording: they are registered as they are met, and get their depth when they run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ class SiteTable:
         links: Who is given whose output.
         cuts: Calls that take a value out of the graph.
         depths: Of the modules that have run: the order in which they first did, from 1.
+        broken: Modules around others, in the order of the forward pass, and the first step in which what they returned
+            was not finite.
         dtypes: What modules and parameters, by name, compute and are kept in; only of what is not float32.
 
     Args:
@@ -32,6 +34,7 @@ class SiteTable:
         self.cuts: list[Cut] = []
         self.links = Links()
         self.depths: dict[str, int] = {}
+        self.broken: dict[str, int] = {}
         self.dtypes: dict[str, str] = {}
         self._order: dict[str, int] = {}  # also of modules that have only run without gradients
         self._index: dict[Key, int] = {}
@@ -59,6 +62,11 @@ class SiteTable:
     def passed_by(self, module: str) -> None:
         """`module` has run without gradients: its place is kept, should it be computed again for the backward."""
         self._order.setdefault(module, len(self._order) + 1)
+
+    def break_containers(self, step: int, containers: Iterable[str]) -> None:
+        """What `containers` have returned in `step` is not finite."""
+        for container in containers:
+            self.broken.setdefault(container, step)
 
     @property
     def called(self) -> frozenset[str]:

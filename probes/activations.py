@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from torch import Tensor, nn
 
 from gradscope.probes.base import ForwardHook, Probe, Recorder, Target
+from gradscope.probes.containers import watch_containers
 from gradscope.probes.names import bare_parameters
 from gradscope.probes.spreads import Spreads
 from gradscope.probes.tensors import given_tensors, has_numbers, named_tensors, time_axis
@@ -33,6 +34,7 @@ class Activations(Probe):
         for name, module in target.modules.items():
             hook = _OutputHook(recorder, name, module, axes.get(name), spreads)
             handles.callback(module.register_forward_hook(hook).remove)
+        handles.enter_context(watch_containers(target, recorder, self.name))
         return handles
 
 

@@ -102,6 +102,10 @@ class Recorder(Protocol):
         """`name`, a module or a full parameter's, returns or has numbers of `dtype`."""
         ...
 
+    def returned(self, container: str, total: Tensor) -> None:
+        """The elements of what `container`, which is no site, has returned add up to `total`."""
+        ...
+
     def passed_by(self, module: str) -> None:
         """`module` has run without gradients: should it be computed again for the backward, this is its depth."""
         ...

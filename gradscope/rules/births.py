@@ -57,6 +57,10 @@ def birth_of(trace: Trace) -> Birth | None:
     bad = np.nan_to_num(trace.statistics[Statistic.NONFINITE_COUNT]) > 0
     kind = np.array([site.quantity.value for site in trace.sites])
     harmful = bad & ~np.isin(kind, [Quantity.OUTPUT, Quantity.INPUT])[None, :]
+    # an infinite slope that a rectifier multiplies by zero, as of its root, harms nothing: the parameters tell
+    told = (trace.statistics[Statistic.NUMEL][:, trace.columns(Quantity.WEIGHT_GRAD)] > 0).any(axis=1)
+    passing = np.isin(kind, [Quantity.INPUT_GRAD, Quantity.OUTPUT_GRAD, Quantity.STATE_GRAD])
+    harmful[np.ix_(told, passing)] = False
     outputs = trace.columns(Quantity.OUTPUT)
     if outputs:  # what leaves the model last is what the loss sees
         harmful[:, outputs[-1]] |= bad[:, outputs[-1]]
@@ -70,7 +74,7 @@ def birth_of(trace: Trace) -> Birth | None:
     heals = bool(rows[-1] < len(trace.steps) - 1)
     if scaled and only_gradients and heals:
         return None
-    place = _place(trace, new, begun=step > 0)
+    place = _place(trace, new, row=step)
     return Birth(
         module=_owner(trace, place.module),
         column=place.column,
@@ -89,6 +93,27 @@ def _owner(trace: Trace, module: str) -> str:
     return owner if "#" in called and trace.columns(Quantity.OUTPUT, module) else module
 
 
+def _in_container(trace: Trace, born: _Place, row: int) -> _Place | None:
+    """The place within the module that has returned it before a layer, or the loss, took it in; None if none did."""
+    site = trace.sites[born.column]
+    known = trace.meta.get("broken")
+    if not isinstance(known, Mapping) or site.quantity not in (Quantity.OUTPUT, Quantity.LOSS):
+        return None
+    ran = [trace.sites[c] for c in trace.columns(Quantity.OUTPUT)]
+    for container, step in known.items():
+        inside = [s.depth for s in ran if s.module.startswith(container + ".")]
+        over = site.quantity is Quantity.LOSS or max(inside, default=-1) < site.depth
+        if step == trace.steps[row] and inside and over:
+            return _Place(
+                module=container,
+                column=born.column,
+                how=f"{container} makes it behind the last of its modules, and {site.module or 'the loss'} takes it in",
+                remedy=f"Look at what {container} computes behind its last module: clamp, or add an ε inside of a log,"
+                " root or division.",
+            )
+    return None
+
+
 def before(trace: Trace, column: int) -> str:
     """What ran before a module: functions in between are no sites, nor is what a module is given."""
     outputs = trace.columns(Quantity.OUTPUT)
@@ -96,10 +121,13 @@ def before(trace: Trace, column: int) -> str:
     return trace.sites[earlier[-1]].module if earlier else "the input"
 
 
-def _place(trace: Trace, bad: NDArray[np.bool_], *, begun: bool) -> _Place:
-    """What came first in a step, given which sites have become non-finite in it; `begun`: there were steps before."""
+def _place(trace: Trace, bad: NDArray[np.bool_], *, row: int) -> _Place:
+    """What came first in the step of index `row`, given which sites have become non-finite in it."""
     hits = {quantity: [c for c in trace.columns(quantity) if bad[c]] for quantity in Quantity}
-    born = _forward(trace, hits, begun=begun) or _foreign(trace, hits) or _backward(trace, hits)
+    forward = _forward(trace, hits, begun=row > 0)
+    born = (
+        (forward and _in_container(trace, forward, row)) or forward or _foreign(trace, hits) or _backward(trace, hits)
+    )
     if born is None:
         column = int(np.flatnonzero(bad)[0])
         site = trace.sites[column]

@@ -28,7 +28,8 @@ class NonFinite(Rule):
     What to try: clamp before log, sqrt, acos and division (an ε inside of the root, not outside); lower the learning
         rate if the numbers grew before; torch.autograd.set_detect_anomaly(True) names the operation.
     Where it stays silent: infinities that a module makes on purpose and that reach neither the loss nor a gradient, as
-        a mask of −inf; overflowing gradients that an AMP scaler skips; what has left the range of float16 (GS403).
+        a mask of −inf; an infinite slope that reaches no parameter, as that of a root behind a rectifier; overflowing
+        gradients that an AMP scaler skips; what has left the range of float16 (GS403).
     Source: IEEE 754; PyTorch documentation on AMP for the scaler's skipped steps.
     """
 

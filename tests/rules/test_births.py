@@ -54,3 +54,26 @@ def test_a_call_belongs_to_the_module_whose_code_makes_it(call, owner):
 def test_what_ran_before_is_another_module():
     found = trace(LATE, output=[0, 4, 4])
     assert [before(found, column) for column in found.columns("output")] == ["the input", "a", "b"]
+
+
+BROKEN = {"broken": {"block": 6, "model": 6}}
+
+
+def test_what_a_container_computes_behind_its_last_module_is_its_own():
+    found = trace(LATE, modules=("block.a", "block.b", "c"), output=[0, 0, 4])
+    assert birth_of(found).module == "c"
+    object.__setattr__(found, "meta", BROKEN)
+    assert birth_of(found).module == "block"
+    assert "c takes it in" in birth_of(found).how
+
+
+def test_a_container_that_only_passes_on_what_a_module_inside_of_it_made_is_not_blamed():
+    found = trace(LATE, modules=("a", "block.b", "c"), output=[0, 4, 4])
+    object.__setattr__(found, "meta", BROKEN)
+    assert birth_of(found).module == "block.b"
+
+
+def test_a_container_whose_output_was_so_before_is_not_blamed():
+    found = trace(LATE, modules=("block.a", "block.b", "c"), output=[0, 0, 4])
+    object.__setattr__(found, "meta", {"broken": {"block": 2}})
+    assert birth_of(found).module == "c"

@@ -34,8 +34,16 @@ BROKEN = {
     "it was large before": (trace(output=FORWARD, peak=np.nan, largest=2e4), "b", "The output of b leaves"),
     "its input and weight make it": (trace(output=FORWARD, peak=1, largest=60.0, weight=500.0), "b", "The output of b"),
     "scores": (trace(output=FORWARD, peak=0.1, logit=np.inf), "b", "What attention in b takes the softmax of leaves"),
-    "the gradient": (trace(output_grad=BACKWARD, peak=4e4), "head", "The gradient at head leaves the range"),
-    "the whole gradient": (trace(output_grad=[1000.0] * D, peak=np.nan), "head", "The gradient at head"),
+    "the gradient": (
+        trace(output_grad=BACKWARD, weight_grad=BACKWARD, peak=4e4),
+        "head",
+        "The gradient at head leaves the range",
+    ),
+    "the whole gradient": (
+        trace(output_grad=[1000.0] * D, weight_grad=BACKWARD, peak=np.nan),
+        "head",
+        "The gradient at head",
+    ),
 }
 
 
@@ -51,7 +59,7 @@ BFLOAT = {"dtypes": dict.fromkeys(MODULES, "bfloat16")}
 CLEAN = {
     "log of zero beside small numbers": trace(output=FORWARD, peak=9.0, logit=5.0),
     "a row that a mask excludes": trace(output=FORWARD, peak=1.0, logit=12.0, largest=300.0),
-    "a root at zero in the backward pass": trace(output_grad=BACKWARD, peak=0.3),
+    "a root at zero in the backward pass": trace(output_grad=BACKWARD, weight_grad=BACKWARD, peak=0.3),
     "bfloat16": trace(output=FORWARD, peak=3e4, meta=BFLOAT),
 }
 

@@ -89,6 +89,11 @@ def test_a_mask_of_infinities_that_nothing_follows_from_is_meant():
     assert list(NonFinite().check(trace(output=[0, 7, 0, 0]))) == []
 
 
+def test_an_infinite_slope_that_reaches_no_parameter_is_harmless():
+    """The root of what a rectifier has set to zero: the rectifier takes the infinity for nothing."""
+    assert list(NonFinite().check(trace(output_grad=[0, 7, 0, 0], input_grad=[0, 0, 7, 0]))) == []
+
+
 def test_a_mask_of_infinities_is_not_blamed_for_what_breaks_later():
     masked = trace(output=[0, 0, 7, 7])
     masked.statistics["nonfinite_count"][:, masked.column("a", "output")] = 3
@@ -97,7 +102,7 @@ def test_a_mask_of_infinities_is_not_blamed_for_what_breaks_later():
 
 
 def test_a_container_is_not_blamed_for_a_module_inside_of_it():
-    bad = {"output_grad": [7, 0, 0, 0], "input_grad": [7, 7, 7, 0]}
+    bad = {"output_grad": [7, 0, 0, 0], "input_grad": [7, 7, 7, 0], "weight_grad": [7, 0, 0, 0]}
     (finding,) = NonFinite().check(trace(modules=("a", "block.norm", "block", "head"), **bad))
     assert finding.module == "block.norm"
 
