@@ -1,4 +1,4 @@
-"""How the loss of a run begins and ends: what the two rules about outcomes read."""
+"""How the loss of a run begins and ends."""
 
 from dataclasses import dataclass
 
@@ -53,6 +53,15 @@ def ends(trace: Trace, *, least: int) -> Ends:
         spread=float(np.ptp(values[:_FIRST])),
         tail=tail,
     )
+
+
+def has_fallen(trace: Trace, *, to: float) -> bool:
+    """Whether the loss ends at less than `to` times where it began; False where too little of it was recorded."""
+    try:
+        run = ends(trace, least=2 * _FIRST)
+    except NotJudged:
+        return False
+    return run.last < to * run.first
 
 
 def loss_site(trace: Trace) -> tuple[Site, ...]:

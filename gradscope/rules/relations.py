@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from gradscope.findings import Finding, Role, Severity
 from gradscope.flow import flow_of
+from gradscope.records import Quantity
 from gradscope.trace import Trace
 
 
@@ -103,6 +104,15 @@ def _behind(cause: Finding, effect: Finding, passage: Passage) -> bool:
     return _shallowest(cause) > _deepest(effect) and passage.leads(effect, cause) is not False
 
 
+def _elsewhere(cause: Finding, effect: Finding, passage: Passage) -> bool:
+    return cause.module != effect.module
+
+
+def _its_gates(cause: Finding, effect: Finding, passage: Passage) -> bool:
+    """The cause is that the gates of that layer are stuck."""
+    return _stuck_gates(cause) and cause.module == effect.module
+
+
 def _same_module(cause: Finding, effect: Finding, passage: Passage) -> bool:
     return cause.module == effect.module
 
@@ -154,8 +164,8 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS401", _earlier),
         ("GS502", _earlier),
     ),
-    "GS201": (("GS504", _anywhere), ("GS302", _same_module), ("GS502", _earlier), ("GS202", _earlier)),
-    "GS202": (("GS504", _anywhere), ("GS505", _earlier), ("GS502", _earlier)),
+    "GS201": (("GS504", _anywhere), ("GS302", _its_gates), ("GS502", _earlier), ("GS202", _earlier)),
+    "GS202": (("GS504", _anywhere), ("GS302", _its_gates), ("GS505", _earlier), ("GS502", _earlier)),
     "GS301": (
         ("GS504", _anywhere),
         ("GS505", _earlier),
@@ -171,7 +181,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
     "GS302": (
         ("GS504", _anywhere),
         ("GS505", _earlier),
-        ("GS202", _anywhere),
+        ("GS202", _elsewhere),
         ("GS305", _anywhere),
         ("GS502", _anywhere),
     ),
@@ -271,7 +281,13 @@ def _worst(found: list[Finding]) -> int | None:
 def _comes_first(cause: Finding, effect: Finding) -> bool:
     if cause.first_step != effect.first_step:
         return cause.first_step < effect.first_step
-    return cause.code in ORDER and effect.code in ORDER and ORDER.index(cause.code) < ORDER.index(effect.code)
+    known = cause.code in ORDER and effect.code in ORDER
+    return known and (_stuck_gates(cause) or ORDER.index(cause.code) < ORDER.index(effect.code))
+
+
+def _stuck_gates(finding: Finding) -> bool:
+    """Whether it speaks of a recurrent layer whose gates are stuck: what goes through time goes through them."""
+    return finding.code == "GS302" and any(site.quantity is Quantity.GATE for site in finding.sites)
 
 
 def _shallowest(finding: Finding) -> int:

@@ -10,12 +10,17 @@ from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Site, Statistic
 from gradscope.rules.activations import LARGEST_SLOPE, has_activation_of
 from gradscope.rules.base import Rule
+from gradscope.rules.gain import BEGINNING, Bools
+from gradscope.rules.gate_slopes import GatedLayer, gated_layers
 from gradscope.rules.layers import Layer, fan_in, learned_layers, size_of
 from gradscope.rules.learning import norms
-from gradscope.rules.persistence import persistence
+from gradscope.rules.losses import has_fallen
+from gradscope.rules.persistence import Persistence, persistence
 from gradscope.rules.stuck import Stuck, and_others, gathered
 from gradscope.rules.wording import number
-from gradscope.trace import Ints, Trace
+from gradscope.trace import Doubles, Ints, Trace
+
+_LARGE_INPUT = 5.0  # rms; normalised data have 1
 
 
 @dataclass(frozen=True)
@@ -23,13 +28,17 @@ class Saturation(Rule):
     """Most outputs of a bounded activation lie where its slope is almost zero.
 
     What it means: the layers before it get almost no gradient through it, and it hardly tells its inputs apart.
-    How it is measured: saturated_fraction, the share of elements where the slope is below 5 % of its largest.
+    How it is measured: saturated_fraction, the share of elements where the slope is below 5 % of its largest; of a
+        recurrent layer the mean slope of each gate over its largest, 4 (mean − rms²) of a sigmoid, 1 − rms² of a tanh.
     Why the threshold: with pre-activations of standard deviation s, a Tanh saturates at |x| > 2.18; 70 % of the
         elements do so from s = 5.7 on, where an initialisation that keeps the spread has s = 1. There the gradient
-        passes with √E[φ′²] = 0.3. From 95 % on (s = 35) it passes with 0.12.
+        passes with √E[φ′²] = 0.3. From 95 % on (s = 35) it passes with 0.12. At s = 5.7 the mean slope is 0.14, at 35
+        it is 0.02: a recurrent layer is stuck where the steepest of its gates has less than 0.1, an error below 0.03.
     What to try: smaller initial weights, scaled inputs, normalisation before the activation.
-    Where it stays silent: the last activation before the output, which is meant to reach its bounds; a gate beside a
-        path that carries the gradient; what heals.
+    Where it stays silent: the last activation before the output, which is meant to reach its bounds, unless it was
+        stuck from the first record on and in all of them; a gate beside a path that carries the gradient, and single
+        gates of a recurrent layer, as a forget gate that keeps its state; what heals. What training has brought to its
+        bounds while it halved the loss is only worth knowing.
     Source: Glorot & Bengio 2010, section 3; the figures are Gaussian integrals.
     """
 
@@ -40,33 +49,42 @@ class Saturation(Rule):
     warn_fraction: float = 0.7
     error_fraction: float = 0.95
     min_steps: int = 3
+    gate_slope: float = 0.1
+    error_gate_slope: float = 0.03
+    learned_loss: float = 0.5  # of the first: a net that got there makes use of its bounds
     bypass: float = 10.0  # gradient that reaches the layer before by other paths, over what it can owe to this one
 
     def concerns(self, trace: Trace) -> bool:
-        """Models with a bounded activation."""
-        return has_activation_of(trace, frozenset(LARGEST_SLOPE))
+        """Models with a bounded activation, be it inside of a recurrent layer."""
+        return has_activation_of(trace, frozenset(LARGEST_SLOPE)) or bool(gated_layers(trace))
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """One finding for each run of neighbouring activations, or one for all where there are many runs."""
         layers = learned_layers(trace)
         deepest = max((layer.depth for layer in layers), default=0)
         sites, saturated = trace.by_depth(Quantity.OUTPUT, Statistic.SATURATED_FRACTION)
-        inner = [i for i, s in enumerate(sites) if s.module_type in LARGEST_SLOPE and s.depth < deepest]
-        judged = [i for i in inner if (~np.isnan(saturated[:, i])).sum() >= self.min_steps]
-        if not judged:
-            raise NotJudged(f"needs a bounded activation before the last layer in {self.min_steps} recorded steps")
+        bounded = [i for i, s in enumerate(sites) if s.module_type in LARGEST_SLOPE]
+        judged = [i for i in bounded if (~np.isnan(saturated[:, i])).sum() >= self.min_steps]
+        recurrent = [layer for layer in gated_layers(trace) if _seen(layer.steepest).sum() >= self.min_steps]
+        if not recurrent and not judged:
+            raise NotJudged(f"needs a bounded activation in {self.min_steps} recorded steps")
         found: list[Stuck | None] = []
         for i in judged:
             share = saturated[:, i].astype(np.float64)
             lasting = persistence(share >= self.warn_fraction, ~np.isnan(share))
             before = [layer for layer in layers if layer.depth < sites[i].depth]
             stands = lasting is not None and lasting.standing
-            if lasting is None or not stands or (before and self._is_gate(trace, before[-1], lasting.rows)):
+            meant = sites[i].depth > deepest and np.nanmin(share) < self.warn_fraction
+            if lasting is None or not stands or meant or (before and self._is_gate(trace, before[-1], lasting.rows)):
                 found.append(None)
             else:
                 found.append(Stuck(site=sites[i], lasting=lasting, share=share, bar=self.warn_fraction))
         for stuck, group in gathered(found):
             yield self._finding(trace, stuck, group)
+        for layer in recurrent:
+            lasting = persistence(layer.steepest < self.gate_slope, _seen(layer.steepest))
+            if lasting is not None and lasting.standing:
+                yield self._of_recurrence(trace, layer, lasting)
 
     def _is_gate(self, trace: Trace, layer: Layer, rows: Ints) -> bool:
         """Whether the input of `layer` gets most of its gradient by another path than through `layer`."""
@@ -84,6 +102,32 @@ class Saturation(Rule):
         other = other[~np.isnan(other)]
         return bool(len(other)) and float(np.median(other)) > self.bypass
 
+    def _of_recurrence(self, trace: Trace, layer: GatedLayer, lasting: Persistence) -> Finding:
+        slopes = np.median(layer.slopes[lasting.rows], axis=0)
+        steepest = float(np.median(layer.steepest[lasting.rows]))
+        first = int(trace.steps[lasting.first])
+        names = [site.name.partition("_")[0] for site in layer.sites]
+        each = ", ".join(f"{name} {number(slope)}" for name, slope in zip(names, slopes, strict=True))
+        cause, remedy = _driven(trace, layer, lasting.rows)
+        return Finding(
+            code=self.code,
+            pathology=self.name,
+            severity=Severity.ERROR if steepest < self.error_gate_slope else Severity.WARNING,
+            module=layer.module,
+            sites=layer.sites,
+            first_step=first,
+            last_step=int(trace.steps[lasting.last]),
+            measured=steepest,
+            threshold=self.gate_slope,
+            unit="mean slope over the largest",
+            message=(
+                f"Every gate of {layer.module} is stuck at its bounds since step {first}: the mean slopes are"
+                f" {number(steepest)} of the largest at most ({each})."
+            ),
+            cause=cause,
+            remedy=remedy,
+        )
+
     def _finding(self, trace: Trace, stuck: Stuck, group: tuple[Site, ...]) -> Finding:
         site, lasting = stuck.site, stuck.lasting
         share = float(np.median(stuck.share[lasting.rows]))
@@ -99,10 +143,12 @@ class Saturation(Rule):
                     f"Bring what {before[-1]} gives to an rms near 1: divide its weights, or its inputs, by"
                     f" {number(rms)}, or put a normalisation layer between the two."
                 )
+        grave = Severity.ERROR if share >= self.error_fraction else Severity.WARNING
+        learned = lasting.first >= BEGINNING and has_fallen(trace, to=self.learned_loss)
         return Finding(
             code=self.code,
             pathology=self.name,
-            severity=Severity.ERROR if share >= self.error_fraction else Severity.WARNING,
+            severity=Severity.INFO if learned else grave,
             module=site.module,
             sites=group,
             alike=tuple(s.module for s in group),
@@ -118,3 +164,24 @@ class Saturation(Rule):
             cause=cause + ".",
             remedy=remedy,
         )
+
+
+def _seen(values: Doubles) -> Bools:
+    return ~np.isnan(values)
+
+
+def _driven(trace: Trace, layer: GatedLayer, rows: Ints) -> tuple[str, str]:
+    """What drives a recurrent layer into its bounds, and what to do about it: its input, or else its weights."""
+    weights = {trace.sites[c].name: c for c in trace.columns(Quantity.WEIGHT, layer.module)}
+    own = {name: float(trace.statistics[Statistic.RMS][rows[0], c]) for name, c in weights.items() if "weight" in name}
+    at = layer.sites[0].depth
+    before = [c for c in trace.columns(Quantity.OUTPUT) if 0 < trace.sites[c].depth < at]
+    given = before[-1:] or trace.columns(Quantity.INPUT)[:1]
+    rms = float(np.nanmedian(trace.statistics[Statistic.RMS][rows, given[0]])) if given else float("nan")
+    source = (trace.sites[given[0]].module or "the data") if given else ""
+    written = "; ".join(f"{name} has an rms of {number(value)}" for name, value in own.items())
+    text = f"It is given values with an rms of {number(rms)} by {source}" if given else "What it is given was not seen"
+    cause = f"{text}; {written}." if written else f"{text}."
+    if rms > _LARGE_INPUT:
+        return cause, f"Divide what {layer.module} is given by {number(rms)}, or normalise it."
+    return cause, f"Draw the weights of {layer.module} smaller: with std 1/√hidden, as torch does by default."

@@ -4,7 +4,7 @@ from builders import trace_of
 
 from gradscope.errors import NotJudged
 from gradscope.records import Quantity
-from gradscope.rules.losses import ends, loss_site
+from gradscope.rules.losses import ends, has_fallen, loss_site
 
 
 def test_the_ends_are_medians_of_what_is_finite():
@@ -25,3 +25,11 @@ def test_too_few_losses_are_not_judged():
 def test_a_loss_that_no_site_holds_has_none():
     assert loss_site(trace_of(output_rms=[1.0], loss=1.0)) == ()
     assert [s.quantity for s in loss_site(trace_of(loss_rms=[1.0]))] == [Quantity.LOSS]
+
+
+@pytest.mark.parametrize(
+    ("loss", "fallen"),
+    [(0.9 ** np.arange(20), True), (np.ones(20), False), (0.98 ** np.arange(20), False), (np.full(5, 0.1), False)],
+)
+def test_whether_it_has_fallen_by_half(loss, fallen):
+    assert has_fallen(trace_of(steps=len(loss), output_rms=[1.0], loss=loss), to=0.5) is fallen

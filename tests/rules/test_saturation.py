@@ -4,7 +4,9 @@ from builders import trace_of
 
 from gradscope.errors import NotJudged
 from gradscope.findings import Severity
+from gradscope.records import COLUMN, STATISTICS, Quantity, Site
 from gradscope.rules.saturation import Saturation
+from gradscope.trace import StepRecord, TraceBuilder
 
 NAN = np.nan
 TYPES = ["Linear", "Tanh", "Linear", "Sigmoid", "Linear", "Tanh"]
@@ -27,7 +29,7 @@ heals = np.where(np.arange(20)[:, None] < 8, [0.9, 0, 0], [0.2, 0, 0])
 CLEAN = {
     "steep": trace([0.1, 0.3, 0.2]),
     "half": trace([0.5, 0.6, 0.2]),
-    "only the output": trace([0.1, 0.1, 1.0]),
+    "the output learns to": trace(np.c_[np.full((20, 2), 0.1), np.linspace(0.1, 1.0, 20)]),
     "heals": trace(heals),
 }
 
@@ -43,6 +45,58 @@ def test_an_activation_stuck_at_its_bounds_is_found(share, severity):
     assert (finding.module, finding.severity) == ("1", severity)
     assert "0 gives it values with an rms of 12" in finding.cause
     assert "by 12" in finding.remedy
+
+
+def test_an_output_that_begins_at_its_bounds_and_stays_there_is_found():
+    (finding,) = Saturation().check(trace([0.1, 0.1, 0.9]))
+    assert (finding.module, finding.severity) == ("5", Severity.WARNING)
+
+
+def test_what_training_brings_to_its_bounds_while_the_loss_falls_is_worth_knowing():
+    grows = np.where(np.arange(20)[:, None] < 8, [0.2, 0, 0], [0.9, 0, 0])
+    severities = [
+        finding.severity
+        for loss in (np.linspace(1, 0.1, 20), np.linspace(1, 0.9, 20))
+        for finding in Saturation().check(trace(grows, loss=loss))
+    ]
+    assert severities == [Severity.INFO, Severity.WARNING]
+    (built_so,) = Saturation().check(trace([0.9, 0, 0], loss=np.linspace(1, 0.1, 20)))
+    assert built_so.severity is Severity.WARNING
+
+
+def lstm(spreads, rms=1.0):
+    """An LSTM behind a Linear; the pre-activations of its gates are normal, with these standard deviations."""
+    x = np.random.default_rng(0).standard_normal(20_000)
+    names = [f"{kind}_l0" for kind in ("input", "forget", "cell", "output")]
+    moments = []
+    for name, spread in zip(names, spreads, strict=True):
+        y = np.tanh(spread * x) if name == "cell_l0" else 1 / (1 + np.exp(-spread * x))
+        moments.append((y.mean(), np.sqrt((y**2).mean())))
+    given = Site(module="fc", module_type="Linear", quantity=Quantity.OUTPUT, depth=1)
+    own = [Site(module="lstm", module_type="LSTM", quantity=Quantity.GATE, name=name, depth=2) for name in names]
+    table = np.full((10, 5, len(STATISTICS)), np.nan, np.float32)
+    table[:, :, COLUMN["numel"]], table[:, 0, COLUMN["rms"]] = 100, rms
+    table[:, 1:, COLUMN["mean"]], table[:, 1:, COLUMN["rms"]] = zip(*moments, strict=True)
+    no_times = {"time_index": np.zeros((0, 2), np.int32), "time_values": np.zeros((0, len(STATISTICS)), np.float32)}
+    builder = TraceBuilder()
+    for step in range(10):
+        builder.append(StepRecord(step=step, per_step={}, values=table[step], **no_times), [given, *own], {})
+    return builder.finish([given, *own], {})
+
+
+def test_a_recurrent_layer_all_of_whose_gates_are_stuck_is_found():
+    (finding,) = Saturation().check(lstm([80, 80, 80, 80], rms=200.0))
+    assert (finding.module, finding.severity) == ("lstm", Severity.ERROR)
+    assert "given values with an rms of 200 by fc" in finding.cause
+    assert "by 200" in finding.remedy
+    (mild,) = Saturation().check(lstm([10, 10, 15, 10]))
+    assert mild.severity is Severity.WARNING
+    assert "Draw the weights of lstm smaller" in mild.remedy
+
+
+@pytest.mark.parametrize("spreads", [[1, 1, 1, 1], [1, 100, 1, 1], [30, 30, 1, 30], [0.1, 0.1, 30, 0.1]])
+def test_a_gate_that_is_still_steep_keeps_the_layer_alive(spreads):
+    assert list(Saturation().check(lstm(spreads))) == []
 
 
 def gate(given):
@@ -64,5 +118,5 @@ def test_a_gate_beside_a_path_that_carries_the_gradient_may_be_closed():
 
 
 def test_rectifiers_alone_cannot_saturate():
-    with pytest.raises(NotJudged, match="needs a bounded activation before the last layer"):
+    with pytest.raises(NotJudged, match="needs a bounded activation in 3 recorded steps"):
         list(Saturation().check(trace_of(types=["Linear", "ReLU"], output_rms=np.ones(2), weight_rms=[1.0, NAN])))
