@@ -16,7 +16,7 @@ from gradscope.rules.layers import Layer, fan_in, learned_layers, size_of
 from gradscope.rules.learning import norms
 from gradscope.rules.losses import has_fallen
 from gradscope.rules.persistence import Persistence, persistence
-from gradscope.rules.stuck import Stuck, and_others, gathered
+from gradscope.rules.stuck import Stuck, and_others, gathered, place_of
 from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Ints, Trace
 
@@ -149,9 +149,9 @@ class Saturation(Rule):
             code=self.code,
             pathology=self.name,
             severity=Severity.INFO if learned else grave,
-            module=site.module,
+            module=place_of(trace, site),
             sites=group,
-            alike=tuple(s.module for s in group),
+            alike=tuple(place_of(trace, s) for s in group),
             first_step=first,
             last_step=last,
             measured=share,

@@ -89,7 +89,7 @@ def test_a_recurrent_layer_all_of_whose_gates_are_stuck_is_found():
     assert (finding.module, finding.severity) == ("lstm", Severity.ERROR)
     assert "given values with an rms of 200 by fc" in finding.cause
     assert "by 200" in finding.remedy
-    (mild,) = Saturation().check(lstm([10, 10, 15, 10]))
+    (mild,) = Saturation().check(lstm([20, 20, 20, 20]))
     assert mild.severity is Severity.WARNING
     assert "Draw the weights of lstm smaller" in mild.remedy
 
