@@ -5,7 +5,7 @@ from io import StringIO
 from itertools import pairwise
 
 import numpy as np
-from builders import trace_of
+from builders import chain, links, trace_of
 from rich.console import Console
 
 from gradscope.findings import Diagnosis, Finding, Role, Severity, Unjudged
@@ -252,3 +252,17 @@ class _Rows:
                 {},
             )
         return builder.finish(self.sites, {**meta, "recurrent": {"rnn": mode}}, events)
+
+
+def sigmoid_chain() -> Trace:
+    """Two blocks with a sigmoid each, which pass back a quarter; three decades are lost in all."""
+    modules = ["stem", "blocks.0.fc", "blocks.0.act", "blocks.1.fc", "blocks.1.act", "head"]
+    returned = [1e-4, 1e-3, 4e-3, 1e-2, 0.04, 0.1]
+    return trace_of(
+        steps=4,
+        modules=modules,
+        types=["Linear", "Linear", "Sigmoid", "Linear", "Sigmoid", "Linear"],
+        output_grad_l2_norm=returned,
+        input_grad_l2_norm=[float("nan"), *returned[:-1]],
+        meta={"flow": links(*chain("in", *modules, "out")).to_list()},
+    )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     "--format", "name", metavar="NAME", help="text (default), json, csv, png or svg; `list reports` shows all."
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE_OR_DIR", help="Write there.")
+@click.option("--view", metavar="NAME", default="findings", help="findings (default) or budget.")
 @click.option(
     "--fail-on",
     type=click.Choice(FAIL_ON),
@@ -30,18 +31,20 @@ if TYPE_CHECKING:
     show_default=True,
     help="Lowest severity that makes the exit code 1.",
 )
-def report(trace: Path, name: str | None, output: Path | None, fail_on: str) -> int:
+def report(trace: Path, name: str | None, output: Path | None, view: str, fail_on: str) -> int:
     """Judge a recorded TRACE and show what it holds.
 
     By all rules with their own thresholds: [tool.gradscope] is for `gradscope check TRACE`.
     """
     from gradscope.gate import Policy, judge
     from gradscope.reports.base import VerdictReport
+    from gradscope.reports.views import view_of
     from gradscope.rules.engine import default_rules
     from gradscope.storage import read_trace
     from gradscope.verdict import Verdict
 
     chosen = find_report(name, output)
+    instead = view_of(view, chosen.name)
     if output is not None and output.exists() and output.samefile(trace):
         raise UsageError(f"`-o {output}` is the trace itself; name another file.")
     recording = read_trace(trace)
@@ -49,7 +52,9 @@ def report(trace: Path, name: str | None, output: Path | None, fail_on: str) -> 
     judged = judge(trace.name, [recording], Policy(rules=default_rules()))  # under the name that the gate gives it
     verdict = Verdict(targets=(judged,), fail_on=None if fail_on == NEVER else Severity(fail_on))
     destination = sys.stdout if output is None else output
-    if isinstance(chosen, VerdictReport):
+    if instead is not None:
+        written = instead.write(recording, chosen.name, destination)
+    elif isinstance(chosen, VerdictReport):
         written = chosen.write_verdict(verdict, destination)
     else:
         written = chosen.write(recording, judged.diagnosis, destination)

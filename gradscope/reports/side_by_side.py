@@ -18,7 +18,8 @@ from gradscope.reports.comparison import ComparedVariant, Comparison
 from gradscope.reports.diagnosis_text import HEALTHY_STYLE, SEVERITY_STYLE
 from gradscope.reports.passage import joined_symbols
 from gradscope.reports.profile import Profile, depth_story, time_profile
-from gradscope.reports.terminal import ends_note, glyphs_for, heading
+from gradscope.reports.terminal import ends_note, glyphs_for
+from gradscope.reports.wide import heading
 
 WRONG_STYLE = "bold red"
 NUMBER_FORMAT = ".3g"

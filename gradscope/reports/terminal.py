@@ -28,6 +28,7 @@ from gradscope.reports.profile import (
     without_shared_prefix,
 )
 from gradscope.reports.through_time import through_time
+from gradscope.reports.wide import heading
 from gradscope.trace import Trace
 from gradscope.verdict import Verdict
 
@@ -116,13 +117,6 @@ class TraceReport:
 def glyphs_for(options: ConsoleOptions) -> Glyphs:
     """Blocks where the encoding has them."""
     return ASCII if options.ascii_only else BLOCKS
-
-
-def heading(title: str, verdict_text: Text, options: ConsoleOptions) -> Text:
-    """A line over the whole width: the title, a rule, the verdict."""
-    dash = "=" if options.ascii_only else "━"
-    fill = max(options.max_width - len(title) - verdict_text.cell_len - 4, 1)
-    return Text.assemble((f"{dash}{dash} ", "dim"), (title, "bold"), (f" {dash * (fill - 1)} ", "dim"), verdict_text)
 
 
 def _blind_spots(trace: Trace) -> list[tuple[str, str]]:

@@ -140,3 +140,26 @@ def test_the_trace_itself_is_never_overwritten(cli, recorded):
     outcome = cli("report", recorded, "-o", recorded)
     assert (outcome.code, recorded.read_bytes()) == (2, before)
     assert "is the trace itself" in outcome.err
+
+
+@pytest.mark.parametrize(("form", "begins"), [("text", "━━ gradscope budget"), ("json", '{\n  "schema"')])
+def test_a_view_takes_the_place_of_the_findings(cli, recorded, installed, form, begins):
+    installed(rules=(rule_that_finds(finding(severity=Severity.ERROR)),))
+    outcome = cli("report", recorded, "--view", "budget", "--format", form)
+    assert outcome.code == 1  # what was found still decides
+    assert outcome.out.startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--view", "budgit"], "`--view budgit` is none of"),
+        (["--view", "budget", "--format", "junit"], "not as junit"),
+        (["--view", "budget", "-o", "x.svg"], "not as svg"),
+    ],
+)
+def test_a_view_that_there_is_not_is_misuse(cli, recorded, given, said):
+    outcome = cli("report", recorded, *given)
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert len(outcome.err.splitlines()) == 1
