@@ -10,11 +10,12 @@ from gradscope.records import Quantity, Statistic
 from gradscope.rules.activations import LARGEST_SLOPE, asked_gain
 from gradscope.rules.base import Rule
 from gradscope.rules.chains import gradient_profiles, spread_in_order, spread_profiles
-from gradscope.rules.gain import GROWTH, Bools, Rises, steady_growth, steepest_rises
+from gradscope.rules.gain import GROWTH, REMAINS, Bools, Rises, steady_growth, steepest_rises
 from gradscope.rules.layers import Profile, fan_in, learned_layers, relative_scale
-from gradscope.rules.persistence import Persistence
+from gradscope.rules.oversized import oversized
+from gradscope.rules.persistence import Persistence, persistence
 from gradscope.rules.stretch import Stretch, enough_layers, joins_along, scale_along, steepest
-from gradscope.rules.wording import number
+from gradscope.rules.wording import count, number
 from gradscope.trace import Trace
 
 
@@ -35,7 +36,8 @@ class ForwardVarianceExplosion(Rule):
         ReLU or Tanh layers so drawn had not come down to the loss of chance after 600 steps of Adam or SGD, and with
         their default weights Adam had taught them.
     What to try: He initialisation before ReLU, Xavier before Tanh; normalisation layers.
-    Where it stays silent: layers that training has made larger; fewer than four layers; one spike.
+    Where it stays silent: layers that training has made larger; a large layer before a normalisation or a bounded
+        activation, which take its scale away (GS302 sees the latter); one spike.
     Source: He et al. 2015, section 2.2; Schoenholz et al. 2017, section 3 (one χ for both directions).
     """
 
@@ -53,23 +55,65 @@ class ForwardVarianceExplosion(Rule):
     cut_off_share: float = 0.5
 
     def check(self, trace: Trace) -> Iterator[Finding]:
-        """At most one finding: the steepest stretch."""
+        """At most one finding: the steepest stretch, or the layers that are too large where it is no stretch."""
         # the outputs of branches that are added to a stream tell how the stream grows, so their order will do
         profiles = (*spread_profiles(trace), *spread_in_order(trace))
         spread = [(profile, steepest_rises(profile.values)) for profile in profiles]
         gradient = [(profile, steepest_rises(-profile.values)) for profile in gradient_profiles(trace)]
-        enough_layers(trace, spread, Quantity.OUTPUT)
         growing = [self._growing(trace, *each) for each in spread]
         exploding = [self._exploding(trace, *each) for each in gradient]
-        found = [
+        steep = [
             *(("the output's std", *each) for each in steepest(trace, spread, growing)),
             *(("the gradient on its way back", *each) for each in steepest(trace, gradient, exploding)),
         ]
-        if not found:
-            yield from self._cut_off(trace)
-        else:
-            what, stretch, lasting = found[0]
+        begun = [each for each in steep if each[2].first == 0]
+        few = [] if begun else [*self._few(trace)]
+        if few:
+            yield few[0]
+        elif steep:
+            what, stretch, lasting = (begun or steep)[0]
             yield self._finding(trace, stretch, lasting, what)
+        else:
+            enough_layers(trace, spread, Quantity.OUTPUT)
+            yield from self._cut_off(trace)
+
+    def _few(self, trace: Trace) -> Iterator[Finding]:
+        """Layers that the run begins with and that are too large by as much, though they make no slope."""
+        few = oversized(trace)
+        if few is None or not few.decades[0] >= self.min_decades:
+            return
+        known = ~np.isnan(few.decades)
+        with np.errstate(invalid="ignore"):
+            lasting = persistence(few.decades >= REMAINS * self.min_decades, known)
+        if lasting is None:
+            return
+        layer, decades = few.worst, float(few.decades[0])
+        scale, drawn = float(relative_scale(trace, layer)[0]), float(trace.statistics[Statistic.RMS][0, layer.weight])
+        asked = asked_gain(layer.activation) / np.sqrt(fan_in(trace, layer))
+        others = f", with {count(len(few.layers) - 1, 'other layer')} like it" if len(few.layers) > 1 else ""
+        grave = decades >= self.begun_error_decades and lasting.standing
+        yield Finding(
+            code=self.code,
+            pathology=self.name,
+            severity=Severity.ERROR if grave else Severity.WARNING,
+            module=layer.module,
+            sites=tuple(trace.sites[each.weight] for each in few.layers),
+            first_step=int(trace.steps[lasting.first]),
+            last_step=int(trace.steps[lasting.last]),
+            measured=decades,
+            threshold=self.min_decades,
+            unit="decades",
+            message=(
+                f"{layer.module or 'The model'}{others} makes the signal {decades:.1f} decades larger than weights that"
+                f" keep its spread, in steps {trace.steps[lasting.first]} to {trace.steps[lasting.last]}; nothing"
+                " behind it brings that down."
+            ),
+            cause=f"Its weights have {number(scale)} times the scale that keeps a signal's spread at the first record.",
+            remedy=(
+                f"Draw the weights smaller: {layer.module or 'its weight'} has an rms of {number(drawn)}, a std of"
+                f" {number(asked)} keeps the spread before {layer.activation or 'a linear layer'}."
+            ),
+        )
 
     def _growing(self, trace: Trace, profile: Profile, rises: Rises) -> Bools:
         """Where the outputs do, unless weights below the scale that keeps them say that biases or norms make them."""
