@@ -15,6 +15,7 @@ from gradscope.rules.low_precision_overflow import LowPrecisionOverflow
 from gradscope.rules.low_precision_underflow import LowPrecisionUnderflow
 from gradscope.rules.no_gradient import NoGradient
 from gradscope.rules.non_finite import NonFinite
+from gradscope.rules.rank_collapse import RankCollapse
 from gradscope.rules.saturation import Saturation
 from gradscope.rules.symmetric_init import SymmetricInit
 from gradscope.rules.update_too_large import UpdateTooLarge
@@ -35,6 +36,7 @@ RULES: tuple[type[Rule], ...] = (
     ConstantOutput,
     ForwardVarianceCollapse,
     ForwardVarianceExplosion,
+    RankCollapse,
     NonFinite,
     LowPrecisionUnderflow,
     LowPrecisionOverflow,

@@ -13,7 +13,7 @@ from gradscope.records import Quantity, Site, Statistic
 from gradscope.rules.base import Rule
 from gradscope.rules.layers import learned_layers
 from gradscope.rules.learning import norms
-from gradscope.rules.persistence import Persistence
+from gradscope.rules.persistence import Persistence, standing
 from gradscope.rules.spreads import Walls
 from gradscope.rules.stuck import place_of
 from gradscope.rules.wording import number
@@ -67,7 +67,7 @@ class ConstantOutput(Rule):
             if "Norm" in wall.site.module_type:
                 left = wall.own * _over_scale(trace, wall.site)
                 sick |= (left <= self.max_normed) & (wall.given >= 100 * np.maximum(left, self.max_normed / 10))
-            lasting = _standing(sick, ~np.isnan(wall.own))
+            lasting = standing(sick, ~np.isnan(wall.own))
             if lasting is None or _is_stuck(trace, (trace.sites.index(wall.site), *wall.feeders), lasting.rows):
                 continue
             starved = self._starves(trace, wall.feeders, wall.site, lasting)
@@ -136,17 +136,6 @@ class ConstantOutput(Rule):
             cause=cause,
             remedy=remedy,
         )
-
-
-def _standing(sick: NDArray[np.bool_], known: NDArray[np.bool_]) -> Persistence | None:
-    """From when on it is so in all records that measure it, until the last; None if it is not."""
-    judged = np.flatnonzero(known)
-    healthy = np.flatnonzero(known & ~sick)
-    rows = judged[judged > healthy[-1]] if len(healthy) else judged
-    if len(rows) < 2:
-        return None
-    share = len(rows) / len(judged)
-    return Persistence(first=int(rows[0]), last=int(rows[-1]), share=share, standing=True, rows=rows)
 
 
 def _over_scale(trace: Trace, site: Site) -> Doubles:

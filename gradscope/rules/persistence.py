@@ -44,3 +44,17 @@ def persistence(sick: NDArray[np.bool_], known: NDArray[np.bool_]) -> Persistenc
     if not standing and share < _LASTING:
         return None
     return Persistence(first=int(rows[0]), last=int(rows[-1]), share=share, standing=standing, rows=rows)
+
+
+def standing(sick: NDArray[np.bool_], known: NDArray[np.bool_]) -> Persistence | None:
+    """Of what is measured rarely: from when on it is `sick` in all that is `known`, to the end; None if it is not.
+
+    Two measurements are the least.
+    """
+    judged = np.flatnonzero(known)
+    healthy = np.flatnonzero(known & ~sick)
+    rows = judged[judged > healthy[-1]] if len(healthy) else judged
+    if len(rows) < 2:
+        return None
+    share = len(rows) / len(judged)
+    return Persistence(first=int(rows[0]), last=int(rows[-1]), share=share, standing=True, rows=rows)

@@ -127,6 +127,7 @@ def _earlier(cause: Finding, effect: Finding, passage: Passage) -> bool:
 EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
     "GS101": (
         ("GS504", _anywhere),
+        ("GS307", _overlapping),
         ("GS304", _overlapping),
         ("GS201", _across),
         ("GS303", _upstream),
@@ -149,6 +150,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS201", _same_module),
         ("GS401", _earlier),
         ("GS303", _upstream),
+        ("GS307", _upstream),
         ("GS301", _upstream),
         ("GS302", _upstream),
         ("GS304", _upstream),
@@ -170,6 +172,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS504", _anywhere),
         ("GS505", _earlier),
         ("GS303", _ahead),
+        ("GS307", _ahead),
         ("GS202", _anywhere),
         ("GS305", _anywhere),
         ("GS304", _anywhere),
@@ -197,6 +200,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
     ),
     "GS304": (
         ("GS504", _anywhere),
+        ("GS307", _overlapping),
         ("GS201", _overlapping),
         ("GS301", _anywhere),
         ("GS303", _overlapping),
@@ -207,8 +211,6 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
     "GS307": (
         ("GS504", _anywhere),
         ("GS303", _anywhere),
-        ("GS304", _overlapping),
-        ("GS101", _overlapping),
         ("GS301", _overlapping),
         ("GS302", _overlapping),
         ("GS502", _earlier),
@@ -256,8 +258,8 @@ OUTCOMES = ("GS601", "GS602")
 # Of two that begin in the same step, the one that can be the cause: how the model was built before what it does,
 # forward before backward, backward before update, the outcome last.
 ORDER = (
-    "GS504", "GS505", "GS202", "GS305", "GS201", "GS403", "GS304", "GS306", "GS402", "GS102", "GS502", "GS303", "GS301",
-    "GS302", "GS104", "GS101", "GS307", "GS103", "GS401", "GS503", "GS501", *OUTCOMES,
+    "GS504", "GS505", "GS202", "GS305", "GS201", "GS403", "GS303", "GS307", "GS304", "GS306", "GS402", "GS102", "GS502",
+    "GS301", "GS302", "GS104", "GS101", "GS103", "GS401", "GS503", "GS501", *OUTCOMES,
 )  # fmt: skip
 
 

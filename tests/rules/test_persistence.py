@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gradscope.rules.persistence import persistence
+from gradscope.rules.persistence import persistence, standing
 
 ALL = np.ones(40, dtype=bool)
 
@@ -39,3 +39,13 @@ def test_steps_that_could_not_be_judged_do_not_count():
     assert lasting is not None
     assert lasting.share == 1
     assert lasting.standing
+
+
+def test_what_is_measured_rarely_stands_if_the_last_two_measurements_show_it():
+    known = np.array([1, 1, 0, 1, 0, 1], dtype=bool)
+    sick = np.array([1, 0, 0, 1, 0, 1], dtype=bool)
+    found = standing(sick, known)
+    assert found is not None
+    assert (found.first, found.last, found.rows.tolist(), found.share) == (3, 5, [3, 5], 0.5)
+    assert standing(sick[:5], known[:5]) is None
+    assert standing(~sick, known) is None
