@@ -54,9 +54,9 @@ def spread_profiles(trace: Trace) -> tuple[Profile, ...]:
     return _long(found)
 
 
-def spread_in_order(trace: Trace) -> tuple[Profile, ...]:
-    """log₁₀ std(y) of all layers with a weight, in the order in which they run."""
-    return _long([profile_of(trace, Quantity.OUTPUT, Statistic.STD)])
+def spread_in_order(trace: Trace, stat: Statistic = Statistic.STD) -> tuple[Profile, ...]:
+    """log₁₀ of `stat` of what each layer with a weight returns, in the order in which they run."""
+    return _long([profile_of(trace, Quantity.OUTPUT, stat)])
 
 
 def _long(profiles: Iterable[Profile]) -> tuple[Profile, ...]:

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradscope.findings import Finding, Severity
-from gradscope.records import Quantity
+from gradscope.records import Quantity, Statistic
+from gradscope.rules.activations import LARGEST_SLOPE
 from gradscope.rules.base import Rule
-from gradscope.rules.chains import gradient_profiles, spread_profiles
+from gradscope.rules.chains import gradient_profiles, spread_in_order, spread_profiles
 from gradscope.rules.gain import DECAY, Bools, Rises, steady, steepest_rises
-from gradscope.rules.layers import Profile
+from gradscope.rules.layers import Layer, Profile
 from gradscope.rules.persistence import Persistence
 from gradscope.rules.stretch import Stretch, enough_layers, joins_along, scale_along, steepest
 from gradscope.rules.wording import number
 from gradscope.trace import Trace
+
+SAMPLES = "the share of the output in which samples differ"
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class ForwardVarianceCollapse(Rule):
     How it is measured: the std of every layer's output against depth; and, because biases keep the outputs from
         getting small while what the input contributes dies out, a gradient that shrinks over layers whose weights have
         at most half the scale √fan_in · std(w) that their activation asks for (√2 before a ReLU, 1 else). What the
-        gradient loses per layer, a difference between two inputs loses too.
+        gradient loses per layer, a difference between two inputs loses too. Of a residual net, which share of the
+        branches' outputs differs from sample to sample: all of them are given the stream.
     Why the threshold: three decades over at least four layers, with a factor of 1/1.25 or less per layer, as for
         GS101. Half of what is asked: torch's default for Linear is 0.41 of it before a ReLU and vanishes in deep nets;
         before a Tanh it is 0.58, and a Tanh layer loses little.
@@ -48,13 +52,14 @@ class ForwardVarianceCollapse(Rule):
         spread = [(profile, steepest_rises(-profile.values)) for profile in spread_profiles(trace)]
         gradient = [(profile, steepest_rises(profile.values)) for profile in gradient_profiles(trace)]
         enough_layers(trace, spread, Quantity.OUTPUT)
-        falling, fading = (
-            [self._falling(trace, *each) for each in spread],
-            [self._fading(trace, *each) for each in gradient],
-        )
+        samples = [(profile, steepest_rises(-profile.values)) for profile in _samples_in_order(trace)]
+        falling = [self._falling(trace, *each) for each in spread]
+        fading = [self._fading(trace, *each) for each in gradient]
+        blurring = [steady(rises, decades=self.min_decades, gain=DECAY) for _, rises in samples]
         found = [
             *(("the gradient", *each) for each in steepest(trace, gradient, fading)),
             *(("the output's spread", *each) for each in steepest(trace, spread, falling)),
+            *((SAMPLES, *each) for each in steepest(trace, samples, blurring)),
         ]
         if found:
             what, stretch, lasting = found[0]
@@ -94,5 +99,19 @@ class ForwardVarianceCollapse(Rule):
                 f"{stretch.weights[0].upper()}{stretch.weights[1:]}; a layer passes a difference between inputs forward"
                 " as it passes the gradient back."
             ),
-            remedy=f"{stretch.weight_advice(trace, 'larger')}; or put normalisation layers between.",
+            remedy=(
+                "Let the shortcuts around the blocks pass on what they are given, with a factor of 1."
+                if what == SAMPLES
+                else f"{stretch.weight_advice(trace, 'larger')}; or put normalisation layers between."
+            ),
         )
+
+
+def _samples_in_order(trace: Trace) -> tuple[Profile, ...]:
+    """What tells samples apart in the branches of a residual net, all of which are given the stream.
+
+    Sigmoids lose it by their slopes, whatever the weights: then the gradient tells the story (GS101).
+    """
+    joins = any(not isinstance(place, Layer) for profile in gradient_profiles(trace) for place in profile.layers)
+    flat = any(LARGEST_SLOPE.get(site.module_type, 1.0) * DECAY < 1 for site in trace.sites)
+    return spread_in_order(trace, Statistic.SAMPLE_SPREAD) if joins and not flat else ()

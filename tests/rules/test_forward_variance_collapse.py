@@ -1,6 +1,9 @@
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
-from builders import trace_of
+from builders import chain, joined, links, trace_of
 
 from gradscope.errors import NotJudged
 from gradscope.findings import Severity
@@ -55,3 +58,42 @@ def test_the_remedy_gives_the_std_that_the_activation_asks_for():
 def test_three_layers_are_too_few_to_judge():
     with pytest.raises(NotJudged, match="the trace has 3"):
         list(ForwardVarianceCollapse().check(trace(along(0.01, 3))))
+
+
+def residual(share, types="Linear", streams=True):
+    """Six branches of one layer each around a stream, whose outputs differ from sample to sample in that share."""
+    branches = [f"fc{i}" for i in range(6)]
+    names = ["stem", *branches, "head"]
+    edges = [*chain("in", *names, "out"), ("stem", "fc1")]
+    edges += [(f"{a}?", b) for a, b in pairwise([*branches[1:], "head"])]
+    found = trace_of(
+        modules=names,
+        types=types,
+        weight_rms=np.full(8, 0.2),
+        output_std=np.ones(8),
+        output_grad_l2_norm=np.ones(8),
+        output_sample_spread=share,
+    )
+    given = trace_of(modules=names, input_grad_l2_norm=[np.nan, *np.ones(7)])
+    graph = links(*edges) if streams else links(*chain("in", *names, "out"))
+    return replace(joined(found, given), meta={"flow": graph.to_list()})
+
+
+def test_a_stream_in_which_samples_become_the_same_is_found():
+    (finding,) = ForwardVarianceCollapse().check(residual(along(0.2, 8)))
+    assert (finding.module, finding.measured) == ("stem", pytest.approx(-7 * np.log10(0.2)))
+    assert "the share of the output in which samples differ loses 4.9 decades" in finding.message
+    assert finding.remedy.startswith("Let the shortcuts")
+
+
+KEPT = {
+    "that differ": residual(np.ones(8)),
+    "that lose a little": residual(along(0.5, 8)),
+    "without joins, where the gradient tells": residual(along(0.2, 8), streams=False),
+    "by sigmoids, whose slopes do it": residual(along(0.2, 8), types=["Linear"] * 7 + ["Sigmoid"]),
+}
+
+
+@pytest.mark.parametrize("found", KEPT.values(), ids=KEPT)
+def test_samples_of_other_nets_are_not_judged(found):
+    assert list(ForwardVarianceCollapse().check(found)) == []
