@@ -11,6 +11,7 @@ from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
 from gradscope.rules.births import Birth, birth_of
 from gradscope.rules.half_range import Exit, left_range
+from gradscope.rules.hidden_overflow import Swallowed, hidden_overflow
 from gradscope.rules.sixteen_bits import LARGEST, full_name, holds_half, is_half, require_dtypes
 from gradscope.rules.wording import count, number
 from gradscope.trace import Trace
@@ -22,7 +23,8 @@ class LowPrecisionOverflow(Rule):
 
     What it means: what is computed from them is NaN soon after; without a scaler that skips the step the run is over.
     How it is measured: as for GS401, what came first; and whether it is float16, and large numbers lie around: finite
-        elements of the same tensor, or what the module would have computed from its input and its weight.
+        elements of the same tensor, or what the module would have computed from its input and its weight. Also a
+        module that returns zeros of numbers whose square is out of range: it divides by infinity.
     Why the threshold: float16 ends at 65504. Beside an element that is beyond, others are at least a sixteenth of it,
         in a tensor of a few thousand normal numbers; log, root or division by zero need none that is large.
     What to try: bfloat16, which reaches as far as float32, or float32 for the module that leaves the range; a smaller
@@ -51,6 +53,31 @@ class LowPrecisionOverflow(Rule):
         found = None if birth is None else left_range(trace, birth)
         if birth is not None and found is not None:
             yield self._finding(trace, birth, found)
+        elif (swallowed := hidden_overflow(trace)) is not None:
+            yield self._swallowed(trace, swallowed)
+
+    def _swallowed(self, trace: Trace, found: Swallowed) -> Finding:
+        site, lasting = trace.sites[found.column], found.lasting
+        zero = float(np.median(trace.statistics[Statistic.ZERO_FRACTION][lasting.rows, found.column]))
+        return Finding(
+            code=self.code,
+            pathology=self.name,
+            severity=Severity.ERROR,
+            module=site.module,
+            sites=(site,),
+            first_step=int(trace.steps[lasting.first]),
+            last_step=int(trace.steps[lasting.last]),
+            measured=found.given**2,
+            threshold=self.largest,
+            unit="largest square",
+            message=(
+                f"{zero:.0%} of the output of {site.module} ({site.module_type}) are zero in {len(lasting.rows)} of"
+                f" {len(trace.steps)} steps, of numbers up to {number(found.given)}: their squares leave the range of"
+                f" float16, ±{self.largest:g}."
+            ),
+            cause="What is divided by an infinite norm or variance is zero.",
+            remedy=f"Compute the squares in {site.module} in float32: call .float() on its input first.",
+        )
 
     def _finding(self, trace: Trace, birth: Birth, found: Exit) -> Finding:
         column, row = birth.column, birth.row

@@ -190,6 +190,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
     ),
     "GS303": (
         ("GS504", _anywhere),
+        ("GS403", _overlapping),
         ("GS301", _overlapping),
         ("GS302", _overlapping),
         ("GS305", _overlapping),
