@@ -67,7 +67,7 @@ def test_it_began_where_the_steps_began_to_grow():
 
 def test_moderate_steps_that_last_are_an_error_where_the_loss_rises_with_them():
     (finding,) = UpdateTooLarge().check(trace([0.2, 1e-3], loss=np.r_[1.0, np.full(19, 1.8)]))
-    assert (finding.severity, finding.threshold) == (Severity.ERROR, 0.1)
+    assert (finding.severity, finding.threshold) == (Severity.ERROR, 0.15)
     assert list(UpdateTooLarge().check(trace([0.2, 1e-3], loss=FALLING))) == []
 
 
@@ -82,12 +82,13 @@ def test_moderate_steps_that_last_are_an_error_where_the_loss_rises_with_them():
         (3.0, np.r_[1.0, np.full(19, 2.0)], Severity.ERROR),
         (0.6, np.r_[1.0, np.full(19, 2.0)], Severity.ERROR),
         (6.0, np.full(20, 2.0), Severity.WARNING),
+        (12.0, FALLING, Severity.WARNING),
         (3.0, np.r_[np.full(5, 2.0), np.full(15, np.inf)], Severity.ERROR),
         (3.0, np.nan, Severity.WARNING),
     ],
     ids=[
         "learned all the same", "a short spike", "a high spike", "far, and a spike", "a long spike", "stuck above",
-        "half of the weight, and stuck above", "far, and no progress", "diverged", "loss unknown",
+        "half of the weight, and stuck above", "far, and no progress", "overwritten", "diverged", "loss unknown",
     ],
 )  # fmt: skip
 def test_severity_follows_what_became_of_the_loss(ratio, loss, severity):
