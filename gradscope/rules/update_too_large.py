@@ -110,10 +110,8 @@ class UpdateTooLarge(Rule):
         if bar == self.replaced and after.peak >= self.high_rise and costly:
             return Severity.WARNING
         far, over = (bar == self.replaced and largest.max() >= ratio for ratio in (self.far, self.overwritten))
-        bad = (
-            over or (bar == self.replaced and alone) or (after.end >= self.costly and (far or after.peak >= self.rise))
-        )
-        return Severity.WARNING if bad else Severity.INFO
+        without_use = after.end >= self.costly and (far or after.peak >= self.rise)
+        return Severity.WARNING if over or (replaced and alone) or without_use else Severity.INFO
 
     def _finding(self, trace: Trace, episode: "_Episode", ratios: Mapping[Parameter, Doubles]) -> Finding:
         begins = int(episode.rows[0])

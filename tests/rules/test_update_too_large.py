@@ -96,11 +96,12 @@ def test_severity_follows_what_became_of_the_loss(ratio, loss, severity):
     assert finding.severity is severity
 
 
+@pytest.mark.parametrize("ratio", [0.8, 9.0])
 @pytest.mark.parametrize(("rate", "severity"), [(1e-4, Severity.WARNING), (0.05, Severity.INFO)])
-def test_one_group_alone_that_throws_its_weights_away_is_a_mistake(rate, severity):
+def test_one_group_alone_that_throws_its_weights_away_is_a_mistake(rate, severity, ratio):
     groups = [{"lr": rate, "parameters": ["1.weight"]}, {"lr": 0.1, "parameters": ["0.weight"]}]
     meta = {"optimizers": [{"type": "Adam", "lr": rate, "groups": groups}]}
-    (finding,) = UpdateTooLarge().check(trace(spike(9.0), loss=FALLING, lr=rate, meta=meta))
+    (finding,) = UpdateTooLarge().check(trace(spike(ratio), loss=FALLING, lr=rate, meta=meta))
     assert (finding.module, finding.severity) == ("0", severity)
     assert ("the rate of its group is 1000 times" in finding.cause) == (severity is Severity.WARNING)
     assert "at a learning rate of 0.1 moves" in finding.cause
