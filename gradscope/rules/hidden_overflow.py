@@ -10,7 +10,7 @@ from gradscope.rules.persistence import Persistence, persistence
 from gradscope.rules.sixteen_bits import LARGEST, is_half
 from gradscope.trace import Trace
 
-_ALL = 0.9  # share of elements that are zero
+_MOST = 0.5  # share of elements that are zero
 _SOME = 0.1  # or were so before
 # in the names of classes whose output may be zero, or that square nothing
 _OTHERS = ("ReLU", "Dropout", "Pool", "Threshold", "shrink", "Linear", "Conv", "Embedding", "LSTM", "GRU", "RNN")
@@ -43,7 +43,7 @@ def hidden_overflow(trace: Trace) -> Swallowed | None:
         if site.module_type in ACTIVATIONS or any(word in site.module_type for word in _OTHERS):
             continue
         squares = largest[:, given].astype(np.float64) ** 2
-        sick = (zeros[:, column] >= _ALL) & (zeros[:, given] <= _SOME) & (squares > LARGEST)
+        sick = (zeros[:, column] >= _MOST) & (zeros[:, given] <= _SOME) & (squares > LARGEST)
         lasting = persistence(sick, ~np.isnan(zeros[:, column]) & ~np.isnan(squares))
         if lasting is not None:
             return Swallowed(column=column, given=float(largest[lasting.rows, given].max()), lasting=lasting)

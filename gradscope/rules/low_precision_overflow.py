@@ -62,7 +62,7 @@ class LowPrecisionOverflow(Rule):
         return Finding(
             code=self.code,
             pathology=self.name,
-            severity=Severity.ERROR,
+            severity=Severity.ERROR if zero >= 0.9 else Severity.WARNING,
             module=site.module,
             sites=(site,),
             first_step=int(trace.steps[lasting.first]),
