@@ -38,7 +38,8 @@ def hidden_overflow(trace: Trace) -> Swallowed | None:
     for column in trace.columns(Quantity.OUTPUT):
         site, given = trace.sites[column], before
         before = column
-        if given is None or not is_half(trace, site.module):
+        # a weight in float32 makes the output float32
+        if given is None or not (is_half(trace, site.module) or is_half(trace, trace.sites[given].module)):
             continue
         if site.module_type in ACTIVATIONS or any(word in site.module_type for word in _OTHERS):
             continue
