@@ -33,6 +33,7 @@ class Term:
         exact: Whether the gain is the module's alone: nothing else takes part in the gradient of what it is given.
         within: What lies on the branches, or in the time steps of a recurrence. It is part of no sum.
         about: What more is known, as a phrase.
+        leads_to: Of a branch, the module to whose output it leads back.
     """
 
     module: str
@@ -45,6 +46,7 @@ class Term:
     exact: bool = True
     within: tuple["Term", ...] = ()
     about: str = ""
+    leads_to: str = ""
 
     @property
     def gain(self) -> float:
@@ -178,6 +180,7 @@ class Terms:
             exact=False,
             within=self.of(legs),
             about=f"to what {first} returns" if first not in ("", last) else "",
+            leads_to=first,
         )
 
     def _is_loop(self, last: Term, term: Term) -> bool:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gradscope import theory
 from gradscope.records import Statistic
-from gradscope.scenarios import measures, optimizers, theory
+from gradscope.scenarios import measures, optimizers
 from gradscope.scenarios.base import (
     EVERY_CODE,
     EXPLOSION,

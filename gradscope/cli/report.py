@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "--format", "name", metavar="NAME", help="text (default), json, csv, png or svg; `list reports` shows all."
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE_OR_DIR", help="Write there.")
-@click.option("--view", metavar="NAME", default="findings", help="findings (default) or budget.")
+@click.option("--view", metavar="NAME", default="findings", help="findings (default), budget or theory.")
 @click.option(
     "--fail-on",
     type=click.Choice(FAIL_ON),

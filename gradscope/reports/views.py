@@ -12,6 +12,7 @@ from gradscope.reports.base import Destination, write_text
 from gradscope.reports.budget_text import BudgetView, budget_document
 from gradscope.reports.gate_text import TEXT_FILE_WIDTH, plain
 from gradscope.reports.jsonfile import as_json
+from gradscope.reports.theory_text import TheoryView, theory_document
 from gradscope.trace import Trace
 
 FINDINGS = "findings"
@@ -42,7 +43,10 @@ class View:
         return ()
 
 
-VIEWS: tuple[View, ...] = (View("budget", BudgetView, budget_document),)
+VIEWS: tuple[View, ...] = (
+    View("budget", BudgetView, budget_document),
+    View("theory", TheoryView, theory_document),
+)
 
 
 def view_of(name: str, form: str) -> View | None:

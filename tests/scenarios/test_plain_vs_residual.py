@@ -1,6 +1,6 @@
 import pytest
 
-from gradscope.scenarios import theory
+from gradscope import theory
 from gradscope.scenarios.plain_vs_residual import SCENARIO
 from gradscope.scenarios.runner import run
 

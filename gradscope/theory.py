@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradscope.trace import Doubles
-
+Doubles: TypeAlias = NDArray[np.float64]
 Function: TypeAlias = Callable[[Doubles], Doubles]
 
 TORCH_LINEAR = 1 / 3  # n·Var(w) of nn.Linear's default init, uniform in ±1/√n
@@ -30,6 +30,16 @@ _DENSITY = np.exp(-0.5 * _Z**2) / math.sqrt(2 * math.pi) * (_Z[1] - _Z[0])
 def expectation(function: Function, q: float) -> float:
     """E[f(√q z)] for a standard normal z."""
     return float(np.sum(function(math.sqrt(q) * _Z) * _DENSITY))
+
+
+def slope_square(module_type: str, mean: float, std: float) -> float | None:
+    """E[φ′(x)²] for a normal x, φ the activation function of this class of torch.nn; None where it is not known."""
+    function = _CLASSES.get(module_type)
+    if function is None:
+        return None
+    if module_type == "ReLU":  # exact: how much of x is above zero
+        return 0.5 * math.erfc(-mean / (std * math.sqrt(2))) if std > 0 else float(mean > 0)
+    return expectation(lambda x: function(x + mean) ** 2, std**2)
 
 
 def pre_activation(activation: str, q: float, weight_variance: float, bias_variance: float = 0.0) -> float:
@@ -89,6 +99,18 @@ def _normal_cdf(x: Doubles) -> Doubles:
     return 0.5 + 0.5 * erf
 
 
+def _silu_slope(x: Doubles) -> Doubles:
+    return _sigmoid(x) * (1 + x * (1 - _sigmoid(x)))
+
+
+def _within(low: float, high: float, slope: float = 1.0) -> Function:
+    return lambda x: np.where((x > low) & (x < high), slope, 0.0)
+
+
+def _exponential(alpha: float, scale: float) -> Function:
+    return lambda x: scale * np.where(x > 0, 1.0, alpha * np.exp(np.minimum(x, 0)))
+
+
 def _gelu_slope(x: Doubles) -> Doubles:
     return _normal_cdf(x) + x * np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
 
@@ -102,3 +124,23 @@ _FUNCTIONS: dict[str, tuple[Function, Function]] = {
     "gelu": (lambda x: x * _normal_cdf(x), _gelu_slope),
     "linear": (lambda x: x, np.ones_like),
 }
+
+
+# φ′ by class of torch.nn, with its default arguments
+_CLASSES: dict[str, Function] = {
+    "Sigmoid": _FUNCTIONS["sigmoid"][1],
+    "Tanh": _FUNCTIONS["tanh"][1],
+    "ReLU": _FUNCTIONS["relu"][1],
+    "LeakyReLU": _FUNCTIONS["leaky-relu"][1],
+    "GELU": _gelu_slope,
+    "SiLU": _silu_slope,
+    "Softplus": _sigmoid,
+    "Softsign": lambda x: 1 / (1 + np.abs(x)) ** 2,
+    "Hardtanh": _within(-1, 1),
+    "ReLU6": _within(0, 6),
+    "Hardsigmoid": _within(-3, 3, 1 / 6),
+    "ELU": _exponential(1.0, 1.0),
+    "SELU": _exponential(1.6732632423543772, 1.0507009873554805),
+    "Identity": np.ones_like,
+}
+KNOWN_CLASSES = frozenset(_CLASSES)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gradscope.scenarios import models, theory
+from gradscope import theory
+from gradscope.scenarios import models
 
 # DESIGN §5: mean-square gradient factor per layer
 EIGHT = {
@@ -85,3 +86,17 @@ def test_a_wide_random_net_does_what_theory_says():
     measured = (square[0] / square[-1]) ** (1 / (len(square) - 1))
     first = 64 * 2 / (64 + 512)
     assert measured == pytest.approx(theory.mean_gradient_factor("tanh", 1.0, layers=11, first=first), rel=0.03)
+
+
+@pytest.mark.parametrize("name", sorted(theory.KNOWN_CLASSES))
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.7, 0.3), (-2.0, 3.0)])
+def test_the_mean_square_slope_is_that_of_torch(name, mean, std):
+    torch.manual_seed(0)
+    x = (mean + std * torch.randn(400_000, dtype=torch.float64)).requires_grad_()
+    (slope,) = torch.autograd.grad(getattr(torch.nn, name)()(x).sum(), x)
+    assert theory.slope_square(name, mean, std) == pytest.approx(float((slope**2).mean()), rel=0.02, abs=1e-3)
+
+
+def test_what_is_not_known_is_none():
+    assert theory.slope_square("Mystery", 0.0, 1.0) is None
+    assert theory.slope_square("ReLU", 1.0, 0.0) == 1.0

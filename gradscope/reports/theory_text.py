@@ -1,0 +1,138 @@
+"""Theory beside measurement for a person at a terminal: χ of each layer, and what it means where the two part."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from gradscope.budget import budget_of, signed
+from gradscope.expected import Expectation, Piece, expectations, meaning
+from gradscope.findings import Json
+from gradscope.kinds import Kind
+from gradscope.reports.budget_text import GAP, NO_BUDGET
+from gradscope.reports.wide import heading
+from gradscope.trace import Trace
+
+THEORY_SCHEMA = "gradscope/theory/1"
+MOST_LAYERS, MOST_NAMED = 40, 6
+HEADS = ("layer", "back through", "χ theory", "χ measured", "ratio")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TheoryView:
+    """What rich prints."""
+
+    trace: Trace
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The sum of all layers, a line for each, and what a disagreement means."""
+        budget = budget_of(self.trace)
+        found = expectations(self.trace, budget) if budget is not None else ()
+        known = [one for one in found if not math.isnan(one.ratio)]
+        off = [one for one in known if not one.agrees]
+        layers = f"{len(known)} layer{'s' if len(known) != 1 else ''}"
+        said = f"{len(known) - len(off)} of {layers} as predicted" if known else "nothing to compare"
+        yield heading("gradscope theory", Text(said, "bold"), options)
+        if budget is None:
+            yield Text(f"{NO_BUDGET}.")
+            return
+        yield Text(
+            f"χ is the factor of the gradient's squared norm per layer, in step {self.trace.steps[budget.rows[0]]}:"
+            " σ_w² E[φ′(x)²] of the measured weights and activations",
+            "dim",
+        )
+        yield Text()
+        yield from _table(found[:MOST_LAYERS], options.max_width)
+        if len(found) > MOST_LAYERS:
+            yield Text(f"and {len(found) - MOST_LAYERS} more", "dim")
+        yield Text()
+        if known:
+            yield Text(_sum(known))
+        if len(budget.rows) > 1:
+            later = [one for one in expectations(self.trace, budget, last=True) if not math.isnan(one.ratio)]
+            yield Text(f"In step {self.trace.steps[budget.rows[-1]]}: {_sum(later)}")
+        yield from _meanings(off)
+
+
+def _meanings(off: Sequence[Expectation]) -> Iterator[Text]:
+    """Where theory and measurement part, by the kind of module at which they do."""
+    parted: dict[Kind, list[Piece]] = {}
+    for one in off:
+        if (worst := one.worst) is not None:
+            parted.setdefault(worst.term.kind, []).append(worst)
+    for kind, pieces in parted.items():
+        shown = ", ".join(f"{p.term.module or '(model)'} ×{p.measured / p.predicted:.2g}" for p in pieces[:MOST_NAMED])
+        more = f" and {len(pieces) - MOST_NAMED} more" if len(pieces) > MOST_NAMED else ""
+        yield Text.assemble((f"off at {shown}{more}", "yellow"), f": {meaning(kind)}.")
+
+
+def theory_document(trace: Trace) -> Json:
+    """The same as JSON types; no layers where there is no budget, and why."""
+    budget = budget_of(trace)
+    if budget is None:
+        return {"schema": THEORY_SCHEMA, "layers": [], "reason": f"{NO_BUDGET}."}
+    first, last = expectations(trace, budget), expectations(trace, budget, last=True)
+    return {
+        "schema": THEORY_SCHEMA,
+        "step": int(trace.steps[budget.rows[0]]),
+        "layers": [one.to_dict() for one in first],
+        "last_step": int(trace.steps[budget.rows[-1]]),
+        "layers_at_the_end": [one.to_dict() for one in last],
+    }
+
+
+def _sum(known: Sequence[Expectation]) -> str:
+    """End to end, of the layers that have a theory."""
+    if not known:
+        return "no layer has a theory."
+    predicted, measured = (
+        sum(math.log10(value) / 2 for value in values)
+        for values in ([one.predicted for one in known], [one.measured for one in known])
+    )
+    phases = [one.phase for one in known]
+    phase = max(dict.fromkeys(phases), key=phases.count)
+    what = {
+        "ordered": "χ below 1, the gradient shrinks with depth",
+        "critical": "χ near 1, the gradient is kept",
+        "chaotic": "χ above 1, the gradient grows with depth",
+    }[phase]
+    layers = f"{len(known)} layer{'s' if len(known) > 1 else ''}"
+    return f"{signed(predicted, 2)} decades predicted over {layers}, {signed(measured, 2)} measured; {phase}: {what}."
+
+
+def _table(found: Sequence[Expectation], width: int) -> Iterator[Text]:
+    rows = [list(HEADS), *(_cells(one) for one in found)]
+    most = max(width - 2 * GAP - 28, 8)
+    for row in rows:
+        row[0] = row[0] if len(row[0]) <= most else f"…{row[0][1 - most :]}"
+    sizes = [max(cell_len(row[c]) for row in rows) for c in range(len(HEADS))]
+    shown = list(range(len(HEADS)))
+    room = width - sum(sizes[c] + GAP for c in shown if c != 1) - GAP
+    if room < 12:
+        shown.remove(1)
+    else:
+        sizes[1] = min(sizes[1], room)
+    for number, row in enumerate(rows):
+        text = Text()
+        for c in shown:
+            cell = row[c] if cell_len(row[c]) <= sizes[c] else f"{row[c][: sizes[c] - 1]}…"
+            fill = " " * (sizes[c] - cell_len(cell))
+            style = "dim" if not number or c == 1 else "yellow" if c > 2 and not found[number - 1].agrees else ""
+            text.append(f"{fill}{cell}" if c > 1 else f"{cell}{fill}", style).append(" " * GAP)
+        text.rstrip()
+        yield text
+
+
+def _cells(one: Expectation) -> list[str]:
+    through = ", ".join(
+        piece.term.module_type if not math.isnan(piece.predicted) else f"{piece.term.module_type} (no theory)"
+        for piece in one.pieces
+    )
+    return [one.module, through, _written(one.predicted), _written(one.measured), _written(one.ratio, ".2f")]
+
+
+def _written(value: float, digits: str = ".3g") -> str:
+    return "-" if math.isnan(value) else format(value, digits)
