@@ -1,6 +1,7 @@
 """The rules, one file each. `RULES` is what gradscope offers through its own entry point."""
 
 from gradscope.rules.accumulating_gradient import AccumulatingGradient
+from gradscope.rules.attention_collapse import AttentionCollapse
 from gradscope.rules.base import Rule
 from gradscope.rules.clipping_dominates import ClippingDominates
 from gradscope.rules.constant_output import ConstantOutput
@@ -36,6 +37,7 @@ RULES: tuple[type[Rule], ...] = (
     ConstantOutput,
     ForwardVarianceCollapse,
     ForwardVarianceExplosion,
+    AttentionCollapse,
     RankCollapse,
     NonFinite,
     LowPrecisionUnderflow,
