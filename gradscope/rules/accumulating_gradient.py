@@ -10,7 +10,7 @@ from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
-from gradscope.rules.learning import Parameter, has_optimizer, norms, trainable_parameters
+from gradscope.rules.learning import Parameter, has_optimizer, moved_by_another, norms, trainable_parameters
 from gradscope.rules.persistence import Persistence, persistence
 from gradscope.rules.regions import Region, regions
 from gradscope.rules.wording import count, number
@@ -111,7 +111,7 @@ def _carried(trace: Trace, parameter: Parameter) -> Doubles:
     """
     values = trace.statistics[Statistic.CARRIED_FRACTION][:, parameter.grad].astype(np.float64)
     judged: NDArray[np.bool_] = np.arange(len(values)) > 0  # nothing can lie there in the first
-    if has_optimizer(trace):
+    if has_optimizer(trace) and not moved_by_another(trace, parameter):
         judged &= ~np.isnan(norms(trace, parameter.applied))
     elif parameter.update is not None:
         moved = norms(trace, parameter.update)

@@ -82,6 +82,15 @@ def reached(trace: Trace) -> bool:
     return not columns or not all(np.isnan(values).all() for values in seen)
 
 
+def moved_by_another(trace: Trace, parameter: Parameter) -> bool:
+    """Whether a weight that no attached optimizer holds changes all the same: by an optimizer that was not attached."""
+    if parameter.update is not None or parameter.weight is None:
+        return False
+    seen = np.stack([trace.statistics[s][:, parameter.weight] for s in (Statistic.MEAN, Statistic.RMS, Statistic.MAX)])
+    known = seen[:, ~np.isnan(seen).any(axis=0)]
+    return bool(np.any(known[:, 1:] != known[:, :-1]))
+
+
 def trainable_parameters(trace: Trace) -> tuple[Parameter, ...]:
     """All parameters that require a gradient, by depth; those that never ran first."""
     column = {(s.module, s.name, s.quantity): i for i, s in enumerate(trace.sites)}

@@ -9,7 +9,15 @@ from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity
 from gradscope.rules.base import Rule
-from gradscope.rules.learning import Parameter, has_optimizer, norms, optimizer_of, promised, trainable_parameters
+from gradscope.rules.learning import (
+    Parameter,
+    has_optimizer,
+    moved_by_another,
+    norms,
+    optimizer_of,
+    promised,
+    trainable_parameters,
+)
 from gradscope.rules.regions import regions
 from gradscope.rules.standstill import Standstill, motions_of, still_parts, still_throughout
 from gradscope.rules.wording import count
@@ -73,7 +81,7 @@ class UpdateTooSmall(Rule):
                 yield self._finding(trace, part.only(inside), region.module, region.members)
 
     def _left_out(self, trace: Trace, learning: list[Parameter], owners: list[str]) -> Iterator[Finding]:
-        missing = [p for p in learning if p.update is None]
+        missing = [p for p in learning if p.update is None and not moved_by_another(trace, p)]
         grave = {
             p.module for p in missing if p.is_weight or not any(p.module == q.module and q.update for q in learning)
         }

@@ -84,3 +84,30 @@ def test_it_is_as_grave_as_what_becomes_of_the_loss():
 def test_too_little_is_not_judged():
     with pytest.raises(NotJudged, match="needs 3 steps"):
         list(AccumulatingGradient().check(trace(np.where(N < 3, NEVER, np.nan))))
+
+
+def test_gradients_that_an_optimizer_applies_which_was_not_attached_are_judged_too():
+    unseen = np.full((STEPS, D), np.nan)
+    moved = trace_of(
+        weight_mean=N,
+        weight_rms=N,
+        weight_max=N,
+        weight_grad_l2_norm=1 + N,
+        weight_grad_carried_fraction=NEVER,
+        applied_grad_l2_norm=unseen,
+        loss=FALLING,
+        meta=OPTIMIZER,
+    )
+    (finding,) = AccumulatingGradient().check(moved)
+    assert finding.severity is Severity.WARNING
+    still = trace_of(
+        weight_mean=np.ones(D),
+        weight_rms=np.ones(D),
+        weight_max=np.ones(D),
+        weight_grad_l2_norm=1 + N,
+        weight_grad_carried_fraction=NEVER,
+        applied_grad_l2_norm=unseen,
+        meta=OPTIMIZER,
+    )
+    with pytest.raises(NotJudged):
+        list(AccumulatingGradient().check(still))

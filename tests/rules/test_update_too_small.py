@@ -153,3 +153,18 @@ def test_a_weight_that_no_optimizer_holds_is_an_error():
 def test_weights_without_a_gradient_leave_nothing_to_judge():
     with pytest.raises(NotJudged, match="needs weights with a gradient in 3 steps"):
         list(UpdateTooSmall().check(trace([0, 0, 0], grad=(NAN, NAN, NAN))))
+
+
+def test_a_weight_that_another_optimizer_moves_is_not_left_out():
+    drifts = np.linspace(1, 2, 10)[:, None] + np.zeros((10, 2))
+    found = trace_of(
+        modules=["stem", "body"],
+        weight_l2_norm=np.ones((10, 2)),
+        weight_mean=drifts,
+        weight_rms=drifts,
+        weight_max=drifts,
+        weight_grad_l2_norm=np.ones(2),
+        weight_update_l2_norm=[1e-3],
+        meta={"optimizers": [{"type": "Adam", "lr": 1e-3}]},
+    )
+    assert list(UpdateTooSmall().check(found)) == []
