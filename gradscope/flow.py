@@ -55,6 +55,8 @@ class Flow:
         after: dict[Vertex, dict[Vertex, None]] = {}
         for link, (one, other) in links:
             pair = _vertex(link.source, one), _vertex(link.target, other)
+            if pair[0] == pair[1]:  # one tensor as query, key and value
+                continue
             self.through.setdefault(pair, link.through)
             for vertex in pair:
                 if vertex.is_module:  # what it was given leads to what it returns
@@ -114,6 +116,18 @@ class Flow:
             return ()
         shared = set.intersection(*({vertex.module for vertex in spine} for spine in spines))
         return tuple(vertex for vertex in spines[0] if vertex.module in shared)
+
+    def spine_to(self, vertex: Vertex) -> list[Vertex]:
+        """The vertices through which every path from the input to this one goes, in order."""
+        behind = {v for v in _reached([vertex], self.before) if v.module != INPUT} | {vertex}
+        return _on_every_path(behind, self.after, self._entries(behind), [vertex])
+
+    @property
+    def ends(self) -> list[Vertex]:
+        """What modules return that goes to the output with no module between, the last that ran first."""
+        leaving = [v for v in self.after if any(following.module == OUTPUT for following in self.after[v])]
+        places = {module: place for place, module in enumerate(self.modules)}
+        return sorted((v for v in leaving if v.is_module), key=lambda v: -places.get(v.module, -1))
 
     def given(self, module: str) -> list[Vertex]:
         """What `module` was given, for each call."""
@@ -190,9 +204,12 @@ class Flow:
 
     def _spine_of(self, part: set[Vertex]) -> list[Vertex]:
         exits = self._exits(part)
-        entries = [v for v in part if all(leading.module == INPUT for leading in self.before.get(v, ()))]
+        entries = self._entries(part)
         useful = (_reached(exits, self.before) | set(exits)) & (_reached(entries, self.after) | set(entries))
         return _on_every_path(useful, self.after, entries, exits)
+
+    def _entries(self, part: Iterable[Vertex]) -> list[Vertex]:
+        return [v for v in part if all(leading.module == INPUT for leading in self.before.get(v, ()))]
 
     def _exits(self, part: set[Vertex]) -> list[Vertex]:
         """What the model returns last; where that was not seen, what leads nowhere."""

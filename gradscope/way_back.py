@@ -60,7 +60,12 @@ def way_back(trace: Trace) -> tuple[Leg, ...]:
     flow = flow_of(trace)
     if flow is None:
         return ()
-    return tuple(_legs(flow, _Norms(trace), flow.spine, _MOST_LEVELS))
+    norms = _Norms(trace)
+    if legs := tuple(_legs(flow, norms, flow.spine, _MOST_LEVELS)):
+        return legs
+    # nothing that everything goes through, as with several heads or experts: the way from the one that ran last
+    found = (tuple(_legs(flow, norms, flow.spine_to(end), _MOST_LEVELS)) for end in flow.ends)
+    return next((legs for legs in found if legs), ())
 
 
 class _Norms:

@@ -100,5 +100,16 @@ def test_a_loop_between_steps_ends():
     assert isinstance(found.skips("cell"), bool)
 
 
+def test_one_tensor_as_query_key_and_value_is_no_loop():
+    found = flow(*chain("in", "a", "attention", "head", "out"), ("attention?", "attention"))
+    assert found.backbone == ("a", "attention", "head")
+
+
+def test_the_way_to_one_of_several_heads():
+    found = flow(*HEADS)
+    assert [end.module for end in found.ends] == ["sigma", "mu"]
+    assert list(dict.fromkeys(v.module for v in found.spine_to(found.ends[0]))) == ["trunk", "sigma"]
+
+
 def test_a_trace_without_it_has_none():
     assert flow_of(trace_of(output_rms=[1.0])) is None

@@ -46,3 +46,10 @@ def test_a_module_in_two_places_without_a_row_for_each_is_known_as_a_whole():
 
 def test_without_a_graph_there_is_no_way():
     assert way_back(trace_of(output_grad_l2_norm=[1.0, 2.0])) == ()
+
+
+def test_of_several_experts_it_is_the_way_from_the_last():
+    edges = [("in", "norm"), ("norm", "a"), ("norm", "b"), ("a", "out"), ("b", "out")]
+    legs = way_back(trace(edges, [8.0, 2.0, 4.0], [np.nan, 8.0, 8.0], modules=["norm", "a", "b"]))
+    assert [leg.late.module for leg in legs if leg.is_module] == ["b"]
+    assert sum(leg.decades[0] for leg in legs) == pytest.approx(np.log10(2))
