@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.probes.base import Recorder
+from gradscope.probes.names import bare_modules
 from gradscope.processes import local
 from gradscope.records import Statistic
 from gradscope.spread import spread_of
@@ -27,7 +28,7 @@ class Spreads:
         self._records = 0
         self._due = False
         self._sequences_first = sequences_first(model)
-        self._recurrent = {name for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
+        self._recurrent = {name for name, module in bare_modules(model).items() if isinstance(module, nn.RNNBase)}
         recorder.on_step(self, probe)
 
     def begin(self) -> None:
@@ -63,7 +64,9 @@ def now_and_then(record: int) -> bool:
 def sequences_first(model: nn.Module) -> Callable[[str], bool]:
     """Which modules return (token, sample, feature): recurrent layers and attention of torch, and what is in them."""
     kinds = nn.RNNBase | nn.MultiheadAttention | nn.TransformerEncoderLayer | nn.TransformerDecoderLayer
-    found = [name for name, module in model.named_modules() if isinstance(module, kinds) and not _batch_first(module)]
+    found = [
+        name for name, module in bare_modules(model).items() if isinstance(module, kinds) and not _batch_first(module)
+    ]
     if "" in found:
         return lambda module: True
     insides = tuple(f"{name}." for name in found)
