@@ -8,6 +8,7 @@ import numpy as np
 from gradscope.cut import Cut, cuts, narrowest
 from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
+from gradscope.flow import flow_of
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
 from gradscope.rules.gain import Bools
@@ -32,7 +33,8 @@ class NoGradient(Rule):
         and the loss; freeze what is not meant to learn with requires_grad_(False).
     How grave it is: an error where the path is cut, or the first layers get nothing. A module whose output nobody uses,
         as a pooler's, costs only itself; one that never ran may belong to another task. What no optimizer holds, or
-        what ran on no sample, is only worth knowing; so is a gradient that stops where no line is seen to cut it.
+        what ran on no sample, is only worth knowing; so is a gradient that stops where no line is seen to cut it. One
+        that becomes exactly zero is an error where everything has to go through that module.
     Where it stays silent: frozen parameters, be it from some step on; a module that gets its gradient in some of the
         steps; a single parameter of a module whose others learn.
     Source: follows from the definition of backpropagation.
@@ -62,33 +64,42 @@ class NoGradient(Rule):
         cut = {m for m in owners if not any(np.nansum(np.abs(gradients[p])) > 0 for p in by_module[m])}
         for region in regions(cut, owners):
             yield self._finding(trace, region, [p for m in region.members for p in by_module[m]], owners, cut)
-        since = {m: self._stopped(trace, by_module[m], gradients, seen) for m in owners if m not in cut}
+        some = np.any([np.nan_to_num(np.abs(g)) > 0 for g in gradients.values()], axis=0)
+        since = {m: self._stopped(trace, by_module[m], gradients, some) for m in owners if m not in cut}
         for start in sorted({row for row in since.values() if row is not None}):
             for region in regions({m for m, row in since.items() if row == start}, owners):
                 members = [p for m in region.members for p in by_module[m]]
-                yield self._stopped_finding(trace, region, members, start)
+                zero = any(not np.isnan(gradients[p][start:]).all() for p in members)
+                yield self._stopped_finding(trace, region, members, start, zero=zero, front=owners[0])
 
     def _stopped(
         self, trace: Trace, parameters: list[Parameter], gradients: dict[Parameter, Doubles], seen: Bools
     ) -> int | None:
-        """Index of the first step in which a module that still runs gets no gradient any more; None if it gets one."""
+        """Index of the first step in which a module gets no gradient any more, or one of zero; None if it gets one.
+
+        Only steps count in which some gradient, `seen`, differs from zero: a loss may be through with its work.
+        """
         if not set(parameters).isdisjoint(frozen(trace)):
             return None
-        here = np.any([~np.isnan(gradients[p]) for p in parameters], axis=0)[seen]
+        here = np.any([np.nan_to_num(gradients[p]) > 0 for p in parameters], axis=0)[seen]
         had, rows = np.flatnonzero(here), np.flatnonzero(seen)
         missing = len(here) - 1 - int(had[-1])
         pause = int(np.diff(np.r_[-1, had]).max()) - 1
         least = max(self.stopped_steps, self.stopped_share * len(here), self.stopped_gaps * pause)
         return int(rows[had[-1] + 1]) if missing >= least else None
 
-    def _stopped_finding(self, trace: Trace, region: Region, members: list[Parameter], start: int) -> Finding:
+    def _stopped_finding(
+        self, trace: Trace, region: Region, members: list[Parameter], start: int, *, zero: bool, front: str
+    ) -> Finding:
         runs = any(_ran_in(trace, p.module, start) for p in members)
-        by = narrowest(cuts(trace.meta), region.members) if runs else None
+        by = narrowest(cuts(trace.meta), region.members) if runs and not zero else None
+        flow = flow_of(trace)
+        needed = front in region.members or (flow is not None and not {*flow.backbone}.isdisjoint(region.members))
         first = int(trace.steps[start])
         return Finding(
             code=self.code,
             pathology=self.name,
-            severity=Severity.INFO if by is None else Severity.ERROR,
+            severity=Severity.ERROR if by is not None or (zero and needed) else Severity.INFO,
             module=region.module,
             sites=tuple(trace.sites[p.grad] for p in members),
             alike=region.members,
@@ -99,16 +110,19 @@ class NoGradient(Rule):
             unit="‖∂L/∂w‖",
             message=(
                 f"{count(len(members), 'parameter')} of {region} ({_size(trace, members)}) got a gradient until step"
-                f" {trace.steps[start - 1]} and none in the {len(trace.steps) - start} recorded steps from {first} on."
+                f" {trace.steps[start - 1]} and {'one of exactly zero' if zero else 'none'} in the"
+                f" {len(trace.steps) - start} recorded steps from {first} on."
             ),
             cause=(
-                "It no longer runs with gradients enabled."
+                "Something on its path to the loss multiplies the gradient by zero since then."
+                if zero
+                else "It no longer runs with gradients enabled."
                 if not runs
                 else "It still runs, but what leads to the loss no longer depends on it."
                 if by is None
                 else f"It still runs, but {by} takes what it computes out of the graph."
             ),
-            remedy=_remedy(region, by, fed=True, never=True),
+            remedy=_remedy(region, by, fed=True, never=not zero),
         )
 
     def _finding(

@@ -123,6 +123,22 @@ def test_a_gradient_that_stops_for_another_reason_is_worth_knowing(runs, why):
     assert why in finding.cause
 
 
+def test_a_gradient_that_becomes_zero_is_an_error_where_everything_passes():
+    grad = np.ones((40, 3))
+    grad[15:, 0] = 0
+    (finding,) = NoGradient().check(trace(grad, steps=40))
+    assert (finding.module, finding.severity, finding.first_step) == ("front.0", Severity.ERROR, 15)
+    assert "one of exactly zero in the 25 recorded steps" in finding.message
+    (finding,) = NoGradient().check(trace(grad[:, [1, 0, 2]], steps=40))  # beside the others' way
+    assert (finding.module, finding.severity) == ("front.2", Severity.INFO)
+
+
+def test_a_loss_that_is_through_with_its_work_stops_no_gradient():
+    grad = np.ones((40, 3))
+    grad[15:] = 0
+    assert list(NoGradient().check(trace(grad, steps=40))) == []
+
+
 STILL_COMING = {
     "frozen by then": stopping(15, meta={"frozen": ["front.0.weight"], "cuts": [cut("front.0")]}),
     "less than ten steps": stopping(31),
