@@ -12,7 +12,7 @@ from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Site, Statistic
 from gradscope.rules.base import Rule
 from gradscope.rules.layers import learned_layers
-from gradscope.rules.learning import has_optimizer
+from gradscope.rules.learning import effective_update_ratios, has_optimizer, trainable_parameters
 from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Trace
 
@@ -27,7 +27,8 @@ class ZeroLossGradient(Rule):
         ‖∂L/∂y‖ · ‖y‖ / |L|, the largest over all outputs up to the last layer that has weights. It does not change
         when the loss or the outputs are scaled. Where no backward pass reached the model at all it is zero.
     Why the threshold: a loss that depends on the outputs moves by about as much as they do: the share is near one for
-        squared errors and cross-entropies, and larger once the loss is small. A millionth is what float32 rounds away.
+        squared errors and cross-entropies, and larger once the loss is small. A millionth is what float32 rounds away;
+        a thousandth counts where no weight moves by more than 1e-7 of its norm, float32's rounding, in a step.
         Nearly all steps, the first among them: a margin loss that training has brought to zero has done its work.
     What to try: a loss whose slope is not zero where the outputs are now: a larger margin, no clamp, no rounding or
         argmax on the way.
@@ -41,6 +42,8 @@ class ZeroLossGradient(Rule):
     reads = frozenset({Quantity.OUTPUT})
 
     max_share: float = 1e-6
+    max_still: float = 1e-3
+    max_update: float = 1e-7
     min_steps: int = 3
     min_share_of_steps: float = 0.98
 
@@ -57,8 +60,9 @@ class ZeroLossGradient(Rule):
             raise NotJudged("needs the gradient of what modules return; the trace has none")
         if not reached.any() and cuts(trace.meta):
             return  # the model takes its own output out of the graph
-        share = np.where(reached, _moved(trace)[judged], 0.0)
-        nothing = share <= self.max_share
+        share = np.where(reached, _moved_loss(trace)[judged], 0.0)
+        moved = np.where(reached, _moved_weights(trace)[judged], 0.0)
+        nothing = (share <= self.max_share) | ((share <= self.max_still) & (moved <= self.max_update))
         beginning = nothing[: self.min_steps].all()
         if beginning and nothing.mean() >= self.min_share_of_steps:
             yield self._finding(trace, judged, share, none=not reached.any())
@@ -81,7 +85,7 @@ class ZeroLossGradient(Rule):
             what = (
                 f"What the loss hands back to {where or 'the model'} is {size} in {len(judged)} recorded steps{said}."
             )
-            cause, remedy = _why(trace, site, loss)
+            cause, remedy = _why(trace, site, loss, nothing=nothing)
         return Finding(
             code=self.code,
             pathology=self.name,
@@ -91,7 +95,7 @@ class ZeroLossGradient(Rule):
             first_step=first,
             last_step=last,
             measured=float(np.median(share)),
-            threshold=self.max_share,
+            threshold=self.max_share if np.median(share) <= self.max_share else self.max_still,
             unit="share of the loss",
             message=what,
             cause=cause,
@@ -99,11 +103,18 @@ class ZeroLossGradient(Rule):
         )
 
 
-def _why(trace: Trace, site: Site, loss: Doubles) -> tuple[str, str]:
+def _why(trace: Trace, site: Site, loss: Doubles, *, nothing: bool) -> tuple[str, str]:
     """Cause and remedy, from what the loss does."""
     column = next(c for c in trace.columns(Quantity.OUTPUT) if trace.sites[c] == site)
     low, high = (float(trace.statistics[s][0, column]) for s in (Statistic.MIN, Statistic.MAX))
     given = f"the outputs lie between {number(low)} and {number(high)} in the first recorded step"
+    if not nothing:
+        return (
+            f"The function behind it is almost flat there, as a sigmoid, a softmax or its logarithm far out; {given}.",
+            f"Bring the outputs of {site.module or 'the model'} to a size near 1, or compute the loss from them as"
+            " logits (cross_entropy, binary_cross_entropy_with_logits), whose slope does not vanish where they are"
+            " wrong.",
+        )
     if len(loss) and not loss.any():
         return (
             f"The loss is zero from the start, as a margin that all samples meet makes it, or a zero factor; {given}.",
@@ -121,6 +132,14 @@ def _why(trace: Trace, site: Site, loss: Doubles) -> tuple[str, str]:
     )
 
 
+def _moved_weights(trace: Trace) -> Doubles:
+    """The largest update of a parameter over its norm, in each step; infinite where none was observed."""
+    ratios = [effective_update_ratios(trace, p) for p in trainable_parameters(trace) if p.update is not None]
+    if not ratios:
+        return np.full(len(trace.steps), np.inf)
+    return np.asarray(np.nan_to_num(np.fmax.reduce(np.stack(ratios)), nan=np.inf))
+
+
 def _was_observed(trace: Trace, quantity: Quantity) -> NDArray[np.bool_]:
     """In which steps a site of `quantity` was."""
     columns = trace.columns(quantity)
@@ -136,7 +155,7 @@ def _last_output(trace: Trace) -> Site:
     return next(site for site in sites if site.depth == deepest)
 
 
-def _moved(trace: Trace) -> Doubles:
+def _moved_loss(trace: Trace) -> Doubles:
     """The largest share of the loss that an output moves, over the steps; infinite where a gradient is not finite.
 
     Where the loss was not recorded, or is zero, any gradient but zero counts as all of it.

@@ -82,6 +82,16 @@ def test_the_cause_tells_what_the_loss_does():
     assert "argmax" in rounded.cause
 
 
+def test_a_small_gradient_counts_where_no_weight_moves():
+    def moving(update):
+        more = {"weight_grad_l2_norm": np.ones(4), "weight_update_l2_norm": np.full((STEPS, 4), update)}
+        return trace(np.full(STEPS, 3e-5), **more)
+
+    (finding,) = ZeroLossGradient().check(moving(1e-9))
+    assert "at most 4e-05 of the loss" in finding.message
+    assert list(ZeroLossGradient().check(moving(1e-3))) == []
+
+
 def unreached(**meta):
     return trace_of(
         types=TYPES, output_l2_norm=np.ones((STEPS, 4)), weight_l2_norm=np.ones(4), loss=0.7, meta={**OPTIMIZER, **meta}
