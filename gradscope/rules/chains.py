@@ -5,7 +5,8 @@ layer's output, in a residual net the stream after each join, and neither keys n
 that of what both are given. Where the forward graph was not recorded, the order of execution has to do.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence, Set
 from graphlib import CycleError, TopologicalSorter
 
 from gradscope.flow import Edges, Flow, Vertex, flow_of
@@ -87,13 +88,26 @@ def _chains(flow: Flow, layers: Sequence[str]) -> list[list[Vertex]]:
         ends = []
         for module in layers:
             calls = flow.given(module) if module not in covered else []
-            if calls and not {v.module for v in _reached(calls[:1], backwards)} & (wanted - {module}):
+            if calls and not _leads_to(calls[0], backwards, wanted - {module}):
                 ends.append(Vertex(module, calls[0].call, Side.RETURNED))
         for end in ends[:_MOST]:
             chain = _every_path(end, onwards, backwards)
             found.append(chain if onwards is flow.after else chain[::-1])
             covered |= {vertex.module for vertex in chain}
     return found
+
+
+def _leads_to(start: Vertex, edges: Edges, modules: Set[str]) -> bool:
+    """Whether one of `modules` is reached; most are near."""
+    waiting, seen = deque([start]), {start}
+    while waiting:
+        for vertex in edges.get(waiting.popleft(), ()):
+            if vertex.module in modules:
+                return True
+            if vertex not in seen:
+                seen.add(vertex)
+                waiting.append(vertex)
+    return False
 
 
 def _every_path(start: Vertex, onwards: Edges, backwards: Edges) -> list[Vertex]:

@@ -13,7 +13,7 @@ from gradscope.rules.chains import gradient_profiles, spread_in_order, spread_pr
 from gradscope.rules.gain import DECAY, Bools, Rises, steady, steepest_rises
 from gradscope.rules.layers import Layer, Profile
 from gradscope.rules.persistence import Persistence
-from gradscope.rules.stretch import Stretch, enough_layers, joins_along, scale_along, steepest
+from gradscope.rules.stretch import Judged, Stretch, enough_layers, joins_along, scale_along, steepest
 from gradscope.rules.wording import number
 from gradscope.trace import Trace
 
@@ -52,7 +52,7 @@ class ForwardVarianceCollapse(Rule):
         spread = [(profile, steepest_rises(-profile.values)) for profile in spread_profiles(trace)]
         gradient = [(profile, steepest_rises(profile.values)) for profile in gradient_profiles(trace)]
         enough_layers(trace, spread, Quantity.OUTPUT)
-        samples = [(profile, steepest_rises(-profile.values)) for profile in _samples_in_order(trace)]
+        samples = [(profile, steepest_rises(-profile.values)) for profile in _samples_in_order(trace, gradient)]
         falling = [self._falling(trace, *each) for each in spread]
         fading = [self._fading(trace, *each) for each in gradient]
         blurring = [steady(rises, decades=self.min_decades, gain=DECAY) for _, rises in samples]
@@ -107,11 +107,11 @@ class ForwardVarianceCollapse(Rule):
         )
 
 
-def _samples_in_order(trace: Trace) -> tuple[Profile, ...]:
+def _samples_in_order(trace: Trace, gradient: Judged) -> tuple[Profile, ...]:
     """What tells samples apart in the branches of a residual net, all of which are given the stream.
 
     Sigmoids lose it by their slopes, whatever the weights: then the gradient tells the story (GS101).
     """
-    joins = any(not isinstance(place, Layer) for profile in gradient_profiles(trace) for place in profile.layers)
+    joins = any(not isinstance(place, Layer) for profile, _ in gradient for place in profile.layers)
     flat = any(LARGEST_SLOPE.get(site.module_type, 1.0) * DECAY < 1 for site in trace.sites)
     return spread_in_order(trace, Statistic.SAMPLE_SPREAD) if joins and not flat else ()

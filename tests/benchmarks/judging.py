@@ -105,7 +105,13 @@ print(json.dumps({"sites": len(trace.sites), "found": sorted(set(found)), "times
 
 _SIZES = ("mean", "std", "rms", "l2_norm", "abs_max", "min", "max")  # they change by a common factor
 _SHARES = ("zero_fraction", "dead_fraction", "saturated_fraction")
-_RARE = ("symmetric_fraction", "spectral_radius", "spectral_norm")  # measured in some of the steps only
+_RARE = (
+    "symmetric_fraction",
+    "spectral_radius",
+    "spectral_norm",
+    "sample_spread",
+    "direction_spread",
+)  # measured in some of the steps only
 
 
 def make(model: str, path: Path, steps: int) -> None:
