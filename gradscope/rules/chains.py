@@ -27,7 +27,7 @@ def gradient_profiles(trace: Trace) -> tuple[Profile, ...]:
     layers = {layer.module: layer for layer in learned_layers(trace)}
     returned, given = (_first_columns(trace, q) for q in (Quantity.OUTPUT_GRAD, Quantity.INPUT_GRAD))
     found = []
-    for chain in _chains(flow, list(layers)):
+    for chain in chains(flow, list(layers)):
         places: dict[int, Place] = {}
         for vertex in chain:
             if vertex.side is Side.RETURNED and vertex.module in layers and vertex.module in returned:
@@ -48,7 +48,7 @@ def spread_profiles(trace: Trace) -> tuple[Profile, ...]:
     layers = {layer.module: layer for layer in learned_layers(trace)}
     columns = _first_columns(trace, Quantity.OUTPUT)
     found = []
-    for chain in _chains(flow, list(layers)):
+    for chain in chains(flow, list(layers)):
         run = dict.fromkeys(v.module for v in chain if v.side is Side.RETURNED and v.module in layers)
         places: dict[int, Place] = {columns[module]: layers[module] for module in run if module in columns}
         found.append(_profile(trace, places, Statistic.STD))
@@ -79,7 +79,7 @@ def _profile(trace: Trace, places: dict[int, Place], stat: Statistic) -> Profile
     return Profile(columns=columns, layers=tuple(places.values()), values=logarithms(trace, columns, stat))
 
 
-def _chains(flow: Flow, layers: Sequence[str]) -> list[list[Vertex]]:
+def chains(flow: Flow, layers: Sequence[str]) -> list[list[Vertex]]:
     """The chain through the whole model, and those from its other entries and to its other exits, by layers."""
     found = [list(flow.spine)]
     covered = {vertex.module for vertex in flow.spine}

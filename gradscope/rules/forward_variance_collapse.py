@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradscope.findings import Finding, Severity
+from gradscope.flow import flow_of
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.activations import LARGEST_SLOPE
 from gradscope.rules.base import Rule
@@ -113,5 +114,7 @@ def _samples_in_order(trace: Trace, gradient: Judged) -> tuple[Profile, ...]:
     Sigmoids lose it by their slopes, whatever the weights: then the gradient tells the story (GS101).
     """
     joins = any(not isinstance(place, Layer) for profile, _ in gradient for place in profile.layers)
-    flat = any(LARGEST_SLOPE.get(site.module_type, 1.0) * DECAY < 1 for site in trace.sites)
+    flow = flow_of(trace)
+    through = {s.module_type for s in trace.sites if flow is not None and s.module in flow.backbone}
+    flat = any(LARGEST_SLOPE.get(kind, 1.0) * DECAY < 1 for kind in through)
     return spread_in_order(trace, Statistic.SAMPLE_SPREAD) if joins and not flat else ()

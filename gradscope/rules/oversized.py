@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradscope.flow import Flow, flow_of
+from gradscope.links import Side
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.activations import LARGEST_SLOPE
+from gradscope.rules.chains import chains
 from gradscope.rules.gain import GROWTH
 from gradscope.rules.layers import LOOKUPS, Layer, learned_layers, relative_scale
 from gradscope.trace import Doubles, Trace
@@ -46,41 +48,43 @@ class Oversized:
 
 
 def oversized(trace: Trace) -> Oversized | None:
-    """Those along what everything goes through; None without one, or without the forward graph."""
+    """Those along the chain where they add up to most; None without one, or without the forward graph."""
     flow = flow_of(trace)
     if flow is None:
         return None
-    outputs = {trace.sites[c].module: c for c in reversed(trace.columns(Quantity.OUTPUT))}
     known = {layer.module: layer for layer in learned_layers(trace)}
-    found, factors = [], []
-    for module in _unbounded(trace, flow):
-        layer = known.get(module)
-        if layer is None or layer.module_type in LOOKUPS or module not in outputs:
-            continue
-        given = _given(trace, flow, module, outputs)
-        if given is None:
-            continue
-        with np.errstate(divide="ignore", invalid="ignore"):
-            does = trace.statistics[Statistic.RMS][:, outputs[module]].astype(np.float64) / given
-            factor = np.minimum(relative_scale(trace, layer), does)
-        if factor[0] >= GROWTH:
-            found.append(layer)
-            factors.append(factor)
-    if not found:
+    outputs = {trace.sites[c].module: c for c in reversed(trace.columns(Quantity.OUTPUT))}
+    found = []
+    for chain in chains(flow, list(known)):
+        modules = list(dict.fromkeys(v.module for v in chain if v.is_module and v.side is Side.RETURNED))
+        layers = [known[module] for module in _unbounded(trace, modules) if module in known and module in outputs]
+        factors = {layer: _factor(trace, flow, layer, outputs) for layer in layers}
+        large = [layer for layer, factor in factors.items() if factor is not None and factor[0] >= GROWTH]
+        if large:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                excess = np.stack([np.log10(factors[layer]) for layer in large], axis=1)
+            found.append(Oversized(layers=tuple(large), excess=excess))
+    return max(found, key=lambda one: float(one.decades[0]), default=None)
+
+
+def _factor(trace: Trace, flow: Flow, layer: Layer, outputs: dict[str, int]) -> Doubles | None:
+    """What the layer multiplies its signal by over what keeps it, as its weights and the signal both say."""
+    given = _given(trace, flow, layer.module, outputs)
+    if given is None or layer.module_type in LOOKUPS:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Oversized(layers=tuple(found), excess=np.log10(np.stack(factors, axis=1)))
+        does = trace.statistics[Statistic.RMS][:, outputs[layer.module]].astype(np.float64) / given
+        return np.asarray(np.minimum(relative_scale(trace, layer), does))
 
 
-def _unbounded(trace: Trace, flow: Flow) -> list[str]:
-    """The modules that everything goes through, behind the last that sets the scale of what it returns."""
+def _unbounded(trace: Trace, modules: list[str]) -> list[str]:
+    """The modules behind the last that sets the scale of what it returns."""
     types = {site.module: site.module_type for site in trace.sites}
-    backbone = list(flow.backbone)
-    for place in range(len(backbone) - 1, -1, -1):
-        kind = types.get(backbone[place], "")
+    for place in range(len(modules) - 1, -1, -1):
+        kind = types.get(modules[place], "")
         if "Norm" in kind or "Softmax" in kind or kind in LARGEST_SLOPE:
-            return backbone[place + 1 :]
-    return backbone
+            return modules[place + 1 :]
+    return modules
 
 
 def _given(trace: Trace, flow: Flow, module: str, outputs: dict[str, int]) -> Doubles | None:
