@@ -173,12 +173,12 @@ def read_at_the_end(gain: ArrayLike, length: int = 60, suffix: str = "l0") -> di
     return {f"state_grad h_{suffix}": total[..., way], f"state_grad h_{suffix}.carried": carried[..., way]}
 
 
-def links(*edges: tuple[str, str]) -> Links:
+def links(*edges: tuple[str, str], through: tuple[str, ...] = ()) -> Links:
     """A graph of edges `(from, to)`: "a" is what a returns, "a?" what it was given, "a@1" its second call."""
     made = Links()
     for source, target in edges:
         (one, one_call), (other, other_call) = end(source, Side.RETURNED), end(target, Side.GIVEN)
-        made.add(Link(one, other), one_call, other_call)
+        made.add(Link(one, other, through), one_call, other_call)
     return made
 
 

@@ -18,6 +18,7 @@ from gradscope.rules.stretch import Judged, Stretch, enough_layers, joins_along,
 from gradscope.rules.wording import number
 from gradscope.trace import Trace
 
+_SUM = "AddBackward0"  # what autograd calls the sum of a branch and what leads around it
 SAMPLES = "the share of the output in which samples differ"
 
 
@@ -113,8 +114,11 @@ def _samples_in_order(trace: Trace, gradient: Judged) -> tuple[Profile, ...]:
 
     Sigmoids lose it by their slopes, whatever the weights: then the gradient tells the story (GS101).
     """
-    joins = any(not isinstance(place, Layer) for profile, _ in gradient for place in profile.layers)
     flow = flow_of(trace)
-    through = {s.module_type for s in trace.sites if flow is not None and s.module in flow.backbone}
+    if flow is None:
+        return ()
+    joins = {place.module for profile, _ in gradient for place in profile.layers if not isinstance(place, Layer)}
+    sums = any(end.module in joins and _SUM in by for (_, end), by in flow.through.items())
+    through = {s.module_type for s in trace.sites if s.module in flow.backbone}
     flat = any(LARGEST_SLOPE.get(kind, 1.0) * DECAY < 1 for kind in through)
-    return spread_in_order(trace, Statistic.SAMPLE_SPREAD) if joins and not flat else ()
+    return spread_in_order(trace, Statistic.SAMPLE_SPREAD) if sums and not flat else ()

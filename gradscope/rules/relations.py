@@ -5,7 +5,7 @@ a lost gradient is missing upstream, a broken signal downstream. What costs noth
 left are the roots.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -22,7 +22,9 @@ def relate(findings: Iterable[Finding], trace: Trace) -> tuple[Finding, ...]:
     """
     found = list(findings)
     passage = Passage(trace)
-    parents = {index: _parent(finding, found, passage) for index, finding in enumerate(found)}
+    parents: dict[int, int | None] = {}
+    for index in range(len(found)):
+        parents[index] = _parent(index, found, passage, parents)
     roots, symptoms = [], []
     for index, finding in enumerate(found):
         top, links = index, 0
@@ -212,6 +214,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
     "GS307": (
         ("GS504", _anywhere),
         ("GS303", _anywhere),
+        ("GS304", _overlapping),
         ("GS301", _overlapping),
         ("GS302", _overlapping),
         ("GS502", _earlier),
@@ -264,15 +267,25 @@ ORDER = (
 )  # fmt: skip
 
 
-def _parent(effect: Finding, found: list[Finding], passage: Passage) -> int | None:
+def _parent(at: int, found: list[Finding], passage: Passage, parents: Mapping[int, int | None]) -> int | None:
+    """The likeliest cause of the finding at that index, unless that in turn is known to follow from it."""
+    effect = found[at]
     if effect.code in OUTCOMES:
         return _worst(found)
     for code, guard in EXPLAINED_BY.get(effect.code, ()):
         for index, cause in enumerate(found):
             costs = cause.severity is not Severity.INFO or effect.severity is Severity.INFO
-            if cause.code == code and costs and _comes_first(cause, effect) and guard(cause, effect, passage):
+            first = cause.code == code and costs and _comes_first(cause, effect)
+            if first and guard(cause, effect, passage) and not _follows(index, at, parents):
                 return index
     return None
+
+
+def _follows(index: int | None, origin: int, parents: Mapping[int, int | None]) -> bool:
+    """Whether `origin` is among what explains the finding at `index`, as far as that is known yet."""
+    while index is not None and index != origin:
+        index = parents.get(index)
+    return index == origin
 
 
 def _worst(found: list[Finding]) -> int | None:
@@ -284,8 +297,16 @@ def _worst(found: list[Finding]) -> int | None:
 def _comes_first(cause: Finding, effect: Finding) -> bool:
     if cause.first_step != effect.first_step:
         return cause.first_step < effect.first_step
+    if _leads_up_to(cause, effect) or _leads_up_to(effect, cause):
+        return _leads_up_to(cause, effect)
     known = cause.code in ORDER and effect.code in ORDER
     return known and (_stuck_gates(cause) or ORDER.index(cause.code) < ORDER.index(effect.code))
+
+
+def _leads_up_to(slope: Finding, end: Finding) -> bool:
+    """Whether the signal dies out layer by layer until, past a quarter of the way, samples are no longer told apart."""
+    depths = sorted(site.depth for site in slope.sites)
+    return slope.code == "GS304" and end.code in ("GS303", "GS307") and _shallowest(end) > depths[len(depths) // 4]
 
 
 def _stuck_gates(finding: Finding) -> bool:

@@ -60,7 +60,7 @@ def test_three_layers_are_too_few_to_judge():
         list(ForwardVarianceCollapse().check(trace(along(0.01, 3))))
 
 
-def residual(share, types="Linear", streams=True):
+def residual(share, types="Linear", streams=True, join="AddBackward0"):
     """Six branches of one layer each around a stream, whose outputs differ from sample to sample in that share."""
     branches = [f"fc{i}" for i in range(6)]
     names = ["stem", *branches, "head"]
@@ -75,7 +75,7 @@ def residual(share, types="Linear", streams=True):
         output_sample_spread=share,
     )
     given = trace_of(modules=names, input_grad_l2_norm=[np.nan, *np.ones(7)])
-    graph = links(*edges) if streams else links(*chain("in", *names, "out"))
+    graph = links(*edges, through=(join,)) if streams else links(*chain("in", *names, "out"))
     return replace(joined(found, given), meta={"flow": graph.to_list()})
 
 
@@ -90,6 +90,7 @@ KEPT = {
     "that differ": residual(np.ones(8)),
     "that lose a little": residual(along(0.5, 8)),
     "without joins, where the gradient tells": residual(along(0.2, 8), streams=False),
+    "of products, as by gates": residual(along(0.2, 8), join="MulBackward0"),
     "by sigmoids, whose slopes do it": residual(along(0.2, 8), types=["Linear"] * 7 + ["Sigmoid"]),
 }
 

@@ -144,3 +144,17 @@ def test_every_code_has_its_place_in_the_order_and_every_cause_is_one():
     assert set(ORDER) == EVERY_CODE >= {rule.code for rule in RULES}
     assert {code for causes in EXPLAINED_BY.values() for code, _ in causes} <= EVERY_CODE
     assert EXPLAINED_BY.keys() <= EVERY_CODE - set(OUTCOMES)
+
+
+@pytest.mark.parametrize("end", ["GS303", "GS307"])
+def test_what_dies_out_layer_by_layer_explains_the_output_that_is_constant_at_its_end(end):
+    slope = finding("GS304", depths=(1, 20))
+    assert roles(slope, finding(end, depths=(18, 19))) == {"GS304": ROOT, end: (Role.SYMPTOM, "GS304")}
+    assert roles(slope, finding(end, depths=(2, 3))) == {end: ROOT, "GS304": (Role.SYMPTOM, end)}
+
+
+def test_a_circle_of_explanations_has_a_root():
+    circle = finding("GS304", depths=(1, 20)), finding("GS303", depths=(18, 19)), finding("GS307", depths=(2, 3))
+    found = relate(circle, TRACE)
+    assert [f.role for f in found] == [Role.ROOT, Role.SYMPTOM, Role.SYMPTOM]
+    assert {f.caused_by for f in found[1:]} == {(found[0].module, found[0].code)}
