@@ -58,12 +58,12 @@ def oversized(trace: Trace) -> Oversized | None:
     for chain in chains(flow, list(known)):
         modules = list(dict.fromkeys(v.module for v in chain if v.is_module and v.side is Side.RETURNED))
         layers = [known[module] for module in _unbounded(trace, modules) if module in known and module in outputs]
-        factors = {layer: _factor(trace, flow, layer, outputs) for layer in layers}
-        large = [layer for layer, factor in factors.items() if factor is not None and factor[0] >= GROWTH]
+        factors = [(layer, _factor(trace, flow, layer, outputs)) for layer in layers]
+        large = [(layer, factor) for layer, factor in factors if factor is not None and factor[0] >= GROWTH]
         if large:
             with np.errstate(divide="ignore", invalid="ignore"):
-                excess = np.stack([np.log10(factors[layer]) for layer in large], axis=1)
-            found.append(Oversized(layers=tuple(large), excess=excess))
+                excess = np.log10(np.stack([factor for _, factor in large], axis=1))
+            found.append(Oversized(layers=tuple(layer for layer, _ in large), excess=excess))
     return max(found, key=lambda one: float(one.decades[0]), default=None)
 
 
