@@ -9,7 +9,7 @@ from gradscope.rules.base import Rule
 from gradscope.rules.chains import gradient_profiles
 from gradscope.rules.gain import steady_growth, steepest_rises
 from gradscope.rules.persistence import Persistence
-from gradscope.rules.stretch import Stretch, enough_layers, steepest
+from gradscope.rules.stretch import Stretch, enough_layers, steepest, way_back
 from gradscope.rules.wording import number
 from gradscope.trace import Trace
 
@@ -67,7 +67,7 @@ class ExplodingGradient(Rule):
                 f" factor of {number(10**stretch.per_layer)} per layer over {len(stretch.layers)} layers,"
                 f" {stretch.when}."
             ),
-            cause=f"{stretch.weights[0].upper()}{stretch.weights[1:]}.",
+            cause=f"{stretch.weights[0].upper()}{stretch.weights[1:]}.{way_back(trace, stretch)}",
             remedy=(
                 f"{stretch.weight_advice(trace, 'smaller')}; or put normalisation layers between."
                 if built_so

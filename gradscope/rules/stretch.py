@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from gradscope.budget import budget_of
 from gradscope.errors import NotJudged
 from gradscope.records import Quantity, Site, Statistic
 from gradscope.rules.activations import asked_gain
@@ -114,6 +115,13 @@ def stretch_of(trace: Trace, profile: Profile, rises: Rises, lasting: Persistenc
         per_layer=float(np.median(rises.per_layer[rows])),
         scale=float(np.median(known)) if known and not made else float("nan"),
     )
+
+
+def way_back(trace: Trace, stretch: Stretch) -> str:
+    """What makes up the gradient's decades along it, as a sentence; "" where that is not known."""
+    budget = budget_of(trace)
+    part = budget.between(stretch.layers[-1].module, stretch.layers[0].module) if budget is not None else None
+    return f" Its decades on the way back: {part.in_words}." if part is not None and part.in_words else ""
 
 
 def _driving(trace: Trace, places: tuple[Place, ...]) -> tuple[Layer, ...]:

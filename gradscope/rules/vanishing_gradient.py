@@ -14,7 +14,7 @@ from gradscope.rules.gain import DECAY, steady, steepest_rises
 from gradscope.rules.layers import Layer
 from gradscope.rules.learning import Optimizer, norms, optimizer_of
 from gradscope.rules.persistence import Persistence
-from gradscope.rules.stretch import Stretch, enough_layers, steepest
+from gradscope.rules.stretch import Stretch, enough_layers, steepest, way_back
 from gradscope.rules.transmission import Transmission, transmission_of_activations
 from gradscope.rules.wording import number
 from gradscope.trace import Trace
@@ -76,7 +76,7 @@ class VanishingGradient(Rule):
                 f" {len(stretch.layers)} layers, a factor of {number(10**-stretch.per_layer)} per layer, {stretch.when}"
                 f" ({lasting.share:.0%} of those with a gradient)."
             ),
-            cause=_cause(stretch, passed) + _consequence(optimizer_of(trace), starved),
+            cause=_cause(stretch, passed) + way_back(trace, stretch) + _consequence(optimizer_of(trace), starved),
             remedy=_remedy(trace, stretch, passed),
         )
 
