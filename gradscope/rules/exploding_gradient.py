@@ -9,7 +9,7 @@ from gradscope.rules.base import Rule
 from gradscope.rules.chains import gradient_profiles
 from gradscope.rules.gain import steady_growth, steepest_rises
 from gradscope.rules.persistence import Persistence
-from gradscope.rules.stretch import Stretch, enough_layers, steepest, way_back
+from gradscope.rules.stretch import Stretch, decades_in_words, enough_layers, other_remedy, steepest, way_back
 from gradscope.rules.wording import number
 from gradscope.trace import Trace
 
@@ -50,6 +50,7 @@ class ExplodingGradient(Rule):
             yield self._finding(trace, stretch, lasting)
 
     def _finding(self, trace: Trace, stretch: Stretch, lasting: Persistence) -> Finding:
+        budget = way_back(trace, stretch)
         built_so = not stretch.scale <= 1 and lasting.first == 0
         return Finding(
             code=self.code,
@@ -67,8 +68,9 @@ class ExplodingGradient(Rule):
                 f" factor of {number(10**stretch.per_layer)} per layer over {len(stretch.layers)} layers,"
                 f" {stretch.when}."
             ),
-            cause=f"{stretch.weights[0].upper()}{stretch.weights[1:]}.{way_back(trace, stretch)}",
-            remedy=(
+            cause=f"{stretch.weights[0].upper()}{stretch.weights[1:]}.{decades_in_words(budget)}",
+            remedy=other_remedy(budget)
+            or (
                 f"{stretch.weight_advice(trace, 'smaller')}; or put normalisation layers between."
                 if built_so
                 else "Lower the learning rate, or put a normalisation layer after each of these layers."

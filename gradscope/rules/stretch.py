@@ -6,8 +6,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from gradscope.budget import budget_of
+from gradscope.budget import Budget, budget_of
 from gradscope.errors import NotJudged
+from gradscope.kinds import Kind
 from gradscope.records import Quantity, Site, Statistic
 from gradscope.rules.activations import asked_gain
 from gradscope.rules.gain import LEAST_LAYERS, Bools, Rises
@@ -117,11 +118,31 @@ def stretch_of(trace: Trace, profile: Profile, rises: Rises, lasting: Persistenc
     )
 
 
-def way_back(trace: Trace, stretch: Stretch) -> str:
-    """What makes up the gradient's decades along it, as a sentence; "" where that is not known."""
+def way_back(trace: Trace, stretch: Stretch) -> Budget | None:
+    """Where the gradient's decades along it go; None where that is not known."""
     budget = budget_of(trace)
-    part = budget.between(stretch.layers[-1].module, stretch.layers[0].module) if budget is not None else None
-    return f" Its decades on the way back: {part.in_words}." if part is not None and part.in_words else ""
+    return budget.between(stretch.layers[-1].module, stretch.layers[0].module) if budget is not None else None
+
+
+def decades_in_words(budget: Budget | None) -> str:
+    """As a sentence; "" where they are not known."""
+    return f" Its decades on the way back: {budget.in_words}." if budget is not None and budget.in_words else ""
+
+
+def other_remedy(budget: Budget | None) -> str | None:
+    """What to change where neither weights nor activations make up most of the decades; None where they do."""
+    if budget is None or not budget.groups:
+        return None
+    group = max(budget.groups, key=lambda each: each.decades * budget.decades)
+    if group.kind in (Kind.SKIP, Kind.BRANCHES):
+        return (
+            f"Where the paths join, a gradient passes back {number(group.each)} times itself: put a normalisation layer"
+            " at the start of each branch, and let the shortcut pass on what it is given, with a factor of 1."
+        )
+    if group.kind is not Kind.OTHER:
+        return None
+    what = group.module_type if len(group.modules) > 1 else f"{group.module_type} {group.modules[0]}"
+    return f"Look at what each {what} does to the gradient: it passes back {number(group.each)} of it; 1 keeps it."
 
 
 def _driving(trace: Trace, places: tuple[Place, ...]) -> tuple[Layer, ...]:

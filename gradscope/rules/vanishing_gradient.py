@@ -14,7 +14,7 @@ from gradscope.rules.gain import DECAY, steady, steepest_rises
 from gradscope.rules.layers import Layer
 from gradscope.rules.learning import Optimizer, norms, optimizer_of
 from gradscope.rules.persistence import Persistence
-from gradscope.rules.stretch import Stretch, enough_layers, steepest, way_back
+from gradscope.rules.stretch import Stretch, decades_in_words, enough_layers, other_remedy, steepest, way_back
 from gradscope.rules.transmission import Transmission, transmission_of_activations
 from gradscope.rules.wording import number
 from gradscope.trace import Trace
@@ -59,6 +59,7 @@ class VanishingGradient(Rule):
     def _finding(self, trace: Trace, stretch: Stretch, lasting: Persistence) -> Finding:
         starved = relative_progress(trace, stretch)
         grave = stretch.decades >= self.error_decades or starved <= self.starving
+        budget = way_back(trace, stretch)
         passed = transmission_of_activations(trace, stretch.rows, stretch.layers[0].depth, stretch.layers[-1].depth)
         return Finding(
             code=self.code,
@@ -76,8 +77,8 @@ class VanishingGradient(Rule):
                 f" {len(stretch.layers)} layers, a factor of {number(10**-stretch.per_layer)} per layer, {stretch.when}"
                 f" ({lasting.share:.0%} of those with a gradient)."
             ),
-            cause=_cause(stretch, passed) + way_back(trace, stretch) + _consequence(optimizer_of(trace), starved),
-            remedy=_remedy(trace, stretch, passed),
+            cause=_cause(stretch, passed) + decades_in_words(budget) + _consequence(optimizer_of(trace), starved),
+            remedy=other_remedy(budget) or _remedy(trace, stretch, passed),
         )
 
 

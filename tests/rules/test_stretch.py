@@ -1,12 +1,19 @@
+import copy
+
 import numpy as np
 import pytest
+import torch
 from builders import trace_of
+from torch import nn
 
+import gradscope
 from gradscope.records import Quantity, Statistic
+from gradscope.rules.exploding_gradient import ExplodingGradient
 from gradscope.rules.gain import DECAY, steady, steepest_rises
 from gradscope.rules.layers import profile_of, relative_scale
 from gradscope.rules.persistence import persistence
 from gradscope.rules.stretch import scale_along, stretch_of
+from gradscope.rules.vanishing_gradient import VanishingGradient
 
 
 def falling(factor=0.1, rms=0.05, layers=8):
@@ -67,3 +74,59 @@ def test_the_scale_along_a_rise_is_the_median_over_its_layers_but_the_first():
         wanted.append(np.median(part) if len(part) else np.nan)
     assert 0 < np.isnan(wanted).sum() < steps
     np.testing.assert_array_equal(scale_along(trace, profile, rises), wanted)  # to the last bit
+
+
+class Scaled(torch.autograd.Function):
+    """Passes on its input, and back a multiple of the gradient."""
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.factor, None
+
+
+class Scale(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return Scaled.apply(x, self.factor)
+
+
+class Block(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.fc, self.factor = nn.Linear(16, 16), factor
+
+    def forward(self, x):
+        return x + self.factor * torch.relu(self.fc(x))
+
+
+@pytest.mark.parametrize(
+    ("parts", "rule", "words", "remedy"),
+    [
+        ([Scale(0.1)], VanishingGradient, "in 6 Scales (0.1 each)", "Look at what each Scale does to the gradient"),
+        ([Scale(20.0)], ExplodingGradient, "in 6 Scales (20 each)", "Look at what each Scale does to the gradient"),
+        ([Block(9.0)], ExplodingGradient, "where paths join", "Where the paths join, a gradient passes back"),
+    ],
+)
+def test_the_remedy_is_for_what_makes_up_the_decades(parts, rule, words, remedy):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Sequential(nn.Linear(16, 16), *copy.deepcopy(parts)) for _ in range(6)), nn.Linear(16, 1)
+    )
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear) and layer.out_features == 16:
+            nn.init.orthogonal_(layer.weight)
+    with gradscope.attach(model) as scope:
+        for _ in range(3):
+            model(torch.randn(8, 16)).square().sum().backward()
+            scope.step()
+    (finding,) = rule().check(scope.trace)
+    assert words in finding.cause
+    assert finding.remedy.startswith(remedy)
