@@ -299,6 +299,8 @@ def _comes_first(cause: Finding, effect: Finding) -> bool:
         return cause.first_step < effect.first_step
     if _leads_up_to(cause, effect) or _leads_up_to(effect, cause):
         return _leads_up_to(cause, effect)
+    if cause.code == "GS301" and effect.code in ("GS303", "GS307"):  # what comes out of dead units is all the same
+        return _shallowest(cause) <= _shallowest(effect)
     known = cause.code in ORDER and effect.code in ORDER
     return known and (_stuck_gates(cause) or ORDER.index(cause.code) < ORDER.index(effect.code))
 

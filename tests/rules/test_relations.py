@@ -117,6 +117,12 @@ def test_what_costs_nothing_explains_nothing_that_does():
     assert roles(survived, finding("GS301", first=1, severity=Severity.INFO))["GS301"] == (Role.SYMPTOM, "GS502")
 
 
+@pytest.mark.parametrize("same", ["GS303", "GS307"])
+def test_dead_units_and_constant_outputs_follow_from_what_lies_ahead(same):
+    assert roles(finding("GS301", depths=(3, 4)), finding(same, depths=(4, 6)))[same] == (Role.SYMPTOM, "GS301")
+    assert roles(finding(same, depths=(2, 3)), finding("GS301", depths=(3, 4)))["GS301"] == (Role.SYMPTOM, same)
+
+
 def test_a_gradient_is_not_lost_on_another_branch():
     dead, starved = finding("GS301", depths=(5, 6)), finding("GS103", depths=(2, 4))
     one_chain, two_branches = branches("2345"), branches("1236", "1456")
