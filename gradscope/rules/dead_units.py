@@ -7,6 +7,7 @@ import numpy as np
 
 from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
+from gradscope.idle import WINDOW
 from gradscope.records import Quantity, Site, Statistic
 from gradscope.rules.activations import CAN_DIE, has_activation_of
 from gradscope.rules.base import Rule
@@ -77,7 +78,7 @@ class DeadUnits(Rule):
 
     def _finding(self, trace: Trace, stuck: Stuck, group: tuple[Site, ...]) -> Finding:
         site, share, at = stuck.site, stuck.share, stuck.lasting.last
-        first, last = int(trace.steps[stuck.lasting.first]), int(trace.steps[at])
+        first, last = int(trace.steps[_onset(stuck)]), int(trace.steps[at])
         place, giver = place_of(trace, site), giver_of(trace, site)
         before = trace.sites[giver].module if giver is not None else ""
         begun = share[~np.isnan(share)][0]
@@ -120,6 +121,11 @@ class DeadUnits(Rule):
             return (
                 f"Draw the weights and biases of {before or 'the layer before it'} such that what it gives is centred."
             )
-        rate = float(trace.per_step["lr"][stuck.lasting.first])
+        rate = float(trace.per_step["lr"][_onset(stuck)])
         now = f" from {rate:g} to {rate / 10:g}" if np.isfinite(rate) else ""
         return f"Lower the learning rate{now}: the units died in training, pushed below zero by steps too large."
+
+
+def _onset(stuck: Stuck) -> int:
+    """Index of the step since which the units are silent: they count as dead when they have been for a window."""
+    return max(stuck.lasting.first - (WINDOW - 1), 0)

@@ -47,6 +47,14 @@ def test_a_layer_that_lost_its_width_is_found(share, severity):
     assert "2 gives it values of mean -9 and at most -3.2 at step 19" in finding.cause
 
 
+def test_units_that_died_on_the_way_are_silent_since_the_window_began_that_shows_it():
+    share = np.zeros((40, 3))
+    share[28:, 1] = 1  # silent from record 21 on: of the last eight records they were silent in all
+    (finding,) = DeadUnits().check(trace(share, steps=40))
+    assert finding.first_step == 21
+    assert "silent for every input since step 21" in finding.message
+
+
 def built(share, mean):
     """Three ReLUs behind Linears of 64 units, whose outputs of rms 8 have that mean."""
     found = trace_of(
