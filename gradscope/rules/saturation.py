@@ -1,5 +1,6 @@
 """GS302: units of a bounded activation that are stuck at a bound."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -184,4 +185,9 @@ def _driven(trace: Trace, layer: GatedLayer, rows: Ints) -> tuple[str, str]:
     cause = f"{text}; {written}." if written else f"{text}."
     if rms > _LARGE_INPUT:
         return cause, f"Divide what {layer.module} is given by {number(rms)}, or normalise it."
-    return cause, f"Draw the weights of {layer.module} smaller: with std 1/√hidden, as torch does by default."
+    widths = [fan_in(trace, one) for one in learned_layers(trace) if one.module == layer.module]
+    asked = f", {number(1 / math.sqrt(3 * widths[0]))} or so" if widths else ""
+    return (
+        cause,
+        f"Draw the weights of {layer.module} as small as torch does by default: with std 1/√(3 hidden){asked}.",
+    )

@@ -91,7 +91,7 @@ def test_a_recurrent_layer_all_of_whose_gates_are_stuck_is_found():
     assert "by 200" in finding.remedy
     (mild,) = Saturation().check(lstm([20, 20, 20, 20]))
     assert mild.severity is Severity.WARNING
-    assert "Draw the weights of lstm smaller" in mild.remedy
+    assert "Draw the weights of lstm as small as torch does" in mild.remedy
 
 
 @pytest.mark.parametrize("spreads", [[1, 1, 1, 1], [1, 100, 1, 1], [30, 30, 1, 30], [0.1, 0.1, 30, 0.1]])
