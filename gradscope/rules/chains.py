@@ -41,7 +41,10 @@ def gradient_profiles(trace: Trace) -> tuple[Profile, ...]:
 
 
 def spread_profiles(trace: Trace) -> tuple[Profile, ...]:
-    """log₁₀ std(y) of every layer with a weight along each chain."""
+    """log₁₀ std(y) of every layer with a weight along each chain, from join to join.
+
+    What a branch adds may be as small as it likes: how large the sum is, no layer's output tells.
+    """
     flow = flow_of(trace)
     if flow is None:
         return spread_in_order(trace)
@@ -49,8 +52,13 @@ def spread_profiles(trace: Trace) -> tuple[Profile, ...]:
     columns = _first_columns(trace, Quantity.OUTPUT)
     found = []
     for chain in chains(flow, list(layers)):
-        run = dict.fromkeys(v.module for v in chain if v.side is Side.RETURNED and v.module in layers)
-        places: dict[int, Place] = {columns[module]: layers[module] for module in run if module in columns}
+        places: dict[int, Place] = {}
+        for vertex in chain:
+            if vertex.side is Side.GIVEN and len(flow.before.get(vertex, ())) > 1:
+                found.append(_profile(trace, places, Statistic.STD))
+                places = {}
+            elif vertex.side is Side.RETURNED and vertex.module in layers and vertex.module in columns:
+                places.setdefault(columns[vertex.module], layers[vertex.module])
         found.append(_profile(trace, places, Statistic.STD))
     return _long(found)
 

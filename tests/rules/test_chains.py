@@ -97,6 +97,14 @@ def test_a_gradient_that_grows_along_the_stream_is_found():
     assert finding.sites[1].quantity is Quantity.INPUT_GRAD
 
 
+def test_the_spread_is_followed_from_join_to_join():
+    edges = [*chain("in", "a", "b", "c", "d", "e", "f", "g", "h", "out"), ("a", "e")]
+    trace = traced("a b c d e f g h", edges, np.ones(8))
+    assert [walked(p) for p in spread_profiles(trace)] == [list("efgh")]
+    adapters = [*chain("in", "down", "up", "down2", "up2", "out"), ("in", "down2"), ("in", "out")]
+    assert spread_profiles(traced("down up down2 up2", adapters, [1, 1e-4, 1, 1e-4])) == ()
+
+
 def test_what_was_never_seen_is_left_out():
     trace = traced("a b c d e", PLAIN, [1, np.nan, 1, 1, 1])
     (profile,) = gradient_profiles(trace)
