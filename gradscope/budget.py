@@ -18,6 +18,7 @@ import numpy as np
 
 from gradscope.findings import Json
 from gradscope.kinds import Kind
+from gradscope.once import once
 from gradscope.terms import Term, Terms
 from gradscope.trace import Doubles, Ints, Trace
 from gradscope.way_back import Leg, way_back
@@ -152,6 +153,7 @@ class Budget:
         }
 
 
+@once
 def budget_of(trace: Trace) -> Budget | None:
     """The budget of a recording; None where it is not known who feeds whom, or fewer than two gradients were seen."""
     legs = _known_together(way_back(trace))

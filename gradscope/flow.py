@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from gradscope.links import INPUT, OUTPUT, End, Links, Side
+from gradscope.once import once
 
 if TYPE_CHECKING:
     from gradscope.trace import Trace
@@ -225,6 +226,7 @@ class Flow:
         ]
 
 
+@once
 def flow_of(trace: "Trace") -> Flow | None:
     """The forward pass of the model that was recorded; None where the recording has not seen it."""
     links = Links.of(trace.meta)

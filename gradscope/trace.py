@@ -102,7 +102,7 @@ def no_units() -> UnitTable:
     return UnitTable(step=none, site=none, units=none, bits=np.zeros(0, dtype=np.uint8))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Trace:
     """A finished recording.
 

@@ -140,10 +140,13 @@ class ConstantOutput(Rule):
 
 def _over_scale(trace: Trace, site: Site) -> Doubles:
     """rms(y) of a normalisation over that of its scale; 0 where the scale is zero."""
-    rms = trace.statistics[Statistic.RMS].astype(np.float64)
-    scale = trace.columns(Quantity.WEIGHT, site.module, "weight")
-    own = rms[:, trace.sites.index(site)]
-    return own / np.where(rms[:, scale[0]] > 0, rms[:, scale[0]], np.inf) if scale else own
+    rms = trace.statistics[Statistic.RMS]
+    own = rms[:, trace.sites.index(site)].astype(np.float64)
+    weights = trace.columns(Quantity.WEIGHT, site.module, "weight")
+    if not weights:
+        return own
+    scale = rms[:, weights[0]].astype(np.float64)
+    return np.asarray(own / np.where(scale > 0, scale, np.inf))
 
 
 def _is_stuck(trace: Trace, columns: tuple[int, ...], rows: NDArray[np.int64]) -> bool:

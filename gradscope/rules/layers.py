@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gradscope.once import once
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.activations import ACTIVATIONS, asked_gain
 from gradscope.trace import Doubles, Trace
@@ -68,6 +69,7 @@ def scales_only(module_type: str) -> bool:
     return "Norm" in module_type or module_type == "PReLU"
 
 
+@once
 def learned_layers(trace: Trace) -> tuple[Layer, ...]:
     """All layers that ran at least once, by depth."""
     weights: dict[str, int] = {}
@@ -155,5 +157,9 @@ def fan_in(trace: Trace, layer: Layer) -> float:
 
 def size_of(trace: Trace, column: int) -> float:
     """Number of elements at a site, the most ever seen; 0 where it was never observed."""
-    numel: NDArray[np.float32] = trace.statistics[Statistic.NUMEL][:, column]
-    return float(np.nanmax(numel)) if not np.isnan(numel).all() else 0.0
+    return float(_sizes(trace)[column])
+
+
+@once
+def _sizes(trace: Trace) -> NDArray[np.float32]:
+    return np.asarray(np.fmax.reduce(trace.statistics[Statistic.NUMEL], axis=0, initial=0.0))

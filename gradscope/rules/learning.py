@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradscope.once import once
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.layers import LOOKUPS, scales_only, size_of
 from gradscope.rules.parameter_groups import Group, group_by_parameter
@@ -91,6 +92,7 @@ def moved_by_another(trace: Trace, parameter: Parameter) -> bool:
     return bool(np.any(known[:, 1:] != known[:, :-1]))
 
 
+@once
 def trainable_parameters(trace: Trace) -> tuple[Parameter, ...]:
     """All parameters that require a gradient, by depth; those that never ran first."""
     column = {(s.module, s.name, s.quantity): i for i, s in enumerate(trace.sites)}

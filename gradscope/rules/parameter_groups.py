@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gradscope.findings import Json
+from gradscope.once import once
 from gradscope.trace import Trace
 
 
@@ -43,7 +44,8 @@ def groups_of(trace: Trace) -> tuple[Group, ...]:
     return tuple(_group(name, group, first=_rate(said[0][1])) for name, group in said)
 
 
-def group_by_parameter(trace: Trace) -> dict[str, Group]:
+@once
+def group_by_parameter(trace: Trace) -> Mapping[str, Group]:
     """The group of each parameter, by its full name."""
     return {name: group for group in groups_of(trace) for name in group.parameters}
 
