@@ -339,6 +339,7 @@ class Scope:
 
     def _close(self, *, skipped: bool = False) -> None:
         """Ends the running step and hands it to the sink, and then to those who follow."""
+        self._fast_path.come_back()  # before a probe takes some of its hooks away for good
         recorder = self._recorder
         record = None
         if skipped and recorder.on:

@@ -6,6 +6,7 @@ what a module is given, the graph is followed back to the nearest marks. Nothing
 on the nodes themselves and refer to nothing.
 """
 
+import sys
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -52,7 +53,7 @@ class Flow(Probe):
 
 
 class _FirstSteps:
-    """Takes the hooks away once enough was seen."""
+    """Takes the hooks away once enough was seen; where code was compiled with them, they stay and do nothing."""
 
     def __init__(self, ways: "Ways", handles: ExitStack) -> None:
         self._ways = ways
@@ -68,8 +69,14 @@ class _FirstSteps:
         self._left -= 1
         self._ways.clear()
         self._ways.on = False
-        if self._left == 0:
+        if self._left == 0 and not _has_compiled():
             self._handles.close()
+
+
+def _has_compiled() -> bool:
+    """Whether Dynamo has compiled something in this process: what it has, is compiled anew where hooks go."""
+    frames = sys.modules.get("torch._dynamo.convert_frame")
+    return bool(frames is not None and frames.FRAME_COUNTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +230,9 @@ class _WayHook(ForwardHook):
         self.module = module
 
     def __call__(self, module: nn.Module, args: tuple[object, ...], more: object = NO_KWARGS) -> None:
-        if self.ways.on and not is_compiling() and not torch.is_grad_enabled() and self.counts_without_graph:
+        if is_compiling():  # Dynamo looks at nothing else here, and leaves the hook out
+            return
+        if self.ways.on and not torch.is_grad_enabled() and self.counts_without_graph:
             try:  # the first run of a reentrant checkpoint: there is no graph, but a chain of modules shows
                 aside(self.show, args, more, self._next)
             except Exception as error:

@@ -76,12 +76,15 @@ class _RawGradientHook(ParameterHook):
 
     def see(self, recorder: Recorder, parameter: Tensor) -> None:
         recorder.arrived()
+        traced = is_compiling()  # Dynamo makes a graph of whatever is asked of a tensor here
         if not recorder.on:
-            self.leftover.leave(parameter, recorder.step)
+            if not traced:
+                self.leftover.leave(parameter, recorder.step)
             return
         try:
             aside(self.leftover.arrive, parameter)
-            self.leftover.leave(parameter, recorder.step)
+            if not traced:
+                self.leftover.leave(parameter, recorder.step)
             recorder.training_tasks.add(torch._C._current_graph_task_id())
             if self.reduced is not None:
                 self.reduced.wait_for(self.site, parameter, recorder.step)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -304,5 +305,5 @@ def test_a_configured_baseline_can_be_left_out(cli):
 def test_one_that_passes_says_in_a_line_what_was_not_judged_and_one_that_fails_says_why(cli):
     passed, failed = cli("check", "healthy.h5"), cli("check", "sick.h5")
     assert "--output-format json says why" in passed.out
-    assert "needs the gradient" not in passed.out
-    assert "needs the gradient at 4 layers" in failed.out
+    assert "needs " not in passed.out
+    assert re.search(r"not judged \S+: .*needs ", failed.out)
