@@ -23,10 +23,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from gradscope.catalogue import ALL
 from gradscope.errors import UsageError
 from gradscope.findings import Severity
 from gradscope.references import is_reference, meant
+from gradscope.selectors import ALL
 from gradscope.thresholds import read_thresholds, refuse_no_rule
 from gradscope.toml_table import Table
 from gradscope.verdict import GAIN_DRIFT

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from gradscope.baseline import Baseline
-from gradscope.catalogue import reach
 from gradscope.config import Suppression
 from gradscope.drift import drift
 from gradscope.errors import TraceError
@@ -18,6 +17,7 @@ from gradscope.findings import Diagnosis, Finding, Role, Unjudged
 from gradscope.gains import gains
 from gradscope.rules.base import Rule
 from gradscope.rules.engine import diagnose
+from gradscope.selectors import reach
 from gradscope.sources import places
 from gradscope.trace import Trace
 from gradscope.verdict import Identity, Judged, Suppressed

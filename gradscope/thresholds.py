@@ -4,8 +4,8 @@ from dataclasses import Field, fields, is_dataclass
 from typing import TYPE_CHECKING, cast
 
 from gradscope import plugins
-from gradscope.catalogue import PATHOLOGIES, reach
 from gradscope.errors import nearest
+from gradscope.selectors import reach
 from gradscope.toml_table import Table, in_brackets
 
 if TYPE_CHECKING:
@@ -17,14 +17,11 @@ def read_thresholds(rules: Table) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     installed = {one.name: one for one in _installed()}
     by_code = {one.code: one.name for one in installed.values()}
-    waiting = {one.name for one in PATHOLOGIES} - set(installed)
     for name in rules.keys:
         if name in installed:
             found[name] = _fields(rules.table(name), installed[name])
         elif name in by_code:
             rules.mistakes.append(f"`rules.{name}` is written by its name, `rules.{by_code[name]}`")
-        elif name in waiting:
-            rules.mistakes.append(f"`rules.{name}` has no thresholds: this version does not look for it yet")
         else:
             rules.mistakes.append(f"`rules.{name}` is no rule{in_brackets(name, installed)}")
     return found
@@ -69,8 +66,8 @@ def _within(table: Table, key: str, value: float | None, default: float) -> floa
 
 
 def refuse_no_rule(table: Table, key: str, selector: str) -> None:
-    """Notes a selector that reaches no rule, of those that are installed or that have a code of ours."""
-    known = {one.code: one.name for one in PATHOLOGIES} | {one.code: one.name for one in _installed()}
+    """Notes a selector that reaches no rule."""
+    known = {one.code: one.name for one in _installed()}
     if any(reach(selector, code, name) is not None for code, name in known.items()):
         return
     close = nearest(selector, [*known, *known.values()])

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from gradscope.catalogue import EVERY_CODE as EVERY_CODE  # what a healthy variant forbids
 from gradscope.exhibits import Exhibit
 from gradscope.findings import Diagnosis, Json
+from gradscope.rules import RULES
 from gradscope.trace import Trace
 
 if TYPE_CHECKING:  # a list of the scenarios must not cost the import of torch
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # a list of the scenarios must not cost the import of torch
 Setting: TypeAlias = int | float | str
 Settings: TypeAlias = Mapping[str, Setting]
 
+EVERY_CODE = frozenset(rule.code for rule in RULES)  # what a healthy variant forbids
 # Families of codes, for what a sick variant must not show beside its own sickness.
 EXPLOSION = frozenset({"GS102", "GS202", "GS305", "GS401", "GS403", "GS502", "GS601"})  # something is far too large
 STARVATION = frozenset({"GS101", "GS201", "GS304", "GS402", "GS501"})  # something is far too small

@@ -71,7 +71,6 @@ def test_the_ends_of_what_is_allowed(key, value):
         ("bare-things", {"x": 1}, "`rules.bare-things.x` is no setting (none is known)"),
         ("AC901", {}, "`rules.AC901` is written by its name, `rules.odd-things`"),
         ("odd-thing", {}, "`rules.odd-thing` is no rule (did you mean 'odd-things'?)"),
-        ("loss-stall", {}, "`rules.loss-stall` has no thresholds: this version does not look for it yet"),
     ],
 )
 def test_what_cannot_be_a_threshold_is_told(rule, values, mistake):
@@ -79,8 +78,8 @@ def test_what_cannot_be_a_threshold_is_told(rule, values, mistake):
     assert mistakes == [mistake]
 
 
-@pytest.mark.parametrize("selector", ["AC901", "AC", "A", "odd-things", "GS602", "loss-stall", "GS", "ALL"])
-def test_installed_rules_and_all_codes_of_ours_can_be_named(selector):
+@pytest.mark.parametrize("selector", ["AC901", "AC", "A", "odd-things", "ALL"])
+def test_installed_rules_can_be_named(selector):
     mistakes = []
     refuse_no_rule(Table({}, mistakes), "select", selector)
     assert mistakes == []
@@ -90,7 +89,7 @@ def test_installed_rules_and_all_codes_of_ours_can_be_named(selector):
     ("selector", "way_out"),
     [
         ("AC9011", "(did you mean 'AC901'?)"),
-        ("loss-stal", "(did you mean 'loss-stall'?)"),
+        ("odd-thing", "(did you mean 'odd-things'?)"),
         ("", "(`gradscope rule --all` shows all)"),
         ("gs3", "(`gradscope rule --all` shows all)"),
     ],

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradscope.catalogue import PATHOLOGIES
 from gradscope.cli.settings import settings_of, settings_options
 from gradscope.cli.terminal import stdout
 from gradscope.config import DEFAULT, CheckTarget, Config
@@ -142,13 +141,9 @@ def parts(config: Config) -> "Iterator[RenderableType]":
 def _rule_rows(config: Config) -> "Iterator[Sequence[Text]]":
     from rich.text import Text
 
-    known = set()
     for rule, why in asked(config):
-        known.add(rule.code)
         dim = "dim" if why else ""
         yield Text(rule.code, dim or "cyan"), Text(rule.name, dim), Text(why or "asked", dim or "green")
-    if waiting := [one.code for one in PATHOLOGIES if one.code not in known]:
-        yield Text(), Text("no rule yet", "dim"), Text(", ".join(waiting), "dim")
 
 
 def _threshold_rows(config: Config) -> "Iterator[Sequence[Text]]":

@@ -2,13 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from gradscope import plugins
-from gradscope.catalogue import PATHOLOGIES, Pathology
 from gradscope.cli.terminal import stdout
 from gradscope.errors import UsageError, nearest
 from gradscope.explanations import explanation, sections
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
 RULES_SCHEMA = "gradscope/rules/1"
 _FORMATS = ("text", "json")
-_NO_RULE_YET = "No rule of this version looks for it; settings may name it already."
-_DRIFT = Pathology(GAIN_DRIFT, GAIN_DRIFT, "the gradient's gain in a layer is not the baseline's any more")
 _NO_RULE = "The gate finds it, no rule: `gradscope check --baseline FILE --max-drift DECADES`."
 # what the last word of a threshold's name says of its unit
 _UNITS = {
@@ -38,7 +35,7 @@ def rule(names: tuple[str, ...], every: bool, form: str) -> None:
     """Explain a rule: meaning, measurement, remedy."""
     if every == bool(names):
         raise UsageError("`gradscope rule` takes a code or a name, such as `gradscope rule GS101`, or `--all`.")
-    known = with_waiting(plugins.load("rules"))
+    known = plugins.load("rules")
     chosen = known if every else [find(name, known) for name in dict.fromkeys(names)]
     if form == "json":
         document = {"schema": RULES_SCHEMA, "rules": [entry(one) for one in chosen]}
@@ -52,21 +49,25 @@ def rule(names: tuple[str, ...], every: bool, form: str) -> None:
             console.print(part)
 
 
-def with_waiting(installed: Sequence[object]) -> tuple[object, ...]:
-    """The rules that are installed and, in the order of their codes, the pathologies that wait for one."""
-    judged = {getattr(one, "code", None) for one in installed}
-    return (*installed, *(one for one in PATHOLOGIES if one.code not in judged))
+class _Drift:
+    """The gradient's gain in a layer is not the baseline's any more."""
+
+    code = name = GAIN_DRIFT
+
+    @classmethod
+    def explanation(cls) -> str:
+        """As of a rule."""
+        return cls.__doc__ or ""
 
 
 def entry(one: object) -> dict[str, Json]:
-    """A rule for programs; of a pathology that waits for its rule only the meaning is known."""
-    waits = isinstance(one, Pathology)
-    paragraphs = [("", _sentence(one.meaning))] if isinstance(one, Pathology) else sections(explanation(one))
+    """A rule for programs, or what the gate finds without one."""
+    paragraphs = sections(explanation(one))
     return {
         "code": str(getattr(one, "code", "")),
         "name": str(getattr(one, "name", "")),
         "summary": next((text for label, text in paragraphs if not label), ""),
-        "installed": not waits,
+        "installed": one is not _Drift,
         "sections": {label: text for label, text in paragraphs if label},
         "thresholds": list[Json](_thresholds(one)),
         "reads": list[Json](sorted(str(quantity) for quantity in getattr(one, "reads", ()))),
@@ -80,10 +81,6 @@ def _parts(one: object) -> "Iterator[RenderableType]":
 
     code, name = getattr(one, "code", ""), getattr(one, "name", "")
     yield Text.assemble((str(code), "bold cyan"), f" {name}" * (name != code))
-    if isinstance(one, Pathology):
-        yield Padding(Text(_sentence(one.meaning)), (0, 0, 1, 2), expand=False)
-        yield Padding(Text(_NO_RULE if one is _DRIFT else _NO_RULE_YET, "dim"), (0, 0, 0, 2), expand=False)
-        return
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", max_width=22)
     grid.add_column()
@@ -94,7 +91,7 @@ def _parts(one: object) -> "Iterator[RenderableType]":
             yield Padding(Text(text), (0, 0, 1, 2))
     if thresholds := _thresholds(one):
         grid.add_row("Thresholds", Text(", ".join(f"{one['name']} = {one['default']!r}" for one in thresholds)))
-    yield Padding(grid, (0, 0, 0, 2))
+    yield Padding(Text(_NO_RULE, "dim") if one is _Drift else grid, (0, 0, 0, 2))
 
 
 def find(name: str, installed: tuple[object, ...]) -> object:
@@ -107,7 +104,7 @@ def find(name: str, installed: tuple[object, ...]) -> object:
         if name.upper() == getattr(one, "code", None) or name.lower() == getattr(one, "name", None):
             return one
     if name == GAIN_DRIFT:
-        return _DRIFT
+        return _Drift
     words = [str(word) for one in installed for word in (getattr(one, "code", ""), getattr(one, "name", "")) if word]
     close = nearest(name.upper(), words) if re.match(r"gs\d", name, re.IGNORECASE) else nearest(name, words)
     way_out = close if close.startswith("; did") else "; `gradscope list rules` shows all."
@@ -131,7 +128,3 @@ def _thresholds(one: object) -> list[dict[str, Json]]:
             }
         )
     return found
-
-
-def _sentence(meaning: str) -> str:
-    return f"{meaning[:1].upper()}{meaning[1:]}."

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from gradscope.catalogue import reach
 from gradscope.config import Config, overridden
 from gradscope.errors import UsageError
 from gradscope.rules.base import Rule
 from gradscope.rules.engine import default_rules
+from gradscope.selectors import reach
 
 
 def chosen_rules(config: Config) -> tuple[Rule, ...]:

@@ -5,6 +5,7 @@ import pytest
 from gradscope.rules import RULES
 from gradscope.rules.dead_units import DeadUnits
 from gradscope.rules.saturation import Saturation
+from gradscope.rules.vanishing_gradient import VanishingGradient
 
 TOML = """
 [tool.gradscope]
@@ -73,7 +74,7 @@ def test_each_setting_stands_with_its_origin(cli, file):
 
 
 def test_how_it_looks(cli, file, installed):
-    installed(rules=(DeadUnits, Saturation))
+    installed(rules=(VanishingGradient, DeadUnits, Saturation))
     out = cli("config", "--select", "GS301").out
     assert [line.rstrip() for line in out.split("\n\n", 1)[1].splitlines()] == [
         '  select     ["GS301"]     command line',
@@ -83,10 +84,9 @@ def test_how_it_looks(cli, file, installed):
         "  max-drift  none          default",
         "",
         "Rules",
-        "  GS301  dead-units   asked",
-        "  GS302  saturation   not selected",
-        "         no rule yet  GS101, GS102, GS103, GS104, GS201, GS202, GS303, GS304, GS305, GS306, GS307,",
-        "                      GS401, GS402, GS403, GS501, GS502, GS503, GS504, GS505, GS601, GS602",
+        "  GS101  vanishing-gradient  not selected",
+        "  GS301  dead-units          asked",
+        "  GS302  saturation          not selected",
         "",
         "Thresholds",
         "  dead-units.warn-fraction  0.3  default 0.75  [tool.gradscope.rules.dead-units]",

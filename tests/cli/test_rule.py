@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from gradscope.catalogue import EVERY_CODE
 from gradscope.explanations import sections
 from gradscope.findings import Finding
 from gradscope.records import Quantity
@@ -59,7 +58,7 @@ def test_a_rule_is_found_by_code_and_by_name(cli, name):
 
 
 def test_how_a_rule_looks(cli):
-    out = cli("rule", "GS901", "GS602").out
+    out = cli("rule", "GS901", "gain-drift").out
     assert [line.rstrip() for line in out.splitlines()] == [
         "GS901 fading-things",
         "  Things fade.",
@@ -68,10 +67,10 @@ def test_how_a_rule_looks(cli):
         "  What to try    more.",
         "  Thresholds     min-gain = 0.5, at-all = True, most = 'inf'",
         "",
-        "GS602 loss-stall",
-        "  The loss does not fall; told as an outcome, beside its cause.",
+        "gain-drift",
+        "  The gradient's gain in a layer is not the baseline's any more.",
         "",
-        "  No rule of this version looks for it; settings may name it already.",
+        "  The gate finds it, no rule: `gradscope check --baseline FILE --max-drift DECADES`.",
     ]
 
 
@@ -124,14 +123,6 @@ def test_every_built_in_rule_is_explained(cli, monkeypatch):
         assert "What to try" in out
 
 
-@pytest.mark.parametrize("name", ["GS602", "gs602", "loss-stall"])
-def test_a_code_that_waits_for_its_rule_is_explained(cli, name):
-    outcome = cli("rule", name)
-    assert outcome.code == 0
-    assert outcome.out.startswith("GS602 loss-stall\n  The loss does not fall")
-    assert "No rule of this version looks for it" in outcome.out
-
-
 def test_what_the_gate_finds_by_itself_is_explained(cli):
     outcome = cli("rule", "gain-drift")
     assert outcome.code == 0
@@ -140,7 +131,7 @@ def test_what_the_gate_finds_by_itself_is_explained(cli):
 
 
 def test_a_rule_for_programs(cli):
-    outcome = cli("rule", "GS901", "GS602", "--output-format", "json")
+    outcome = cli("rule", "GS901", "gain-drift", "--output-format", "json")
     assert outcome.code == 0
     assert json.loads(outcome.out) == {
         "schema": "gradscope/rules/1",
@@ -159,9 +150,9 @@ def test_a_rule_for_programs(cli):
                 "reads": ["output", "state"],
             },
             {
-                "code": "GS602",
-                "name": "loss-stall",
-                "summary": "The loss does not fall; told as an outcome, beside its cause.",
+                "code": "gain-drift",
+                "name": "gain-drift",
+                "summary": "The gradient's gain in a layer is not the baseline's any more.",
                 "installed": False,
                 "sections": {},
                 "thresholds": [],
@@ -176,12 +167,11 @@ def test_the_catalogue_for_programs_is_complete(cli, monkeypatch):
     from gradscope.rules import RULES
 
     rules = json.loads(cli("rule", "--all", "--output-format", "json").out)["rules"]
-    assert {one["code"] for one in rules} == EVERY_CODE
-    assert [one["code"] for one in rules if one["installed"]] == [one.code for one in RULES]
+    assert [one["code"] for one in rules] == [one.code for one in RULES]
     for one in rules:
         assert one["summary"].endswith(".")
-        if one["installed"]:
-            assert {"What it means", "How it is measured", "What to try", "Source"} <= set(one["sections"])
-            # those of recurrence read either of two quantities: of a layer's states, or of a loop that is written out
-            assert one["reads"] or one["code"] in ("GS201", "GS202")
-            assert all(threshold["type"] in ("float", "int") for threshold in one["thresholds"])
+        assert one["installed"]
+        assert {"What it means", "How it is measured", "What to try", "Source"} <= set(one["sections"])
+        # those of recurrence read either of two quantities: of a layer's states, or of a loop that is written out
+        assert one["reads"] or one["code"] in ("GS201", "GS202")
+        assert all(threshold["type"] in ("float", "int") for threshold in one["thresholds"])
