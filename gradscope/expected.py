@@ -103,7 +103,7 @@ class Expectation:
         """The piece at which theory and measurement part most; None where they agree."""
         if self.agrees:
             return None
-        known = [piece for piece in self.pieces if piece.predicted > 0 and piece.measured > 0]
+        known = [p for p in self.pieces if 0 < p.predicted < math.inf and 0 < p.measured < math.inf]
         return max(known, key=lambda piece: abs(math.log(piece.measured / piece.predicted)), default=None)
 
     def to_dict(self) -> dict[str, Json]:

@@ -90,8 +90,9 @@ class Flow:
 
     def is_before(self, module: str, later: str) -> bool:
         """Whether what `module` returns reaches `later`, in one pass."""
-        reached = self.descendants(self.returned(module))
-        return any(vertex in reached for vertex in self.given(later))
+        reach, bits = self._reach
+        wanted = sum(bits[vertex] for vertex in self.given(later))
+        return any(reach[vertex] & wanted for vertex in self.returned(module) if vertex in reach)
 
     def skips(self, module: str) -> bool:
         """Whether a path leads around `module`: what it is given reaches without it what its output reaches."""
@@ -162,6 +163,27 @@ class Flow:
             if at.side is Side.RETURNED:
                 break
         return at
+
+    @cached_property
+    def _reach(self) -> tuple[dict[Vertex, int], dict[Vertex, int]]:
+        """For each vertex what can be reached from it, as the sum of bits, and the bit of each.
+
+        Rules ask it of every pair of modules: one walk for each question is too slow in a net of hundreds of layers.
+        """
+        vertices = list(dict.fromkeys([*self.after, *self.before]))
+        bits = {vertex: 1 << place for place, vertex in enumerate(vertices)}
+        order = _topological(set(vertices), self.after)[::-1]
+        order += set(vertices).difference(order)  # on loops, or behind them
+        reach, changed = dict.fromkeys(vertices, 0), True
+        while changed:  # once without loops, and once more to see that it is done
+            changed = False
+            for vertex in order:
+                found = reach[vertex]
+                for following in self.after.get(vertex, ()):
+                    found |= bits[following] | reach[following]
+                changed |= found != reach[vertex]
+                reach[vertex] = found
+        return reach, bits
 
     def _is_skipped(self, given: Vertex) -> bool:
         returned = Vertex(given.module, given.call, Side.RETURNED)

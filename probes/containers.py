@@ -39,8 +39,6 @@ class _ContainerHook(ForwardHook):
     def see(self, module: nn.Module, args: tuple[object, ...], more: object) -> int:
         for _, tensor in named_tensors(more):
             if type(tensor) is Tensor and tensor.layout is torch.strided and not tensor.is_complex():
-                wide = (
-                    torch.float32 if tensor.itemsize == 2 else None
-                )  # sums of 16 bits overflow; others are fast as is
+                wide = torch.float32 if tensor.itemsize == 2 else None  # sums of 16 bits overflow
                 self.recorder.returned(self.module, tensor.detach().sum(dtype=wide))
         return 1

@@ -9,8 +9,9 @@ from torch import nn
 
 import gradscope
 from gradscope.budget import budget_of
-from gradscope.expected import expectations, meaning
+from gradscope.expected import Expectation, Piece, expectations, meaning
 from gradscope.kinds import Kind
+from gradscope.terms import Term
 
 WIDTH = 400
 
@@ -143,3 +144,12 @@ def test_a_narrow_layer_strays_by_chance():
     trace = recorded(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), torch.randn(4, 8))
     (one,) = expectations(trace, budget_of(trace))
     assert one.tolerance == pytest.approx(1 + 3 * math.sqrt(2 / 8))
+
+
+def test_what_has_left_the_range_is_no_piece_to_name():
+    one, other = (
+        Term(module=m, module_type="Linear", kind=Kind.WEIGHTS, decades=0.0, per_step=np.zeros(1)) for m in "ab"
+    )
+    infinite = Piece(term=one, predicted=math.inf, measured=2.0)
+    known = Piece(term=other, predicted=1.0, measured=9.0)
+    assert Expectation(module="a", pieces=(infinite, known)).worst == known

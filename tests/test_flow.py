@@ -34,6 +34,23 @@ BACKBONE = {
 }
 
 
+@pytest.mark.parametrize(("edges", "_"), BACKBONE.values(), ids=BACKBONE)
+def test_one_is_before_another_where_a_walk_from_it_comes_there(edges, _):
+    graph = flow(*edges)
+    for one in graph.modules:
+        reached = graph.descendants(graph.returned(one))
+        for other in graph.modules:
+            assert graph.is_before(one, other) == (not reached.isdisjoint(graph.given(other)))
+
+
+def test_what_is_before_what_is_known_in_a_circle_too():
+    graph = flow(*chain("in", "a", "b", "c", "out"), ("c", "b"))
+    assert graph.is_before("c", "b")
+    assert graph.is_before("b", "b")
+    assert not graph.is_before("b", "a")
+    assert not graph.is_before("a", "nowhere")
+
+
 @pytest.mark.parametrize(("edges", "expected"), BACKBONE.values(), ids=BACKBONE)
 def test_the_backbone_is_what_every_path_goes_through(edges, expected):
     assert " ".join(flow(*edges).backbone) == expected

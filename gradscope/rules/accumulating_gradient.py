@@ -71,7 +71,12 @@ class AccumulatingGradient(Rule):
         share = float(np.median([np.median(carried[p][sick[p].rows]) for p in members]))
         steps, sizes = trace.steps, _norm_of(trace, members)
         where = "the model" if whole else str(region)
-        first, largest = sizes[np.isfinite(sizes)][:1], np.nanmax(np.where(np.isfinite(sizes), sizes, np.nan))
+        finite = sizes[np.isfinite(sizes)]
+        grew = (
+            f": its norm was {number(finite[0])} in the first recorded step and up to {number(finite.max())} later"
+            if len(finite)
+            else ""
+        )
         never = len(rows) >= known.sum() - 1
         return Finding(
             code=self.code,
@@ -90,10 +95,7 @@ class AccumulatingGradient(Rule):
                 f" {count(len(members), 'parameter')} of {where}, in {len(rows)} of {known.sum()} steps: what was there"
                 f" has {number(share)} times the norm of the sum."
             ),
-            cause=(
-                f"{'Nothing clears' if never else 'Not every step clears'} .grad of {where}: its norm was"
-                f" {number(float(first[0]))} in the first recorded step and up to {number(float(largest))} later."
-            ),
+            cause=(f"{'Nothing clears' if never else 'Not every step clears'} .grad of {where}{grew}."),
             remedy=(
                 "Call optimizer.zero_grad() in each step, before backward()."
                 if whole

@@ -131,7 +131,12 @@ def _place(trace: Trace, bad: NDArray[np.bool_], *, row: int) -> _Place:
     if born is None:
         column = int(np.flatnonzero(bad)[0])
         site = trace.sites[column]
-        born = _Place(module=site.module, column=column, how=f"{site} is not finite", remedy=f"Look at {site.module}.")
+        born = _Place(
+            module=site.module,
+            column=column,
+            how=f"{site} is not finite",
+            remedy=f"Look at {site.module or 'the model'}.",
+        )
     return born
 
 

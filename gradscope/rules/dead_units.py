@@ -83,9 +83,11 @@ class DeadUnits(Rule):
         before = trace.sites[giver].module if giver is not None else ""
         begun = share[~np.isnan(share)][0]
         cause = f"The share was {begun:.0%} in the first recorded step"
-        if giver is not None:
-            mean, high = (float(trace.statistics[s][at, giver]) for s in (Statistic.MEAN, Statistic.MAX))
-            cause += f"; {before} gives it values of mean {number(mean)} and at most {number(high)} at step {last}"
+        stats = (Statistic.MEAN, Statistic.MAX)
+        given = [] if giver is None else [float(trace.statistics[s][at, giver]) for s in stats]
+        if given and np.isfinite(given).all():  # else nothing of it is a number any more
+            mean, high = map(number, given)
+            cause += f"; {before} gives it values of mean {mean} and at most {high} at step {last}"
         which = f"the {site.module_type} after {place}" if place != site.module else place
         return Finding(
             code=self.code,

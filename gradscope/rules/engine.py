@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from gradscope import plugins
 from gradscope.budget import budget_of
 from gradscope.errors import NotJudged, PluginError, UsageError
@@ -27,14 +29,17 @@ def diagnose(trace: Trace, rules: Iterable[Rule] | None = None) -> Diagnosis:
     not_judged = [Unjudged(rule="recording", reason=message) for message in limits]
     for rule in default_rules() if rules is None else given_rules(rules):
         try:
-            findings.extend(_check(rule, trace))
+            # a run that explodes holds infinities; what is made of them is NaN, which counts as not known
+            with np.errstate(all="ignore"):
+                findings.extend(_check(rule, trace))
         except NotJudged as reason:
             not_judged.append(Unjudged(rule=rule.name, reason=str(reason)))
         except Exception as error:
             not_judged.append(Unjudged(rule=rule.name, reason=f"the rule failed: {error!r}"))
     budget = None
     try:
-        budget = budget_of(trace)
+        with np.errstate(all="ignore"):
+            budget = budget_of(trace)
     except Exception as error:
         not_judged.append(Unjudged(rule="budget", reason=f"it could not be drawn up: {error!r}"))
     return Diagnosis(

@@ -38,7 +38,7 @@ class LowPrecisionOverflow(Rule):
     name = "low-precision-overflow"
     reads = frozenset({Quantity.OUTPUT})
 
-    largest: float = LARGEST  # of float16
+    error_fraction: float = 0.9  # of an output that a division by infinity has made zero
 
     def concerns(self, trace: Trace) -> bool:
         """Whether anything is float16."""
@@ -62,18 +62,18 @@ class LowPrecisionOverflow(Rule):
         return Finding(
             code=self.code,
             pathology=self.name,
-            severity=Severity.ERROR if zero >= 0.9 else Severity.WARNING,
+            severity=Severity.ERROR if zero >= self.error_fraction else Severity.WARNING,
             module=site.module,
             sites=(site,),
             first_step=int(trace.steps[lasting.first]),
             last_step=int(trace.steps[lasting.last]),
             measured=found.given**2,
-            threshold=self.largest,
+            threshold=LARGEST,
             unit="largest square",
             message=(
                 f"{zero:.0%} of the output of {site.module} ({site.module_type}) are zero in {len(lasting.rows)} of"
                 f" {len(trace.steps)} steps, of numbers up to {number(found.given)}: their squares leave the range of"
-                f" float16, ±{self.largest:g}."
+                f" float16, ±{LARGEST:g}."
             ),
             cause="What is divided by an infinite norm or variance is zero.",
             remedy=f"Compute the squares in {site.module} in float32: call .float() on its input first.",
@@ -96,7 +96,7 @@ class LowPrecisionOverflow(Rule):
             threshold=0.0,
             unit="elements",
             message=(
-                f"{_what(found, where)} leaves the range of float16, ±{self.largest:g}, at step {trace.steps[row]}:"
+                f"{_what(found, where)} leaves the range of float16, ±{LARGEST:g}, at step {trace.steps[row]}:"
                 f" {broken:.0f} of {size:.0f} elements are infinite or NaN ({count(birth.reached, 'module')}"
                 f" {'is' if birth.reached == 1 else 'are'} reached in it, {len(birth.rows)} of {len(trace.steps)} steps"
                 " are affected)."

@@ -65,22 +65,20 @@ class NoGradient(Rule):
         for region in regions(cut, owners):
             yield self._finding(trace, region, [p for m in region.members for p in by_module[m]], owners, cut)
         some = np.any([np.nan_to_num(np.abs(g)) > 0 for g in gradients.values()], axis=0)
-        since = {m: self._stopped(trace, by_module[m], gradients, some) for m in owners if m not in cut}
+        still = frozen(trace)
+        moving = [m for m in owners if m not in cut and still.isdisjoint(by_module[m])]
+        since = {m: self._stopped(by_module[m], gradients, some) for m in moving}
         for start in sorted({row for row in since.values() if row is not None}):
             for region in regions({m for m, row in since.items() if row == start}, owners):
                 members = [p for m in region.members for p in by_module[m]]
                 zero = any(not np.isnan(gradients[p][start:]).all() for p in members)
                 yield self._stopped_finding(trace, region, members, start, zero=zero, front=owners[0])
 
-    def _stopped(
-        self, trace: Trace, parameters: list[Parameter], gradients: dict[Parameter, Doubles], seen: Bools
-    ) -> int | None:
+    def _stopped(self, parameters: list[Parameter], gradients: dict[Parameter, Doubles], seen: Bools) -> int | None:
         """Index of the first step in which a module gets no gradient any more, or one of zero; None if it gets one.
 
         Only steps count in which some gradient, `seen`, differs from zero: a loss may be through with its work.
         """
-        if not set(parameters).isdisjoint(frozen(trace)):
-            return None
         here = np.any([np.nan_to_num(gradients[p]) > 0 for p in parameters], axis=0)[seen]
         had, rows = np.flatnonzero(here), np.flatnonzero(seen)
         missing = len(here) - 1 - int(had[-1])

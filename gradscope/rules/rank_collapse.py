@@ -100,8 +100,11 @@ class RankCollapse(Rule):
         end = mixing[-1].site.depth
         for limit in (self.max_spread, self.max_mixed)[: 2 if stalled else 1]:
             for one in known:
+                within = mixing[0].site.depth <= one.site.depth <= end
+                if not within or standing(one.spread <= limit, ~np.isnan(one.spread)) is None:
+                    continue
                 before = _before(flow, known, one)
-                if not mixing[0].site.depth <= one.site.depth <= end or before is None:
+                if before is None:
                     continue
                 later = [d for d in known if one.site.depth <= d.site.depth <= end]
                 lasting = standing(_all_below(later, 10 * limit) & (one.spread <= limit), ~np.isnan(one.spread))

@@ -52,7 +52,9 @@ def _lost(trace: Trace, parameter: Parameter) -> Doubles:
     """Share of the elements with a gradient that do not move, in each step; NaN where that is not known."""
     graded = parameter.applied if parameter.applied is not None else parameter.grad
     zeros = [
-        trace.statistics[Statistic.ZERO_FRACTION][:, c].astype(np.float64) for c in (parameter.update, graded) if c
+        trace.statistics[Statistic.ZERO_FRACTION][:, c].astype(np.float64)
+        for c in (parameter.update, graded)
+        if c is not None
     ]
     still, none = zeros if len(zeros) == 2 else (np.full(len(trace.steps), np.nan),) * 2
     with np.errstate(divide="ignore", invalid="ignore"):

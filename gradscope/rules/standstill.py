@@ -102,9 +102,11 @@ class Standstill:
             return f"The learning rate fell from {np.nanmax(lr):.1e} to {lr[self.first]:.1e} by step {step}."
         if self.why is Why.EPS:
             return (
-                f"The gradients have norms of up to {gradient:.1e}, below its eps of {self._eps(trace):g}: {name} no"
-                " longer divides their scale out."
+                f"The gradients have an rms of at most {self._usual_gradient:.1e}, below its eps of"
+                f" {self._eps(trace):g}: {name} no longer divides their scale out."
             )
+        if np.isnan(rate):  # weights that are moved by hand
+            return f"The gradients have norms of no more than {gradient:.1e}."
         if self.why is Why.GRADIENT:
             return (
                 f"{name} has a learning rate of {rate:g}, but the gradients have norms of no more than {gradient:.1e}."
@@ -129,6 +131,11 @@ class Standstill:
             )
         wanted = f"{rate * factor:.0e}"
         return f"Raise the learning rate of {where} from {rate:g} to about {wanted}, for update ratios near 1e-3."
+
+    @property
+    def _usual_gradient(self) -> float:
+        """Of the median weight: what eps stands beside is the size of an element, not a norm."""
+        return float(np.median([m.gradient for m in self.motions]))
 
     def _rate(self, trace: Trace) -> float:
         groups = [m.group.lr for m in self.motions if m.group is not None]

@@ -121,6 +121,7 @@ class UpdateTooLarge(Rule):
         moved = [p for p, r in ratios.items() if (np.nan_to_num(r) >= episode.bar).any() and p.update is not None]
         group = group_by_parameter(trace).get(where)
         lr = float((trace.per_step["lr"] if group is None else rates(trace, group))[episode.first])
+        at_rate = f" at a learning rate of {lr:g}" if np.isfinite(lr) else ""
         now = float(np.nan_to_num(ratios[worst][episode.first]))
         return Finding(
             code=self.code,
@@ -139,13 +140,15 @@ class UpdateTooLarge(Rule):
                 f"{_consequence(episode.after)}"
             ),
             cause=(
-                f"{optimizer_of(trace).name or 'The update rule'} at a learning rate of {lr:g} moves {where} by"
+                f"{optimizer_of(trace).name or 'The update rule'}{at_rate} moves {where} by"
                 f" {number(now)} of its norm at step {trace.steps[episode.first]}"
                 f"{_jump(trace, episode.first)}{_group(trace, group)}."
             ),
             remedy=(
                 f"Lower the learning rate{' of ' + (worst.module or where) if _group(trace, group) else ''} from {lr:g}"
                 f" to about {lr * 1e-2 / max(now, 1e-30):.0e}, where this step would be 1 % of the weight."
+                if np.isfinite(lr)
+                else f"Divide the step of {where} by {number(now / 1e-2)}, where it would be 1 % of the weight."
             ),
         )
 

@@ -64,7 +64,7 @@ class UpdateTooSmall(Rule):
         learning = [p for p in parameters if np.nansum(norms(trace, p.grad) > 0) >= self.min_steps]
         if not learning:
             raise NotJudged(f"needs weights with a gradient in {self.min_steps} steps")
-        owners = sorted({p.module for p in parameters}, key=lambda m: min(p.grad for p in parameters if p.module == m))
+        owners = list(dict.fromkeys(p.module for p in sorted(parameters, key=lambda p: p.grad)))
         if has_optimizer(trace):
             yield from self._left_out(trace, learning, owners)
         motions = motions_of(trace, [p for p in learning if p.is_weight and p.update is not None], self.min_steps)
@@ -83,7 +83,9 @@ class UpdateTooSmall(Rule):
     def _left_out(self, trace: Trace, learning: list[Parameter], owners: list[str]) -> Iterator[Finding]:
         missing = [p for p in learning if p.update is None and not moved_by_another(trace, p)]
         grave = {
-            p.module for p in missing if p.is_weight or not any(p.module == q.module and q.update for q in learning)
+            p.module
+            for p in missing
+            if p.is_weight or not any(p.module == q.module and q.update is not None for q in learning)
         }
         optimizer = optimizer_of(trace).name
         for modules in (grave, {p.module for p in missing} - grave):

@@ -65,7 +65,7 @@ class ZeroLossGradient(Rule):
         nothing = (share <= self.max_share) | ((share <= self.max_still) & (moved <= self.max_update))
         beginning = nothing[: self.min_steps].all()
         if beginning and nothing.mean() >= self.min_share_of_steps:
-            yield self._finding(trace, judged, share, none=not reached.any())
+            yield self._finding(trace, judged[nothing], share[nothing], none=not reached.any())
 
     def _finding(self, trace: Trace, judged: NDArray[np.intp], share: Doubles, *, none: bool) -> Finding:
         site = _last_output(trace)

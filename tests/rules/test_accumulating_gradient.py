@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import trace_of
@@ -111,3 +113,10 @@ def test_gradients_that_an_optimizer_applies_which_was_not_attached_are_judged_t
     )
     with pytest.raises(NotJudged):
         list(AccumulatingGradient().check(still))
+
+
+def test_gradients_that_have_all_left_the_range_have_no_size_to_tell():
+    found = trace(NEVER)
+    norms = np.where(np.isnan(found.statistics["l2_norm"]), np.nan, np.inf)
+    (finding,) = AccumulatingGradient().check(replace(found, statistics={**found.statistics, "l2_norm": norms}))
+    assert finding.cause == "Nothing clears .grad of the model."

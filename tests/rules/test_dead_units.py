@@ -104,3 +104,16 @@ def test_layers_that_follow_a_dead_one_belong_to_its_finding():
 def test_two_steps_are_too_few_to_judge():
     with pytest.raises(NotJudged, match="3 recorded steps"):
         list(DeadUnits().check(trace([1, 1, 1], steps=2)))
+
+
+def test_what_an_activation_is_given_is_told_only_while_it_is_a_number():
+    found = trace_of(
+        modules=["fc", "relu"],
+        types=["Linear", "ReLU"],
+        output_dead_fraction=[np.nan, 1.0],
+        output_mean=[np.nan, 0.0],
+        output_nonfinite_count=[1000.0, 0.0],
+        weight_rms=[1.0],
+    )
+    (finding,) = DeadUnits().check(found)
+    assert finding.cause == "The share was 100% in the first recorded step."

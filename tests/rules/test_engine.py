@@ -1,8 +1,10 @@
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builders import trace_of
 
@@ -90,3 +92,14 @@ print("torch" in sys.modules, *sorted(trace.statistics.packed))
     assert torch == "False"
     assert {"min", "max", "mean", "abs_max", "zero_fraction", "spectral_radius"} <= set(packed)
     assert {"numel", "nonfinite_count"}.isdisjoint(packed)
+
+
+def test_infinities_in_a_trace_warn_of_nothing():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        infinite = trace_of(
+            weight_l2_norm=[np.inf] * 4, weight_grad_l2_norm=[np.inf] * 4, weight_update_l2_norm=[np.inf] * 4
+        )
+        found = diagnose(infinite)
+    assert not caught
+    assert not [one for one in found.not_judged if "failed" in one.reason]

@@ -70,3 +70,16 @@ def test_what_has_no_gradient_at_all_is_not_known():
         weight_update_zero_fraction=[1.0],
     )
     assert rounded(still, kept_in_sixteen_bits(still), 3) == []
+
+
+def test_the_first_site_of_a_trace_counts_like_any_other():
+    still = trace_of(
+        steps=4,
+        weight_update_zero_fraction=[0.9],
+        weight_grad_zero_fraction=[0.0],
+        weight_rms=[1.0],
+        meta={"dtypes": {"0.weight": "bfloat16"}},
+    )
+    (weight,) = rounded(still, kept_in_sixteen_bits(still), 3)
+    assert weight.parameter.update == 0
+    assert weight.share == pytest.approx(0.9)

@@ -117,3 +117,9 @@ def test_a_schedule_that_raised_the_rate_is_named():
 def test_without_updates_there_is_nothing_to_judge():
     with pytest.raises(NotJudged, match="needs the update"):
         list(UpdateTooLarge().check(trace([np.nan, np.nan])))
+
+
+def test_weights_that_are_moved_by_hand_have_no_learning_rate_to_tell():
+    (finding,) = UpdateTooLarge().check(trace(spike(2.5), lr=np.nan))
+    assert "nan" not in finding.cause + finding.remedy
+    assert finding.remedy == "Divide the step of 0.weight by 250, where it would be 1 % of the weight."

@@ -111,7 +111,7 @@ def test_a_gradient_below_the_eps_of_adam_is_not_for_the_learning_rate_to_mend()
     adam = optimizer(1e-3, name="Adam", eps=1e-8)
     (finding,) = UpdateTooSmall().check(trace([1e-3, 0, 1e-3], grad=(1, 1e-17, 1), meta=adam))
     assert finding.message == "1 weight of body never moved in 20 recorded steps."
-    assert "norms of up to 1.0e-17, below its eps of 1e-08" in finding.cause
+    assert "an rms of at most 3.2e-19, below its eps of 1e-08" in finding.cause
     assert finding.remedy.startswith("Find what shrinks the gradient on its way to body")
 
 

@@ -121,3 +121,12 @@ def test_without_gradients_in_the_trace_nothing_is_judged():
     for one in (parameters_alone, no_optimizer):
         with pytest.raises(NotJudged, match="needs the gradient of what modules return"):
             list(ZeroLossGradient().check(one))
+
+
+def test_what_is_told_is_of_the_steps_that_show_it():
+    gradient = np.zeros((100, 4))
+    gradient[60] = 0.3
+    (finding,) = ZeroLossGradient().check(
+        trace_of(types=TYPES, output_l2_norm=np.ones(4), output_grad_l2_norm=gradient, loss=0.5, meta=OPTIMIZER)
+    )
+    assert "is exactly zero in 99 recorded steps" in finding.message
