@@ -1,6 +1,7 @@
 """What the reports are tested on: a sick and a healthy network, recurrent ones, all side by side. Nothing is random."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from io import StringIO
 from itertools import pairwise
 
@@ -142,7 +143,7 @@ def with_times(trace: Trace, rms: np.ndarray) -> Trace:
         time=np.tile(np.arange(length, dtype=np.int32), steps),
         statistics=by_statistic(values),
     )
-    return Trace(**{**{f: getattr(trace, f) for f in trace.__slots__}, "times": times})
+    return replace(trace, times=times)
 
 
 def printed(renderable: object, *, width: int = 80, ascii_only: bool = False) -> str:

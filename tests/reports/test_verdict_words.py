@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from examples import HEALTHY, SICK, diagnosis, finding, network
 from verdicts import BROKEN, ENCODER, EVERYTHING, MANY, NOTHING, PASSED, WARNED, dead
@@ -62,7 +64,7 @@ def test_the_last_line(verdict, line):
 def test_a_severe_symptom_of_a_mild_root_is_what_fails():
     root = finding(severity=Severity.WARNING)
     symptom = next(f for f in SICK.findings if f.caused_by)
-    severe = type(symptom)(**{**{n: getattr(symptom, n) for n in symptom.__slots__}, "severity": Severity.ERROR})
+    severe = replace(symptom, severity=Severity.ERROR)
     assert leading([root, severe]) == [root]
     assert last_line(Verdict(targets=(Judged(target="a", diagnosis=diagnosis(root, severe)),))) == ("failed: 1 error")
 
