@@ -367,11 +367,11 @@ class StepRecorder:
         where, moments = self._of_training(where, moments)
         rows = rows_of(moments)
         if self._aliases:
-            entry_of = {(site, time): i for i, (_, site, time) in enumerate(where.tolist())}
-            found = [(a[:3], entry_of[a[3:]]) for a in self._aliases if a[3:] in entry_of]
-            if found:
-                where = np.concatenate([where, np.array([target for target, _ in found])])
-                rows = np.concatenate([rows, rows[[source for _, source in found]]])
+            aliases = np.array(self._aliases, dtype=np.int64)
+            sources = _last_of(where[:, 1:], aliases[:, 3:])
+            found = sources >= 0
+            where = np.concatenate([where, aliases[found, :3]])
+            rows = np.concatenate([rows, rows[sources[found]]])
         return where, rows
 
     def _of_training(
@@ -462,6 +462,16 @@ def _nothing() -> None:
 def _among(numbers: NDArray[np.int64], wanted: set[int]) -> NDArray[np.bool_]:
     """Which `numbers` are `wanted`; most steps want one."""
     return numbers == next(iter(wanted)) if len(wanted) == 1 else np.isin(numbers, list(wanted))
+
+
+def _last_of(places: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.intp]:
+    """For each `wanted` (row, 2) the last row of `places` (row, 2) that equals it; -1 where there is none."""
+    width = 1 + max(int(pairs[:, 1].max(initial=0)) for pairs in (places, wanted))
+    known, keys = (pairs[:, 0] * width + pairs[:, 1] for pairs in (places, wanted))
+    order = np.argsort(known, kind="stable")
+    at = np.searchsorted(known[order], keys, side="right") - 1
+    found = order[at] if len(order) else at  # where nothing is smaller it is -1, some row that differs
+    return np.where(known[found] == keys, found, -1) if len(order) else found
 
 
 def _numbers(values: Sequence[Tensor | float]) -> list[float]:

@@ -57,6 +57,8 @@ def _of_directions(groups: Tensor) -> Tensor:
     """Of (group, row, feature): within each group, then the mean; rows of zeros have no direction."""
     length = torch.linalg.vector_norm(groups, dim=2, keepdim=True)
     known = length != 0
+    if groups.device.type == "cpu" and groups.is_contiguous() and groups.shape[1] > 1 and known.all():
+        return _all_known(groups / length, known.sum(1))  # half of the operations; elsewhere it would be a wait to know
     units = groups / torch.where(known, length, 1.0)
     count = known.sum(1)  # (group, 1)
     first = known.to(torch.int8).argmax(1, keepdim=True)
@@ -65,4 +67,13 @@ def _of_directions(groups: Tensor) -> Tensor:
     spread = away.square().sum((1, 2)) / (count[:, 0] - 1)
     told = count[:, 0] > 1
     mean: Tensor = torch.where(told, spread, 0.0).sum() / told.sum()
+    return mean
+
+
+def _all_known(units: Tensor, count: Tensor) -> Tensor:
+    """What `_of_directions` gives where no row is zero, to the last bit."""
+    away = units - units[:, :1]
+    away = away - (away.sum(1) / count)[:, None]
+    spread = away.square().sum((1, 2)) / (count[:, 0] - 1)
+    mean: Tensor = spread.sum() / (count[:, 0] > 1).sum()
     return mean

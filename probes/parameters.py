@@ -82,16 +82,19 @@ class _RawGradientHook(ParameterHook):
                 self.leftover.leave(parameter, recorder.step)
             return
         try:
-            aside(self.leftover.arrive, parameter)
+            recorder.training_tasks.add(torch._C._current_graph_task_id())
+            aside(self._look_at, recorder, parameter)
             if not traced:
                 self.leftover.leave(parameter, recorder.step)
-            recorder.training_tasks.add(torch._C._current_graph_task_id())
-            if self.reduced is not None:
-                self.reduced.wait_for(self.site, parameter, recorder.step)
-            elif parameter.grad is not None:
-                aside(recorder.emit_gradient_of, self.site, parameter.grad)
         except Exception as error:
             recorder.failed(Parameters.name, error)
+
+    def _look_at(self, recorder: Recorder, parameter: Tensor) -> None:
+        self.leftover.arrive(parameter)
+        if self.reduced is not None:
+            self.reduced.wait_for(self.site, parameter, recorder.step)
+        elif parameter.grad is not None:
+            recorder.emit_gradient_of(self.site, parameter.grad)
 
 
 class _Reduced:

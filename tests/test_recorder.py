@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gradscope.recorder import StepRecorder
+from gradscope.recorder import StepRecorder, _last_of
 from gradscope.records import COLUMN, Quantity
 from gradscope.statistics import measure, measure_many
 
@@ -117,3 +119,13 @@ def test_a_gradient_of_a_step_that_is_not_recorded_is_ignored():
     made.on = False
     made.emit_gradient(0, 0, made.site("a", Quantity.OUTPUT_GRAD), 0, None, torch.ones(3))
     assert not made.holds_something
+
+
+@given(
+    places=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=12),
+    wanted=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 4)), max_size=8),
+)
+def test_of_several_rows_at_one_place_the_last_is_found(places, wanted):
+    at = {place: row for row, place in enumerate(places)}
+    found = _last_of(*(np.array(pairs, dtype=np.int64).reshape(-1, 2) for pairs in (places, wanted)))
+    assert found.tolist() == [at.get(place, -1) for place in wanted]

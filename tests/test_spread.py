@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gradscope.spread import MOST, MOST_FEATURES, spread_of
+from gradscope.spread import MOST, MOST_FEATURES, _of_directions, spread_of
 
 
 def sample_spread(x: Tensor) -> float:
@@ -104,3 +104,12 @@ def test_it_is_outside_of_autograd_and_changes_nothing():
     before = x.detach().clone()
     assert not spread_of(x, tokens=False).samples.requires_grad
     assert torch.equal(x, before)
+
+
+@given(n=st.integers(2, 9), tokens=st.integers(1, 6), seed=st.integers(0, 99), lay=st.sampled_from(["as is", "turned"]))
+@settings(max_examples=40, deadline=None)
+def test_the_way_without_rows_of_zeros_gives_the_same_bits(n, tokens, seed, lay):
+    x = torch.randn(n, tokens, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = x.transpose(0, 1) if lay == "turned" else x
+    with_zeros = torch.cat([x, torch.zeros(1, *x.shape[1:], dtype=x.dtype)])  # a group that is left out
+    assert torch.equal(_of_directions(x).nan_to_num(-1), _of_directions(with_zeros).nan_to_num(-1))
