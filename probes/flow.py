@@ -9,7 +9,7 @@ on the nodes themselves and refer to nothing.
 import sys
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.compiler import is_compiling
+from torch.utils.hooks import RemovableHandle
 
 from gradscope.links import INPUT, MOST_CALLS, OUTPUT, End, Link, Side
 from gradscope.probes.base import NO_KWARGS, ForwardHook, Probe, Recorder, Target, aside, in_transform
@@ -38,26 +39,29 @@ class Flow(Probe):
 
     def attach(self, target: Target, recorder: Recorder) -> ExitStack:
         """Places a hook before and after each observed module that computes by itself, for the first steps."""
-        handles = ExitStack()
         ways = ways_of(recorder)
+        hooks = []
         for name, module in target.modules.items():
             if is_leaf(module):
                 given, returned = _GivenHook(recorder, ways, name), _ReturnedHook(recorder, ways, name)
-                handles.callback(module.register_forward_pre_hook(given, with_kwargs=True).remove)
-                handles.callback(module.register_forward_hook(returned).remove)
+                hooks.append(module.register_forward_pre_hook(given, with_kwargs=True))
+                hooks.append(module.register_forward_hook(returned))
         if not is_leaf(target.model):
-            handles.callback(target.model.register_forward_hook(_ModelHook(recorder, ways)).remove)
+            hooks.append(target.model.register_forward_hook(_ModelHook(recorder, ways)))
+        handles = ExitStack()
+        for hook in hooks:
+            handles.callback(hook.remove)  # once more: the fast path of an evaluation may have put them aside
         handles.callback(ways.clear)
-        recorder.on_step(_FirstSteps(ways, handles), self.name)
+        recorder.on_step(_FirstSteps(ways, hooks), self.name)
         return handles
 
 
 class _FirstSteps:
     """Takes the hooks away once enough was seen; where code was compiled with them, they stay and do nothing."""
 
-    def __init__(self, ways: "Ways", handles: ExitStack) -> None:
+    def __init__(self, ways: "Ways", hooks: Sequence[RemovableHandle]) -> None:
         self._ways = ways
-        self._handles = handles
+        self._hooks = hooks
         self._left = STEPS
 
     def begin(self) -> None:
@@ -70,7 +74,8 @@ class _FirstSteps:
         self._ways.clear()
         self._ways.on = False
         if self._left == 0 and not _has_compiled():
-            self._handles.close()
+            for hook in self._hooks:
+                hook.remove()
 
 
 def _has_compiled() -> bool:
