@@ -82,21 +82,24 @@ class Flow:
 
     def feeds(self, module: str) -> tuple[str, ...]:
         """The modules that take part in what `module` is given, with no module between."""
-        return self._nearest(self.given(module), self.before, Side.RETURNED)
-
-    def fed_by(self, module: str) -> tuple[str, ...]:
-        """The modules in whose input `module` takes part, with no module between."""
-        return self._nearest(self.returned(module), self.after, Side.GIVEN)
+        found: dict[str, None] = {}
+        waiting = deque(leading for vertex in self.given(module) for leading in self.before.get(vertex, ()))
+        seen = set(waiting)
+        while waiting:
+            vertex = waiting.popleft()
+            if vertex.is_module and vertex.side is Side.RETURNED:
+                found.setdefault(vertex.module)
+            for leading in self.before.get(vertex, ()):
+                if leading not in seen and not _is_inside(vertex, leading):
+                    seen.add(leading)
+                    waiting.append(leading)
+        return tuple(found)
 
     def is_before(self, module: str, later: str) -> bool:
         """Whether what `module` returns reaches `later`, in one pass."""
         reach, bits = self._reach
         wanted = sum(bits[vertex] for vertex in self.given(later))
         return any(reach[vertex] & wanted for vertex in self.returned(module) if vertex in reach)
-
-    def skips(self, module: str) -> bool:
-        """Whether a path leads around `module`: what it is given reaches without it what its output reaches."""
-        return any(self._is_skipped(vertex) for vertex in self.given(module))
 
     @cached_property
     def backbone(self) -> tuple[str, ...]:
@@ -139,9 +142,9 @@ class Flow:
         """What `module` has returned, for each call."""
         return [Vertex(v.module, v.call, Side.RETURNED) for v in self.given(module)]
 
-    def descendants(self, start: Iterable[Vertex], without: Vertex | None = None) -> set[Vertex]:
-        """All that can be reached from `start`, not over `without`; `start` itself only by a loop."""
-        return _reached(start, self.after, without)
+    def descendants(self, start: Iterable[Vertex]) -> set[Vertex]:
+        """All that can be reached from `start`; `start` itself only by a loop."""
+        return _reached(start, self.after)
 
     def parts_between(self, vertex: Vertex, later: Vertex) -> list[set[Vertex]]:
         """What lies on the ways from `vertex` to `later`, apart from these: each part hangs together by itself."""
@@ -184,27 +187,6 @@ class Flow:
                 changed |= found != reach[vertex]
                 reach[vertex] = found
         return reach, bits
-
-    def _is_skipped(self, given: Vertex) -> bool:
-        returned = Vertex(given.module, given.call, Side.RETURNED)
-        with_it = {v for v in self.descendants([returned]) if v.side is Side.GIVEN}
-        around = self.descendants([self.tensor_of(given)], without=returned)
-        return bool(with_it & around)
-
-    def _nearest(self, start: Iterable[Vertex], edges: Edges, side: Side) -> tuple[str, ...]:
-        """The modules at whose `side` the ways from `start` along `edges` first come to a module."""
-        found: dict[str, None] = {}
-        waiting = [following for vertex in start for following in edges.get(vertex, ())]
-        seen = set(waiting)
-        while waiting:
-            vertex = waiting.pop(0)
-            if vertex.is_module and vertex.side is side:
-                found.setdefault(vertex.module)
-            for following in edges.get(vertex, ()):
-                if following not in seen and not _is_inside(vertex, following):
-                    seen.add(following)
-                    waiting.append(following)
-        return tuple(found)
 
     @cached_property
     def _passes(self) -> list[set[Vertex]]:
@@ -259,9 +241,9 @@ def _vertex(end: End, call: int) -> Vertex:
     return Vertex(end.module, call, end.side, end.name if end.module == OUTPUT else "")
 
 
-def _is_inside(vertex: Vertex, following: Vertex) -> bool:
+def _is_inside(vertex: Vertex, leading: Vertex) -> bool:
     """Whether the edge between them is a module."""
-    return (vertex.module, vertex.call) == (following.module, following.call) and vertex.side is not following.side
+    return (vertex.module, vertex.call) == (leading.module, leading.call) and vertex.side is not leading.side
 
 
 def _reached(start: Iterable[Vertex], edges: Edges, without: Vertex | None = None) -> set[Vertex]:

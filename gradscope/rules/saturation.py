@@ -13,7 +13,7 @@ from gradscope.rules.activations import LARGEST_SLOPE, has_activation_of
 from gradscope.rules.base import Rule
 from gradscope.rules.gain import BEGINNING, Bools
 from gradscope.rules.gate_slopes import GatedLayer, gated_layers
-from gradscope.rules.layers import Layer, fan_in, learned_layers, size_of
+from gradscope.rules.layers import Layer, fan_in, learned_layers, relative_scale, size_of
 from gradscope.rules.learning import norms
 from gradscope.rules.losses import has_fallen
 from gradscope.rules.persistence import Persistence, persistence
@@ -133,17 +133,17 @@ class Saturation(Rule):
         site, lasting = stuck.site, stuck.lasting
         share = float(np.median(stuck.share[lasting.rows]))
         first, last = int(trace.steps[lasting.first]), int(trace.steps[lasting.last])
-        before = [layer.module for layer in learned_layers(trace) if layer.depth < site.depth]
+        before = [layer for layer in learned_layers(trace) if layer.depth < site.depth][-1:]
         cause = f"A {site.module_type} is steep only near zero"
-        remedy = f"Scale down what {site.module} is given, or put a normalisation layer before it."
-        if before and (given := trace.columns(Quantity.OUTPUT, before[-1])):
-            rms = float(np.nanmedian(trace.statistics[Statistic.RMS][lasting.rows, given[0]]))
-            cause += f"; {before[-1]} gives it values with an rms of {number(rms)}"
+        remedy = f"Put a normalisation layer before {site.module}."
+        if before and (given := trace.columns(Quantity.OUTPUT, before[0].module)):
+            layer, rms = before[0], float(np.nanmedian(trace.statistics[Statistic.RMS][lasting.rows, given[0]]))
+            cause += f"; {layer.module} gives it values with an rms of {number(rms)}"
             if rms > 1:
-                remedy = (
-                    f"Bring what {before[-1]} gives to an rms near 1: divide its weights, or its inputs, by"
-                    f" {number(rms)}, or put a normalisation layer between the two."
-                )
+                # rms is about their product: the scale of its weights and the rms of what it is given
+                by_weights = relative_scale(trace, layer)[lasting.first] ** 2 >= rms
+                what = f"the weights of {layer.module}" if by_weights else f"what {layer.module} is given"
+                remedy = f"Divide {what} by {number(rms)}: {site.module} is then given values with an rms near 1."
         grave = Severity.ERROR if share >= self.error_fraction else Severity.WARNING
         learned = lasting.first >= BEGINNING and has_fallen(trace, to=self.learned_loss)
         return Finding(

@@ -191,7 +191,8 @@ def test_parts_that_are_called_by_themselves():
 
 
 def test_parts_that_take_turns_are_all_seen():
-    assert set(flow_of(train(Alternating(), steps=4)).fed_by("trunk")) == {"heads.0", "heads.1", "heads.2"}
+    found = flow_of(train(Alternating(), steps=4))
+    assert all(found.feeds(f"heads.{i}") == ("trunk",) for i in range(3))
 
 
 def test_a_frozen_part_is_followed_by_the_tensors_themselves():

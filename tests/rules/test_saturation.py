@@ -12,13 +12,13 @@ NAN = np.nan
 TYPES = ["Linear", "Tanh", "Linear", "Sigmoid", "Linear", "Tanh"]
 
 
-def trace(saturated, steps=20, **more):
+def trace(saturated, steps=20, weight=0.2, **more):
     """One share for each of three bounded activations, each behind a Linear; the last is the model's output."""
     share = np.full((steps, 6), NAN)
     share[:, 1::2] = saturated
     return trace_of(
         types=TYPES,
-        weight_rms=[0.2, NAN] * 3,
+        weight_rms=[weight, NAN] * 3,
         output_rms=[12.0, 1.0] * 3,
         output_saturated_fraction=share,
         **more,
@@ -44,7 +44,12 @@ def test_an_activation_stuck_at_its_bounds_is_found(share, severity):
     (finding,) = Saturation().check(trace([share, 0.1, 0.1]))
     assert (finding.module, finding.severity) == ("1", severity)
     assert "0 gives it values with an rms of 12" in finding.cause
-    assert "by 12" in finding.remedy
+    assert finding.remedy.startswith("Divide the weights of 0 by 12: ")
+
+
+def test_where_the_weights_are_usual_what_they_are_given_is_too_large():
+    (finding,) = Saturation().check(trace([0.8, 0.1, 0.1], weight=1000**-0.25))  # √fan_in · rms is 1
+    assert finding.remedy.startswith("Divide what 0 is given by 12: ")
 
 
 def test_an_output_that_begins_at_its_bounds_and_stays_there_is_found():
