@@ -44,12 +44,14 @@ def test_an_activation_stuck_at_its_bounds_is_found(share, severity):
     (finding,) = Saturation().check(trace([share, 0.1, 0.1]))
     assert (finding.module, finding.severity) == ("1", severity)
     assert "0 gives it values with an rms of 12" in finding.cause
-    assert finding.remedy.startswith("Divide the weights of 0 by 12: ")
+    assert "by 12" in finding.remedy
 
 
-def test_where_the_weights_are_usual_what_they_are_given_is_too_large():
-    (finding,) = Saturation().check(trace([0.8, 0.1, 0.1], weight=1000**-0.25))  # √fan_in · rms is 1
-    assert finding.remedy.startswith("Divide what 0 is given by 12: ")
+@pytest.mark.parametrize(("scale", "what"), [(1.0, "what 0 is given"), (12.0, "the weights of 0")])
+def test_what_is_divided_is_the_larger_of_the_weights_and_what_they_are_given(scale, what):
+    """A layer of 1000 weights without a bias counts as square."""
+    (finding,) = Saturation().check(trace([0.8, 0.1, 0.1], weight=scale / 1000**0.25))
+    assert finding.remedy.startswith(f"Divide {what} by 12: ")
 
 
 def test_an_output_that_begins_at_its_bounds_and_stays_there_is_found():
