@@ -10,7 +10,7 @@ from gradscope.records import Quantity, Statistic
 from gradscope.rules.activations import LARGEST_SLOPE, asked_gain
 from gradscope.rules.base import Rule
 from gradscope.rules.chains import gradient_profiles, spread_in_order, spread_profiles
-from gradscope.rules.gain import GROWTH, REMAINS, Bools, Rises, steady_growth, steepest_rises
+from gradscope.rules.gain import BEGINNING, DECAY, GROWTH, REMAINS, Bools, Rises, steady_growth, steepest_rises
 from gradscope.rules.layers import Profile, fan_in, learned_layers, relative_scale
 from gradscope.rules.oversized import oversized
 from gradscope.rules.persistence import Persistence, persistence
@@ -27,7 +27,8 @@ class ForwardVarianceExplosion(Rule):
         back by the same factor; in low precision the numbers overflow.
     How it is measured: the std of every layer's output against depth; and, because a bounded activation hides the
         growth, a gradient that grows by 1.26 per layer or more over layers whose weights have at least 1.6 times the
-        scale that their activation asks for.
+        scale that their activation asks for. Where the gradient grows on its way back as GS102 asks, outputs that grow
+        by 1.25 per layer are enough, as in a stream to which every block adds as much again.
     Why the threshold: 1.5 decades over at least four layers, with a factor of 1.6 or more per layer, if the run begins
         with it; what training has made counts from three decades on. Twice the He scale doubles per layer. A bounded
         activation between the layers may cut the growth off each time: weights of three times the scale that keeps the
@@ -60,7 +61,8 @@ class ForwardVarianceExplosion(Rule):
         profiles = (*spread_profiles(trace), *spread_in_order(trace))
         spread = [(profile, steepest_rises(profile.values)) for profile in profiles]
         gradient = [(profile, steepest_rises(-profile.values)) for profile in gradient_profiles(trace)]
-        growing = [self._growing(trace, *each) for each in spread]
+        back = np.any([np.zeros(len(trace.steps), bool), *(self._back(rises) for _, rises in gradient)], axis=0)
+        growing = [self._growing(trace, *each) | self._both_ways(each[1], back) for each in spread]
         exploding = [self._exploding(trace, *each) for each in gradient]
         steep = [
             *(("the output's std", *each) for each in steepest(trace, spread, growing)),
@@ -120,6 +122,18 @@ class ForwardVarianceExplosion(Rule):
         with np.errstate(invalid="ignore"):
             driven = ~(scale_along(trace, profile, rises) < self.least_scale)
         return steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades) & driven
+
+    def _both_ways(self, rises: Rises, back: Bools) -> Bools:
+        """Where the gradient grows on its way `back`, if the run begins with outputs that grow as well, if slower."""
+        forward = steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades, gain=DECAY)
+        begun = (forward & back)[np.flatnonzero(rises.known)[:BEGINNING]].any()
+        with np.errstate(invalid="ignore"):
+            large = rises.decades >= self.min_decades
+        return back & large if begun else forward & back
+
+    def _back(self, rises: Rises) -> Bools:
+        """Where the gradient grows as GS102 asks."""
+        return steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades)
 
     def _exploding(self, trace: Trace, profile: Profile, rises: Rises) -> Bools:
         """Where the gradient does, over layers with large weights: a second witness, half the slope is enough."""

@@ -23,10 +23,13 @@ late = np.arange(20)[:, None] >= 10
 BROKEN = {
     "twice the He scale": trace(along(2.0)),
     "hidden by a bounded activation": trace(np.ones(D), grad=along(1.5)[::-1], rms=0.9),
+    "slower, and back as fast as a gradient explodes": trace(along(1.5), grad=along(1.7)[::-1]),
+    "at first both ways, then only back": trace(np.where(late, 1.0, along(1.5)), grad=along(1.7)[::-1]),
     "then diverged": trace(np.where(np.arange(20)[:, None] < 2, along(4.0), np.nan)),
 }
 CLEAN = {
     "kept": trace(np.ones(D)),
+    "slower, and back no steeper": trace(along(1.5), grad=along(1.5)[::-1], rms=0.22),
     "made larger by learning": trace(np.where(late, along(2.0, 7), 1.0)),
     "steeper gradient, weights as asked": trace(np.ones(D), grad=along(1.5)[::-1], rms=0.22),
     "biases that differ, over tiny weights": trace(along(2.0), rms=0.001),
