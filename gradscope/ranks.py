@@ -103,6 +103,13 @@ def meta_of(traces: Sequence[Trace]) -> dict[str, Json]:
     if any(spots):  # of all ranks: what one of them did not run another may have
         blind = [{_blind_module(spot): spot for spot in found} if isinstance(found, list) else {} for found in spots]
         meta["blind_spots"] = [spot for name, spot in blind[0].items() if all(name in other for other in blind)]
+    broken: dict[str, Json] = {}
+    for trace in traces:
+        found = trace.meta.get("broken")
+        for module, step in found.items() if isinstance(found, dict) else ():
+            broken[module] = min(int(str(step)), int(str(broken.get(module, step))))
+    if broken:  # on whichever rank it broke first
+        meta["broken"] = broken
     return meta
 
 

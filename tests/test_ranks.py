@@ -111,3 +111,10 @@ def test_the_whole_is_blind_only_where_every_rank_is():
     assert meta["blind_spots"] == [jit]
     assert meta["distributed"] == {"world_size": 2, "parameters": "replicated", "ranks": [0, 1]}
     assert "blind_spots" not in meta_of([rank_trace(0), rank_trace(1)])
+
+
+def test_a_module_breaks_in_the_step_in_which_it_does_on_the_first_rank():
+    broken = [{"encoder": 7}, {"decoder": 4, "encoder": 5}, None]
+    traces = [rank_trace(rank, 3, **({"broken": one} if one else {})) for rank, one in enumerate(broken)]
+    assert meta_of(traces)["broken"] == {"encoder": 5, "decoder": 4}
+    assert "broken" not in meta_of([rank_trace(0), rank_trace(1)])
