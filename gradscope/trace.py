@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gradscope.errors import TraceError, nearest
 from gradscope.findings import Json
+from gradscope.once import once
 from gradscope.records import STATISTICS, Event, Quantity, Site, Statistic
 
 if TYPE_CHECKING:
@@ -131,14 +132,8 @@ class Trace:
     def columns(self, quantity: Quantity | str, module: str | None = None, name: str | None = None) -> list[int]:
         """Indices of the sites of `quantity`, by depth; of one module and one name, where given."""
         wanted = _quantity(quantity)
-        found = [
-            index
-            for index, site in enumerate(self.sites)
-            if site.quantity is wanted
-            and (module is None or site.module == module)
-            and (name is None or site.name == name)
-        ]
-        return sorted(found, key=lambda index: self.sites[index].depth)
+        found = _columns_of(self).get(wanted if module is None else (wanted, module), [])
+        return [index for index in found if name is None or self.sites[index].name == name]
 
     def by_depth(self, quantity: Quantity | str, stat: Statistic | str) -> tuple[tuple[Site, ...], Floats]:
         """Sites of `quantity` that were observed at least once, by depth, and their `stat` of shape (step, depth).
@@ -357,6 +352,17 @@ def _units_of(records: Sequence[StepRecord]) -> UnitTable:
         units=np.array([len(silent) for _, _, silent in rows], dtype=np.int32),
         bits=np.concatenate([np.packbits(silent) for _, _, silent in rows]),
     )
+
+
+@once
+def _columns_of(trace: Trace) -> dict[Quantity | tuple[Quantity, str], list[int]]:
+    """Indices of the sites by quantity, and by quantity and module, each by depth: rules ask for every layer."""
+    found: dict[Quantity | tuple[Quantity, str], list[int]] = {}
+    for index in sorted(range(len(trace.sites)), key=lambda at: trace.sites[at].depth):
+        site = trace.sites[index]
+        found.setdefault(site.quantity, []).append(index)
+        found.setdefault((site.quantity, site.module), []).append(index)
+    return found
 
 
 def _quantity(quantity: Quantity | str) -> Quantity:

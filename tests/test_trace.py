@@ -1,5 +1,7 @@
+import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -137,7 +139,7 @@ def test_observed_is_false_where_there_is_no_value() -> None:
 
 def parameters() -> Trace:
     sites = tuple(
-        Site(module=module, module_type="Linear", quantity=quantity, name=name, depth=1)
+        Site(module=module, module_type="Linear", quantity=Quantity(quantity), name=name, depth=1)
         for module in ("net.fc1", "net.fc2")
         for quantity, name in ((Quantity.WEIGHT, "weight"), (Quantity.WEIGHT, "bias"), (Quantity.OUTPUT, ""))
     )
@@ -276,3 +278,22 @@ def test_a_parametrized_weight_is_found_by_its_full_name() -> None:
     builder.append(record_of(0, {0: 7.0}, {}, 1), (site,), {})
     trace = builder.finish((site,), {})
     assert trace.column("net.fc.parametrizations.weight.original", "weight") == 0
+
+
+def test_columns_are_by_depth_whatever_the_order_of_registration():
+    sites = [
+        Site(module=module, module_type="Linear", quantity=Quantity(quantity), name=name, depth=depth)
+        for module, quantity, name, depth in [
+            ("b", "weight", "weight", 2),
+            ("a", "output", "", 1),
+            ("a", "weight", "weight", 1),
+            ("a", "weight", "bias", 1),
+        ]
+    ]
+    trace = replace(trace_of(output_rms=[1.0]), sites=tuple(sites))
+    for wanted in itertools.product(("weight", "output"), (None, "a", "b", "c"), (None, "weight", "bias")):
+        said = dict(zip(("quantity", "module", "name"), wanted, strict=True))
+        found = [i for i, s in enumerate(sites) if all(v is None or getattr(s, k) == v for k, v in said.items())]
+        assert trace.columns(*wanted) == sorted(found, key=lambda i: sites[i].depth)
+    trace.columns("weight").clear()
+    assert trace.columns("weight") == [2, 3, 0]

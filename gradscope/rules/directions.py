@@ -1,5 +1,6 @@
 """How far the directions of rows spread at each module, and how many features a row has there."""
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ class Direction:
 def directions_of(trace: Trace) -> list[Direction]:
     """All outputs in which the spread was measured, by depth; softmax, whose rows are weights, is left out."""
     widths = sorted((layer.depth, _features(trace, layer.module, layer.module_type)) for layer in learned_layers(trace))
+    depths = [depth for depth, _ in widths]
     found: list[Direction] = []
     seen: set[str] = set()
     attention = {
@@ -42,10 +44,13 @@ def directions_of(trace: Trace) -> list[Direction]:
         if site.module in seen or np.isnan(spread).all() or "Softmax" in site.module_type:
             continue
         seen.add(site.module)
-        width = [features for depth, features in widths if depth <= site.depth]
+        place = bisect_right(depths, site.depth)
         found.append(
             Direction(
-                site=site, spread=spread, features=width[-1] if width else np.nan, attends=site.module in attention
+                site=site,
+                spread=spread,
+                features=widths[place - 1][1] if place else np.nan,
+                attends=site.module in attention,
             )
         )
     return found

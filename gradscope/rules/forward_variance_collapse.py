@@ -119,6 +119,7 @@ def _samples_in_order(trace: Trace, gradient: Judged) -> tuple[Profile, ...]:
         return ()
     joins = {place.module for profile, _ in gradient for place in profile.layers if not isinstance(place, Layer)}
     sums = any(end.module in joins and _SUM in by for (_, end), by in flow.through.items())
-    through = {s.module_type for s in trace.sites if s.module in flow.backbone}
+    backbone = set(flow.backbone)
+    through = {s.module_type for s in trace.sites if s.module in backbone}
     flat = any(LARGEST_SLOPE.get(kind, 1.0) * DECAY < 1 for kind in through)
     return spread_in_order(trace, Statistic.SAMPLE_SPREAD) if sums and not flat else ()

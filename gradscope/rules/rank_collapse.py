@@ -115,12 +115,17 @@ class RankCollapse(Rule):
     def _buried(self, flow: Flow | None, known: list[Direction]) -> "_Found | None":
         """One layer that adds so much of the same that the rest no longer counts."""
         for one in known:
-            later = [d for d in known if d.site.depth > one.site.depth]
             before = _before(flow, known, one, nearest=True)
-            if before is None or not later or one.site.module_type in LOOKUPS:
+            if before is None or one.site.module_type in LOOKUPS:
                 continue
             sick = (one.spread <= self.max_spread) & (before.spread >= self.min_fall * one.spread)
-            sick &= (before.spread >= self.min_before / 5) & _all_below(later, 10 * self.max_spread)
+            sick &= before.spread >= self.min_before / 5
+            if not sick.any():
+                continue  # to compare each layer with all that follow is slow where there are hundreds
+            later = [d for d in known if d.site.depth > one.site.depth]
+            if not later:
+                continue
+            sick &= _all_below(later, 10 * self.max_spread)
             lasting = standing(sick, ~np.isnan(one.spread))
             if lasting is not None:
                 name = one.site.module
@@ -192,14 +197,12 @@ def _all_below(later: list[Direction], limit: float) -> Bools:
 
 def _before(flow: Flow | None, known: list[Direction], one: Direction, *, nearest: bool = False) -> Direction | None:
     """What leads to it and differs most; with `nearest`, of what feeds it."""
+    if nearest and flow is not None and flow.given(one.site.module):
+        feeders = flow.feeds(one.site.module)
+        known = [d for d in known if d.site.module in feeders]
     earlier = [d for d in known if d.site.depth < one.site.depth]
     if flow is not None and flow.given(one.site.module):
-        feeders = flow.feeds(one.site.module)
-        earlier = [
-            d
-            for d in earlier
-            if (d.site.module in feeders if nearest else flow.is_before(d.site.module, one.site.module))
-        ]
+        earlier = [d for d in earlier if nearest or flow.is_before(d.site.module, one.site.module)]
     elif nearest:
         earlier = earlier[-1:]
     return max(earlier, key=lambda d: float(np.nanmax(d.spread)), default=None)
