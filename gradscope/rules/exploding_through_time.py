@@ -13,7 +13,7 @@ from gradscope.recurrence import Recurrence
 from gradscope.rules.base import Rule
 from gradscope.rules.gain import BEGINNING
 from gradscope.rules.learning import norms
-from gradscope.rules.persistence import persistence
+from gradscope.rules.persistence import Persistence, persistence
 from gradscope.rules.through_time import (
     LEAST_LAG,
     STEADY,
@@ -32,7 +32,7 @@ from gradscope.rules.through_time import (
     worst_of_each_module,
 )
 from gradscope.rules.wording import number
-from gradscope.trace import Doubles, Trace
+from gradscope.trace import Doubles, Ints, Trace
 
 _CLIPPED = 0.5  # norm of the gradient as applied over what backward left
 
@@ -49,7 +49,7 @@ class ExplodingThroughTime(Rule):
     Why the threshold: training makes gains of a little over 1, which add up to a factor of ten or less on 8 to 64 steps
         (RNN, LSTM and GRU), 25 at the most for an orthogonal RNN of 1.2. So two decades count if the run begins with
         them, and three if training has made them. It is an error from four decades on, and from there on it counts
-        even if it heals.
+        even if it heals, or lasts for the one step that replaces the layer's weights.
     What to try: an orthogonal recurrent matrix or one divided by its spectral radius; clipping by the norm, which keeps
         the direction; a lower learning rate.
     Where it stays silent: growth by a factor of ten over the whole sequence; lags under 10; a few odd steps.
@@ -79,8 +79,10 @@ class ExplodingThroughTime(Rule):
             judged = np.unique(recurrence.step[known])
             bar = self.min_decades if begun[judged[:BEGINNING]].any() else self.learned_decades
             sick = known & steady & (growth >= bar)
-            lasting = persistence(*by_step(trace, recurrence, sick, known))
             rows = np.flatnonzero(sick)
+            lasting = persistence(*by_step(trace, recurrence, sick, known))
+            if lasting is None and len(rows) and growth[rows[0]] >= self.error_decades:
+                lasting = _blown_away(trace, recurrence, rows)
             if lasting is not None and (lasting.standing or middle(growth, rows) >= self.error_decades):
                 found.append(Lasting(recurrence=recurrence, persistence=lasting, rows=rows, decades=growth))
         if not seen:
@@ -113,6 +115,17 @@ class ExplodingThroughTime(Rule):
             cause=_cause(lasting),
             remedy=_remedy(trace, lasting),
         )
+
+
+def _blown_away(trace: Trace, recurrence: Recurrence, rows: Ints) -> Persistence | None:
+    """An explosion that did not last since the step that it made replaced the layer's weights; None if it was none."""
+    steps = np.unique(recurrence.step[rows])
+    for update in trace.columns(Quantity.WEIGHT_UPDATE, recurrence.module):
+        weight = trace.columns(Quantity.WEIGHT, recurrence.module, trace.sites[update].name)
+        if weight and norms(trace, update)[steps[0]] >= norms(trace, weight[0])[steps[0]] > 0:
+            first, last = int(steps[0]), int(steps[-1])
+            return Persistence(first=first, last=last, share=len(steps) / len(trace.steps), standing=False, rows=steps)
+    return None
 
 
 def grown_decades(recurrence: Recurrence) -> tuple[Doubles, Bools]:

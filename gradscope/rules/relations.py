@@ -142,6 +142,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
     "GS102": (
         ("GS504", _anywhere),
         ("GS505", _anywhere),
+        ("GS306", _overlapping),
         ("GS202", _upstream),
         ("GS305", _overlapping),
         ("GS502", _anywhere),
@@ -295,6 +296,8 @@ def _worst(found: list[Finding]) -> int | None:
 
 
 def _comes_first(cause: Finding, effect: Finding) -> bool:
+    if cause.code == "GS505" and effect.first_step <= cause.first_step <= 1:
+        return effect.code != cause.code  # nothing can be left over in the first step: the loop was so from there on
     if cause.first_step != effect.first_step:
         return cause.first_step < effect.first_step
     if _leads_up_to(cause, effect) or _leads_up_to(effect, cause):

@@ -65,6 +65,15 @@ def test_a_gradient_that_grows_along_the_sequence_is_found(values):
     assert finding.module == "rnn"
 
 
+@pytest.mark.parametrize(("moved", "found"), [(30.0, True), (0.01, False)])
+def test_an_explosion_counts_though_the_step_that_it_makes_ends_it(moved, found):
+    """It is there in the first step alone, four decades and more; then the weights are others."""
+    values = read_at_the_end(np.where(steps < 1, 1.2, 1.0))
+    weights = {"weight weight_hh_l0": np.ones((100, 1)), "weight_update weight_hh_l0": moved * np.ones((100, 1))}
+    findings = list(ExplodingThroughTime().check(trace(values | weights, mode="RNN_RELU")))
+    assert [(f.first_step, f.last_step, f.severity) for f in findings] == [(0, 0, Severity.ERROR)] * found
+
+
 @pytest.mark.parametrize("values", CLEAN.values(), ids=CLEAN)
 def test_what_keeps_its_gradient_is_clean(values):
     assert list(ExplodingThroughTime().check(trace(values, mode="" if "state_grad h" in values else "RNN_RELU"))) == []

@@ -110,6 +110,15 @@ def branches(*chains):
     return trace_of(output_rms=[1.0], meta={"flow": links.to_list()})
 
 
+def test_a_forgotten_clear_was_forgotten_from_the_start():
+    assert roles(finding("GS505", first=1), finding("GS502"))["GS502"] == (Role.SYMPTOM, "GS505")
+    assert roles(finding("GS505", first=5), finding("GS502"))["GS502"] == ROOT
+
+
+def test_attention_that_rests_on_one_key_explains_a_gradient_that_grows_there():
+    assert roles(finding("GS306", depths=(4, 5)), finding("GS102"))["GS102"] == (Role.SYMPTOM, "GS306")
+
+
 def test_what_costs_nothing_explains_nothing_that_does():
     survived = finding("GS502", severity=Severity.INFO)
     assert roles(survived, finding("GS301", first=1))["GS301"] == ROOT
