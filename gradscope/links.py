@@ -13,6 +13,7 @@ from gradscope.findings import Json
 
 INPUT = "(input)"  # in place of a module: what no gradient goes back to
 OUTPUT = "(output)"  # what the model returns
+ROWS = " of rows"  # ends the name of a matrix product that adds up the rows of what leads to it
 MOST_CALLS = 64  # of one module in one step: the last of them stands for all that follow, as in a loop over time
 
 

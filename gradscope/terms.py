@@ -7,6 +7,7 @@ import numpy as np
 
 from gradscope.findings import Json
 from gradscope.kinds import LARGEST_SLOPE, Kind, kind_of
+from gradscope.links import ROWS
 from gradscope.records import PARAMETER_QUANTITIES
 from gradscope.recurrence import recurrences
 from gradscope.trace import Doubles, Ints, Trace
@@ -218,7 +219,8 @@ def _through_time(label: str, per_step: float, lag: float) -> Term:
 
 
 def _function_names(functions: Iterable[str]) -> str:
-    names = dict.fromkeys(name.rstrip("0123456789").removesuffix("Backward").lower() for name in functions)
+    bare = (name.removesuffix(ROWS).rstrip("0123456789") for name in functions)
+    names = dict.fromkeys(name.removesuffix("Backward").lower() for name in bare)
     return ", ".join(names) or "functions"
 
 

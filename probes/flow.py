@@ -23,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 from gradscope.links import INPUT, MOST_CALLS, OUTPUT, End, Link, Side
 from gradscope.probes.base import NO_KWARGS, ForwardHook, Probe, Recorder, Target, aside, in_transform
 from gradscope.probes.names import is_leaf
+from gradscope.probes.products import name_of
 from gradscope.probes.tensors import given_tensors, named_tensors
 from gradscope.records import Quantity
 
@@ -179,8 +180,9 @@ class Ways:
             seen.add((node, output))
             point = self._mark_on(node, output)
             if point is None:
-                through = (node.name(), *after)[:_MOST_NAMES]
-                waiting.extend((following, number, through) for following, number in node.next_functions)
+                for place, (following, number) in enumerate(node.next_functions):
+                    if following is not None:
+                        waiting.append((following, number, (name_of(node, place), *after)[:_MOST_NAMES]))
             elif point not in reached:
                 reached.add(point)
                 yield point, after

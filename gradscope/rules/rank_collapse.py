@@ -8,6 +8,7 @@ import numpy as np
 from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.flow import Flow, flow_of
+from gradscope.links import ROWS
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
 from gradscope.rules.directions import Direction, directions_of
@@ -18,7 +19,7 @@ from gradscope.rules.stuck import place_of
 from gradscope.rules.wording import count, number
 from gradscope.trace import Doubles, Trace
 
-_MIXING = ("Mm", "Bmm", "Spmm", "SparseMm", "Sparse", "IndexAdd", "Scatter")  # nodes of autograd: rows are added up
+_MIXING = ("Spmm", "Sparse", "IndexAdd", "Scatter")  # nodes of autograd by which rows are added up
 
 
 @dataclass(frozen=True)
@@ -209,12 +210,13 @@ def _before(flow: Flow | None, known: list[Direction], one: Direction, *, neares
 
 
 def _mixes(flow: Flow | None, module: str) -> bool:
-    """Whether rows are added up on the way to `module`: a matrix product that no module makes, or a gathering."""
+    """Whether rows are added up on the way to `module`: a product with a matrix on their left, or a gathering."""
     if flow is None:
         return False
     for given in flow.given(module):
         for leading in flow.before.get(given, ()):
-            if any(name.startswith(_MIXING) for name in flow.through.get((leading, given), ())):
+            names = flow.through.get((leading, given), ())
+            if any(name.endswith(ROWS) or name.startswith(_MIXING) for name in names):
                 return True
     return False
 

@@ -4,7 +4,7 @@ from builders import trace_of
 
 from gradscope.errors import NotJudged
 from gradscope.findings import Severity
-from gradscope.links import INPUT, OUTPUT, End, Link, Links, Side
+from gradscope.links import INPUT, OUTPUT, ROWS, End, Link, Links, Side
 from gradscope.rules.rank_collapse import RankCollapse
 
 STEPS = 33
@@ -42,7 +42,8 @@ def trace(spread, *, types="Linear", through=(), features=16, twice=False, loss=
 TOKENS = [0.9, 0.2, 1e-3, 1e-8, 1e-14]
 GRAPH = [0.9, 0.1, 5e-3, 5e-4, 1e-4, 1e-4]
 ATTENTION = {"attends": (1, 2, 3, 4)}
-MEANS = {"through": ("MmBackward0",)}
+MEANS = {"through": (f"MmBackward0{ROWS}",)}
+PRODUCTS = {"through": ("MmBackward0",)}
 BROKEN = {
     "attention without skips": (trace(TOKENS, **ATTENTION), "3", Severity.ERROR),
     "and the loss falls all the same": (trace(TOKENS, loss=FALLS, **ATTENTION), "3", Severity.ERROR),
@@ -58,6 +59,7 @@ BROKEN = {
 CLEAN = {
     "rows that differ": trace([0.9, 0.8, 0.5, 0.4, 0.3], **ATTENTION),
     "mixed, but the loss falls": trace(GRAPH, loss=FALLS, **MEANS),
+    "weights that no module holds": trace(GRAPH, **PRODUCTS),
     "a branch whose stream differs": trace([0.9, 1e-8, 0.9, 1e-8, 0.9], **ATTENTION),
     "it was so at first": trace([0.9, 0.2, *([FALLING[::-1]] * 3)], **ATTENTION),
     "a deep ReLU net": trace(9 * np.pi**2 / 2 / np.arange(10, 40) ** 2),
