@@ -6,7 +6,7 @@ from builders import trace_of
 
 from gradscope.flow import Vertex
 from gradscope.kinds import Kind
-from gradscope.links import Side
+from gradscope.links import ROWS, Side
 from gradscope.terms import Terms
 from gradscope.way_back import Leg
 
@@ -41,6 +41,11 @@ def test_functions_between_belong_to_what_holds_both_ends():
     (term,) = TERMS.of([leg("a", "act?", functions=("MulBackward0", "ViewBackward0", "MulBackward0"))])
     assert (term.module, term.module_type, term.kind) == ("blocks.0", "mul, view", Kind.OTHER)
     assert TERMS.of([leg("a", "act?", (0.0, 0.0, 0.0))]) == ()
+
+
+def test_products_are_called_the_same_whatever_they_add_up():
+    (term,) = TERMS.of([leg("a", "act?", functions=("MmBackward0", f"MmBackward0{ROWS}"))])
+    assert term.module_type == "mm"
 
 
 def test_calls_in_a_row_are_one():

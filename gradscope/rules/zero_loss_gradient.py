@@ -25,7 +25,9 @@ class ZeroLossGradient(Rule):
         function on the way to it.
     How it is measured: the share of the loss that would change if an output changed by as much as itself,
         ‖∂L/∂y‖ · ‖y‖ / |L|, the largest over all outputs up to the last layer that has weights. It does not change
-        when the loss or the outputs are scaled. Where no backward pass reached the model at all it is zero.
+        when the loss or the outputs are scaled. An output a thousand times smaller than another is taken to change by
+        as much as that one: it has died away inside the model, which is no fault of the loss. Where no backward pass
+        reached the model at all it is zero.
     Why the threshold: a loss that depends on the outputs moves by about as much as they do: the share is near one for
         squared errors and cross-entropies, and larger once the loss is small. A millionth is what float32 rounds away;
         a thousandth counts where no weight moves by more than 1e-7 of its norm, float32's rounding, in a step.
@@ -44,23 +46,26 @@ class ZeroLossGradient(Rule):
     max_share: float = 1e-6
     max_still: float = 1e-3
     max_update: float = 1e-7
+    faded: float = 1e-3
     min_steps: int = 3
     min_share_of_steps: float = 0.98
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding."""
         columns = trace.columns(Quantity.OUTPUT)
-        ran = ~np.isnan(trace.statistics[Statistic.NUMEL][:, columns]).all(axis=1) if columns else np.zeros(0, bool)
+        ran = (trace.statistics[Statistic.NUMEL][:, columns] > 0).any(axis=1)  # an empty batch says nothing
         skipped = {event.step for event in trace.events if event.kind == "step-skipped"}
         judged = np.flatnonzero(ran & ~np.isin(trace.steps, list(skipped)))
         if len(judged) < self.min_steps:
-            raise NotJudged(f"needs {self.min_steps} steps with a forward pass, the trace has {len(judged)}")
+            raise NotJudged(
+                f"needs {self.min_steps} steps with outputs that are not empty, the trace has {len(judged)}"
+            )
         reached = _was_observed(trace, Quantity.OUTPUT_GRAD)[judged]
         if not reached.any() and (_was_observed(trace, Quantity.WEIGHT_GRAD).any() or not has_optimizer(trace)):
             raise NotJudged("needs the gradient of what modules return; the trace has none")
         if not reached.any() and cuts(trace.meta):
             return  # the model takes its own output out of the graph
-        share = np.where(reached, _moved_loss(trace)[judged], 0.0)
+        share = np.where(reached, _moved_loss(trace, self.faded)[judged], 0.0)
         moved = np.where(reached, _moved_weights(trace)[judged], 0.0)
         nothing = (share <= self.max_share) | ((share <= self.max_still) & (moved <= self.max_update))
         beginning = nothing[: self.min_steps].all()
@@ -155,7 +160,7 @@ def _last_output(trace: Trace) -> Site:
     return next(site for site in sites if site.depth == deepest)
 
 
-def _moved_loss(trace: Trace) -> Doubles:
+def _moved_loss(trace: Trace, faded: float) -> Doubles:
     """The largest share of the loss that an output moves, over the steps; infinite where a gradient is not finite.
 
     Where the loss was not recorded, or is zero, any gradient but zero counts as all of it.
@@ -172,8 +177,18 @@ def _moved_loss(trace: Trace) -> Doubles:
             gradient = trace.statistics[Statistic.L2_NORM][:, column].astype(np.float64)
             broken = trace.statistics[Statistic.NONFINITE_COUNT][:, column] > 0
             given = output.get((site.module, site.name))
-            size = np.nan if given is None else trace.statistics[Statistic.L2_NORM][:, given].astype(np.float64)
+            size = np.nan if given is None else _size(trace, given, faded)
             share = gradient * size / loss
             share = np.where((gradient > 0) & ~np.isfinite(share), np.inf, np.nan_to_num(share, nan=0.0))
             largest = np.maximum(largest, np.where(broken, np.inf, share))
     return np.asarray(largest)
+
+
+def _size(trace: Trace, output: int, faded: float) -> Doubles:
+    """Norm of an output; that of the largest of all outputs, for as many elements, where it has all but died away."""
+    outputs = trace.statistics[Statistic.RMS][:, trace.columns(Quantity.OUTPUT)].astype(np.float64)
+    largest = np.max(np.where(np.isfinite(outputs), outputs, 0.0), axis=1)
+    rms = trace.statistics[Statistic.RMS][:, output].astype(np.float64)
+    elements = trace.statistics[Statistic.NUMEL][:, output].astype(np.float64)
+    norm = trace.statistics[Statistic.L2_NORM][:, output].astype(np.float64)
+    return np.asarray(np.where(rms < faded * largest, largest * np.sqrt(elements), norm))

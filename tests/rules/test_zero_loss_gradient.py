@@ -111,8 +111,24 @@ def test_what_the_model_itself_cuts_is_no_fault_of_the_loss():
 
 def test_steps_that_a_scaler_skipped_are_not_judged():
     steps = tuple(Event(step=step, kind="step-skipped") for step in range(STEPS - 2))
-    with pytest.raises(NotJudged, match="3 steps with a forward pass, the trace has 2"):
+    with pytest.raises(NotJudged, match="3 steps with outputs that are not empty, the trace has 2"):
         list(ZeroLossGradient().check(replace(unreached(), events=steps)))
+
+
+def test_an_empty_batch_is_not_judged():
+    empty = trace(np.zeros(STEPS), loss=0.0, output_numel=np.zeros(4))
+    with pytest.raises(NotJudged, match="outputs that are not empty, the trace has 0"):
+        list(ZeroLossGradient().check(empty))
+
+
+def test_signals_that_die_away_inside_the_model_are_no_fault_of_the_loss():
+    def with_sizes(*rms):
+        sizes = np.array(rms)
+        more = {"output_rms": sizes, "output_numel": np.full(4, 100.0)}
+        return trace(np.full(STEPS, 0.1), output=1e-8, **more)
+
+    assert list(ZeroLossGradient().check(with_sizes(1.0, 1e-3, 1e-6, 1e-9))) == []
+    assert len(list(ZeroLossGradient().check(with_sizes(1e-9, 1e-9, 1e-9, 1e-9)))) == 1
 
 
 def test_without_gradients_in_the_trace_nothing_is_judged():
