@@ -30,8 +30,8 @@ class ConstantOutput(Rule):
         the module, and of the modules that feed it. A wall is where it falls from over a thousandth to a hundred
         thousandth or less in one module.
     Why the threshold: float32 gives equal samples a spread of at most 1e-6 by rounding. No sound layer divides the
-        spread by a thousand: a Sigmoid of one's default initialisation divides it by ten. Where it fades layer by
-        layer, GS304 judges. A normalisation makes a spread of its own scale of whatever it is given; a thousandth of
+        spread by a thousand: a Linear of torch's default weights with its Sigmoid divides it by seven. Where it fades
+        layer by layer, GS304 judges. A normalisation makes a spread of its own scale of whatever it is given; a thousandth of
         that is rounding, multiplied by 1/√eps.
     What to try: what makes it constant: a scale of zero, a mask of zeros, a normalisation or softmax over one element,
         dropout of everything, a mean over the batch.

@@ -130,9 +130,9 @@ class RankCollapse(Rule):
             lasting = standing(sick, ~np.isnan(one.spread))
             if lasting is not None:
                 name = one.site.module
-                cause = (
-                    f"What {name} adds to every row, its bias or shift, is a thousand times what tells the rows apart"
-                )
+                # of rows b + r, with r small, one less the mean cosine is ‖r‖²/‖b‖²
+                factor = number(float(np.median(one.spread[lasting.rows]) + 1e-30) ** -0.5)
+                cause = f"What {name} adds to every row, its bias or shift, is {factor} times what tells the rows apart"
                 remedy = f"Start the bias of {name} at zero, or subtract the mean over the batch behind it (BatchNorm)."
                 return one, lasting, before, f"{cause}.", remedy
         return None
