@@ -31,8 +31,8 @@ class ConstantOutput(Rule):
         thousandth or less in one module.
     Why the threshold: float32 gives equal samples a spread of at most 1e-6 by rounding. No sound layer divides the
         spread by a thousand: a Linear of torch's default weights with its Sigmoid divides it by seven. Where it fades
-        layer by layer, GS304 judges. A normalisation makes a spread of its own scale of whatever it is given; a thousandth of
-        that is rounding, multiplied by 1/√eps.
+        layer by layer, GS304 judges. A normalisation makes a spread of its own scale of whatever it is given; a
+        thousandth of that is rounding, multiplied by 1/√eps.
     What to try: what makes it constant: a scale of zero, a mask of zeros, a normalisation or softmax over one element,
         dropout of everything, a mean over the batch.
     How grave it is: an error where the layers before it get no gradient, or every layer after it is constant too; a
