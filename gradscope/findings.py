@@ -225,7 +225,7 @@ class Diagnosis:
         count = len(self.roots)
         verdict = f"{count} root finding{'s' * (count != 1)}" if self.findings else "healthy"
         return (
-            f"<p><b>gradscope: {verdict}</b> ({self.steps} steps, {self.sites} sites)</p>"
+            f"<p><b>gradscope: {verdict}</b> ({self.steps} step{'s' * (self.steps != 1)}, {self.sites} sites)</p>"
             f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
             + (f"<p>not judged:</p><ul>{unjudged}</ul>" if unjudged else "")
         )

@@ -50,7 +50,8 @@ def findings_text(diagnosis: Diagnosis) -> str:
     """The findings in Markdown, and what could not be judged."""
     unjudged = "".join(f"- {item.rule}: {item.reason}\n" for item in diagnosis.not_judged)
     roots = len(diagnosis.roots)
-    head = f"{roots} root finding{'s' * (roots != 1)}, {diagnosis.steps} steps, {diagnosis.sites} sites\n\n"
+    head = f"{roots} root finding{'s' * (roots != 1)}, {diagnosis.steps} step{'s' * (diagnosis.steps != 1)}"
+    head += f", {diagnosis.sites} sites\n\n"
     table = _markdown(FINDING_COLUMNS, finding_rows(diagnosis)) if diagnosis.findings else "healthy\n"
     return head + table + (f"\nnot judged:\n\n{unjudged}" if unjudged else "")
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gradscope.findings import Diagnosis, Finding, Role, Severity
-from gradscope.reports.verdict_words import from_root, heads
+from gradscope.reports.verdict_words import counted, from_root, heads
 
 SEVERITY_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
 HEALTHY_STYLE = "bold green"
@@ -28,7 +28,9 @@ def diagnosis_parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
 
 def diagnosis_lines(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     """A diagnosis without its trace: what `print(scope.diagnose())` of rich shows."""
-    yield Text.assemble(verdict(diagnosis), (f"  {diagnosis.steps} steps, {diagnosis.sites} sites", "dim"))
+    yield Text.assemble(
+        verdict(diagnosis), (f"  {counted(diagnosis.steps, 'step')}, {counted(diagnosis.sites, 'site')}", "dim")
+    )
     for part in diagnosis_parts(diagnosis):
         yield Text()
         yield part

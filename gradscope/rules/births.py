@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from gradscope.ranks import rank_of
 from gradscope.records import Quantity, Statistic
+from gradscope.rules.wording import count
 from gradscope.trace import Trace
 
 Hits = Mapping[Quantity, list[int]]
@@ -42,6 +43,13 @@ class Birth:
     def row(self) -> int:
         """Index of the step in which it was born."""
         return int(self.rows[0])
+
+    def extent(self, steps: int) -> str:
+        """How far it went, in its first step and over all `steps`."""
+        affected = f"{len(self.rows)} of {count(steps, 'step')} {'is' if len(self.rows) == 1 else 'are'} affected"
+        if not self.reached:
+            return affected
+        return f"{count(self.reached, 'module')} {'is' if self.reached == 1 else 'are'} reached in it, {affected}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

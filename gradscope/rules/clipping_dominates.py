@@ -108,7 +108,10 @@ class ClippingDominates(Rule):
         if not usual > 0:
             return ""
         further = number(usual * typical)
-        return f" The steps are {number(usual)} of a weight at most; without clipping they would be {further}."
+        return (
+            f" The weight that moves most does so by {number(usual)} of its norm in the median step; without clipping"
+            f" it would be {further}."
+        )
 
     def _remedy(self, optimizer: Optimizer, high: float, usual: float, typical: float, *, by_norm: bool) -> str:
         lift = f"Clip at {number(high)}"

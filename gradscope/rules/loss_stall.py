@@ -9,7 +9,7 @@ from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity
 from gradscope.rules.base import Rule
 from gradscope.rules.losses import ends, loss_site
-from gradscope.rules.wording import number
+from gradscope.rules.wording import both, number
 from gradscope.trace import Trace
 
 
@@ -51,6 +51,7 @@ class LossStall(Rule):
         fall = before - after
         if before == after == 0 or fall > self.errors * noise or fall > self.least_fall * abs(before):
             return
+        told = both(before, after)
         yield Finding(
             code=self.code,
             pathology=self.name,
@@ -63,8 +64,8 @@ class LossStall(Rule):
             threshold=self.errors,
             unit="standard errors",
             message=(
-                f"The loss has not fallen in {len(run.values)} steps: its mean is {number(before)} in the first quarter"
-                f" and {number(after)} in the last."
+                f"The loss has not fallen in {len(run.values)} steps: its mean is {told[0]} in the first quarter"
+                f" and {told[1]} in the last."
             ),
             cause=f"Its lowest value was {number(float(run.values.min()))}; noise alone makes ±{number(noise)}.",
             remedy="See whether the model can overfit a single batch.",

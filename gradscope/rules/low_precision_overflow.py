@@ -13,7 +13,7 @@ from gradscope.rules.births import Birth, birth_of
 from gradscope.rules.half_range import Exit, left_range
 from gradscope.rules.hidden_overflow import Swallowed, hidden_overflow
 from gradscope.rules.sixteen_bits import LARGEST, full_name, holds_half, is_half, require_dtypes
-from gradscope.rules.wording import count, number
+from gradscope.rules.wording import number
 from gradscope.trace import Trace
 
 
@@ -97,9 +97,7 @@ class LowPrecisionOverflow(Rule):
             unit="elements",
             message=(
                 f"{_what(found, where)} leaves the range of float16, ±{LARGEST:g}, at step {trace.steps[row]}:"
-                f" {broken:.0f} of {size:.0f} elements are infinite or NaN ({count(birth.reached, 'module')}"
-                f" {'is' if birth.reached == 1 else 'are'} reached in it, {len(birth.rows)} of {len(trace.steps)} steps"
-                " are affected)."
+                f" {broken:.0f} of {size:.0f} elements are infinite or NaN ({birth.extent(len(trace.steps))})."
             ),
             cause=_cause(found, where),
             remedy=_remedy(trace, birth, found, where),

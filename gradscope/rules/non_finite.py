@@ -8,12 +8,19 @@ import numpy as np
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
-from gradscope.rules.births import birth_of
+from gradscope.rules.births import Birth, birth_of
 from gradscope.rules.half_range import left_range
-from gradscope.rules.wording import count, number
+from gradscope.rules.wording import number
 from gradscope.trace import Floats, Trace
 
 OVERFLOW = "The numbers overflow: lower the learning rate, or the initial weights if they were large from the start."
+_NOUNS = {
+    Quantity.INPUT: "the input",
+    Quantity.OUTPUT: "the output",
+    Quantity.LOSS: "the loss",
+    Quantity.WEIGHT: "the parameter",
+    Quantity.WEIGHT_UPDATE: "the update",
+}
 
 
 @dataclass(frozen=True)
@@ -63,13 +70,18 @@ class NonFinite(Rule):
             unit="elements",
             message=(
                 f"{birth.how} at step {trace.steps[step]}: {elements:.0f} of"
-                f" {trace.statistics[Statistic.NUMEL][step, column]:.0f} elements are NaN or infinite"
-                f" ({count(birth.reached, 'module')} {'is' if birth.reached == 1 else 'are'} reached in it, {len(rows)}"
-                f" of {len(trace.steps)} steps are affected)."
+                f" {trace.statistics[Statistic.NUMEL][step, column]:.0f} elements of {_noun(trace, birth)} are NaN or"
+                f" infinite ({birth.extent(len(trace.steps))})."
             ),
             cause=_history(grown, before),
             remedy=OVERFLOW if grown else birth.remedy,
         )
+
+
+def _noun(trace: Trace, birth: Birth) -> str:
+    """What the elements are elements of; the sentence before has told of which module."""
+    site = trace.sites[birth.column]
+    return _NOUNS.get(site.quantity, "the gradient" if site.quantity.endswith("_grad") else str(site))
 
 
 def _history(grown: bool, before: Floats) -> str:

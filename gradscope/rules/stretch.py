@@ -184,8 +184,9 @@ def enough_layers(trace: Trace, judged: Judged, quantity: Quantity) -> None:
     if count < LEAST_LAYERS:
         raise NotJudged(f"needs the {what} of {LEAST_LAYERS} layers with a weight, the trace has {count}")
     if judged and not any(rises.known.any() for _, rises in judged):
+        what = "an output" if quantity is Quantity.OUTPUT else "a gradient"
         usable = "constant" if quantity is Quantity.OUTPUT else "zero"
-        raise NotJudged(f"in no step did {LEAST_LAYERS} layers have a {what} that is finite and not {usable}")
+        raise NotJudged(f"in no step did {LEAST_LAYERS} layers have {what} that is finite and not {usable}")
 
 
 def steepest(trace: Trace, judged: Judged, sick: Sequence[Bools]) -> Iterator[tuple[Stretch, Persistence]]:

@@ -64,6 +64,7 @@ class SymmetricInit(Rule):
         value = float(trace.statistics[Statistic.MEAN][0, worst.weight])
         constant = float(trace.statistics[Statistic.STD][0, worst.weight]) == 0.0
         names = ", ".join(layer.module for layer in found[:4]) + ("…" if len(found) > 4 else "")
+        names = f" ({len(found)} layers in all: {names})" if len(found) > 1 else ""
         yield Finding(
             code=self.code,
             pathology=self.name,
@@ -78,7 +79,7 @@ class SymmetricInit(Rule):
             unit="share of rows",
             message=(
                 f"{share[seen_at[-1]]:.0%} of the units of {worst.module} are copies of each other, from step"
-                f" {trace.steps[seen_at[0]]} to step {trace.steps[seen_at[-1]]} ({len(found)} layers in all: {names})."
+                f" {trace.steps[seen_at[0]]} to step {trace.steps[seen_at[-1]]}{names}."
             ),
             cause=(
                 f"Every element of its weight started at {value:g}, so its units get the same gradient."

@@ -7,7 +7,7 @@ import numpy as np
 from gradscope.records import Quantity
 from gradscope.rules.activations import ACTIVATIONS, LARGEST_SLOPE
 from gradscope.rules.learning import norms
-from gradscope.rules.wording import number
+from gradscope.rules.wording import count, number
 from gradscope.trace import Ints, Trace
 
 
@@ -26,7 +26,8 @@ class Transmission:
     gain: float
 
     def __str__(self) -> str:
-        text = f"{self.count} {self.module_type}{'s' if self.count > 1 else ''} pass back {number(self.gain)} each"
+        each = f"passes back {number(self.gain)}" if self.count == 1 else f"pass back {number(self.gain)} each"
+        text = f"{count(self.count, self.module_type)} {each}"
         if self.module_type in LARGEST_SLOPE:
             text += f" (the slope of a {self.module_type} is at most {number(LARGEST_SLOPE[self.module_type])})"
         return text

@@ -6,6 +6,12 @@ def number(value: float) -> str:
     return f"{float(f'{value:.2g}'):g}"
 
 
+def both(one: float, other: float) -> tuple[str, str]:
+    """Two numbers to compare: with three digits where they look the same with two."""
+    texts = number(one), number(other)
+    return texts if texts[0] != texts[1] else (f"{float(f'{one:.3g}'):g}", f"{float(f'{other:.3g}'):g}")
+
+
 def count(n: int, noun: str) -> str:
     """``1 weight``, ``3 weights``."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,3 +1,5 @@
+import dataclasses
+
 from examples import SICK, SYMPTOMS, diagnosis, finding, printed
 
 from gradscope.reports.diagnosis_text import diagnosis_lines, finding_with_symptoms, grouped_by_reason
@@ -6,6 +8,8 @@ from gradscope.reports.diagnosis_text import diagnosis_lines, finding_with_sympt
 def test_a_diagnosis_is_its_verdict_and_then_its_findings():
     first, blank, head, *_ = [printed(part).rstrip() for part in diagnosis_lines(SICK)]
     assert first == "1 error  10 steps, 30 sites"
+    one, *_ = [printed(part).rstrip() for part in diagnosis_lines(dataclasses.replace(SICK, steps=1))]
+    assert one == "1 error  1 step, 30 sites"
     assert not blank
     assert head.startswith("error GS101 vanishing-gradient  layers.3")
 

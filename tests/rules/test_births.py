@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import trace_of
@@ -27,6 +29,8 @@ def test_it_says_when_and_whether_it_heals():
     lasting = birth_of(trace(LATE, output=[0, 4, 4], weight_grad=[4, 4, 4]))
     assert (lasting.module, lasting.row, list(lasting.rows), lasting.reached) == ("b", 6, [6, 7, 8, 9], 3)
     assert not lasting.heals
+    assert lasting.extent(10) == "3 modules are reached in it, 4 of 10 steps are affected"
+    assert replace(lasting, reached=0, rows=lasting.rows[:1]).extent(1) == "1 of 1 step is affected"
     assert not lasting.only_gradients
     passing = birth_of(trace(ONCE, weight_grad=[4, 0, 0]))
     assert passing.heals

@@ -74,7 +74,7 @@ def test_severity_follows_the_steps_that_are_left(ratio, severity):
     )
     (finding,) = ClippingDominates().check(replace(found, sites=sites))
     assert finding.severity is severity
-    assert f"The steps are {ratio:g} of a weight at most" in finding.cause
+    assert f"The weight that moves most does so by {ratio:g} of its norm in the median step" in finding.cause
 
 
 def test_of_a_clip_by_parts_the_cosine_is_told():

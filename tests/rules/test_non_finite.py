@@ -52,6 +52,15 @@ def test_the_place_and_the_direction_of_the_birth_are_named(bad, module, said):
     assert (finding.first_step, finding.last_step, finding.severity) == (BORN, 9, Severity.ERROR)
 
 
+def test_it_is_told_of_what_the_elements_are_and_how_far_they_went():
+    (finding,) = NonFinite().check(trace(**BIRTHS["forward"][0]))
+    assert "7 of 1000 elements of the output are NaN or infinite (4 modules are reached in it, 4 of 10 steps are" in (
+        finding.message
+    )
+    (finding,) = NonFinite().check(trace(**BIRTHS["an update"][0]))
+    assert "7 of 1000 elements of the update are NaN" in finding.message
+
+
 def test_a_parameter_that_is_broken_from_the_start_was_broken_by_no_update():
     (finding,) = NonFinite().check(trace_of(weight_rms=[1.0, 1.0], weight_nonfinite_count=[7.0, 0.0]))
     assert finding.remedy.startswith(f"It was so before the first step: look at how {finding.module} is initialised")

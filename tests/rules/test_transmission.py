@@ -18,6 +18,7 @@ def test_each_kind_of_activation_has_its_gain_the_greatest_loss_first():
     assert sigmoid.gain == pytest.approx(0.1)
     assert str(sigmoid) == "2 Sigmoids pass back 0.1 each (the slope of a Sigmoid is at most 0.25)"
     assert relu.gain == pytest.approx(0.5)
+    assert str(relu).startswith("1 ReLU passes back 0.5")
 
 
 def test_without_input_gradients_nothing_is_said():
