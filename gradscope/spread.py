@@ -71,7 +71,7 @@ def _of_directions(groups: Tensor) -> Tensor:
 
 
 def _all_known(units: Tensor, count: Tensor) -> Tensor:
-    """What `_of_directions` gives where no row is zero, to the last bit."""
+    """What `_of_directions` gives where no row is zero."""
     away = units - units[:, :1]
     away = away - (away.sum(1) / count)[:, None]
     spread = away.square().sum((1, 2)) / (count[:, 0] - 1)
