@@ -13,19 +13,26 @@ beside, and belong to no sum; of its first module only what is at its output is 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradscope.findings import Json
+from gradscope.flow import flow_of
 from gradscope.kinds import Kind
 from gradscope.once import once
+from gradscope.records import Quantity, Statistic
 from gradscope.terms import Term, Terms
 from gradscope.trace import Doubles, Ints, Trace
 from gradscope.way_back import Leg, way_back
 
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
 _LEAST_SHARE = 0.05  # of the largest group, in a sentence
 _LEAST_DECADES = 0.05
 _MOST_GROUPS = 4
+_MOST_OTHERS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,21 +69,49 @@ class Group:
         return f"{signed(self.decades)} in {what} ({self.each:.3g}{' each' if count > 1 else ''}{bound})"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherWay:
+    """One that begins or ends elsewhere: of branches that have no place in common.
+
+    Attributes:
+        late: Where it begins: the name of a module.
+        early: Where it ends.
+        decades: What is gained or lost along it, over the same steps.
+    """
+
+    late: str
+    early: str
+    decades: float
+
+    def __str__(self) -> str:
+        return f"{signed(self.decades)} between `{self.late}` and `{self.early}`"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Budget:
     """The terms of a way back, the last module's first; they add up to `decades`.
+
+    Printing it with rich shows it as `gradscope report --view budget`.
 
     Attributes:
         late: Where it begins: the name of a module.
         early: Where it ends.
         terms: In the order in which the gradient comes through.
         rows: The steps that count, as indices of the trace's.
+        steps: Their numbers.
+        recorded: How many steps it is known in.
+        beside: Recurrent modules at which the way ends, for what happens in their time steps; part of no sum.
+        others: Ways along the other branches, where it goes along one of several that have no place in common.
     """
 
     late: str
     early: str
     terms: tuple[Term, ...]
     rows: tuple[int, ...]
+    steps: tuple[int, ...] = ()
+    recorded: int = 0
+    beside: tuple[Term, ...] = ()
+    others: tuple[OtherWay, ...] = ()
 
     @cached_property
     def decades(self) -> float:
@@ -117,8 +152,19 @@ class Budget:
     @property
     def sentence(self) -> str:
         """``−11.2 decades between `head` and `net.0`: −9.8 in 12 Sigmoids (0.153 each, bound 0.25), …``."""
-        where = f"{signed(self.decades)} decades between `{self.late}` and `{self.early}`"
-        return f"{where}: {self.in_words}." if self.in_words else f"{where}."
+        where = f"{signed(self.decades)} decades between `{self.late}` and `{self.early}`{self._of_several}"
+        said = f"{where}: {self.in_words}." if self.in_words else f"{where}."
+        through = [inner for term in self.beside for inner in term.within]
+        return " ".join([said, *(f"Through time {signed(t.decades)} in `{t.module}` ({t.about})." for t in through)])
+
+    @property
+    def _of_several(self) -> str:
+        if not self.others:
+            return ""
+        shown = [str(other) for other in sorted(self.others, key=lambda o: -abs(o.decades))[:_MOST_OTHERS]]
+        more = len(self.others) - len(shown)
+        words = ", ".join(shown) + (f" and {more} more" if more else "")
+        return f", the branch that {'loses' if self.decades < 0 else 'gains'} the most ({words})"
 
     @cached_property
     def in_words(self) -> str:
@@ -139,7 +185,9 @@ class Budget:
         begins = [i for i, term in enumerate(self.terms) if term.is_module and term.module == early]
         start = ends[0] if ends else len(self.terms)
         stop = begins[-1] if begins else len(self.terms) if early == self.early else 0
-        return replace(self, late=late, early=early, terms=self.terms[start:stop]) if start < stop else None
+        if start >= stop:
+            return None
+        return replace(self, late=late, early=early, terms=self.terms[start:stop], beside=(), others=())
 
     def to_dict(self) -> dict[str, Json]:
         """As JSON types."""
@@ -150,22 +198,69 @@ class Budget:
             "sentence": self.sentence,
             "by_kind": {kind.value: decades for kind, decades in self.by_kind.items()},
             "terms": [term.to_dict() for term in self.terms],
+            "beside": [term.to_dict() for term in self.beside],
+            "others": [{"late": o.late, "early": o.early, "decades": o.decades} for o in self.others],
         }
+
+    def __str__(self) -> str:
+        return self.sentence
+
+    def __repr__(self) -> str:
+        return f"<Budget: {self.sentence}>"
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from gradscope.reports.budget_text import budget_lines  # how it looks is the reports' business
+
+        yield from budget_lines(self, options)
 
 
 @once
 def budget_of(trace: Trace) -> Budget | None:
     """The budget of a recording; None where it is not known who feeds whom, or fewer than two gradients were seen."""
-    legs = _known_together(way_back(trace))
-    if not legs:
+    way = way_back(trace)
+    if not way.legs:
         return None
-    rows = _middle_half(np.sum([leg.decades for leg in legs], axis=0))
+    totals = np.sum([leg.decades for leg in way.legs], axis=0)
+    rows = _middle_half(totals)
+    terms, late, early = Terms(trace, rows), *_ends(way.legs)
     return Budget(
-        late=legs[0].late.module or "(model)",
-        early=legs[-1].early.module or "(model)",
-        terms=Terms(trace, rows).of(legs),
+        late=late,
+        early=early,
+        terms=terms.of(way.legs),
         rows=tuple(rows.tolist()),
+        steps=tuple(trace.steps[rows].tolist()),
+        recorded=int((~np.isnan(totals)).sum()),
+        beside=() if way.legs[-1].is_module else terms.beside(early),
+        others=tuple(_other(legs, rows) for legs in way.others),
     )
+
+
+def why_none(trace: Trace) -> str:
+    """Why a recording has no budget, as a clause."""
+    columns = [*trace.columns(Quantity.OUTPUT_GRAD), *trace.columns(Quantity.INPUT_GRAD)]
+    norms, broken = (trace.statistics[s][:, columns] for s in (Statistic.L2_NORM, Statistic.NONFINITE_COUNT))
+    unsound = (broken > 0) | np.isinf(norms)
+    sound = ~np.isnan(norms) & ~unsound
+    modules = {trace.sites[c].module for c, seen in zip(columns, (sound | unsound).any(axis=0), strict=True) if seen}
+    numel = trace.statistics[Statistic.NUMEL][:, columns]
+    if not modules and (numel == 0).any():
+        return "the gradients that were recorded have no elements, as of an empty batch"
+    if not modules:
+        return "no gradient of any module's output was recorded"
+    if not sound.any():
+        return "every gradient that was recorded holds NaN or infinite values"
+    if not (norms[sound] > 0).any():
+        return "every gradient that was recorded is exactly zero"
+    if len(modules) == 1:
+        one = modules.pop()
+        said = f"only one module, `{one}`, has gradients" if one else "the model is one layer"
+        return f"{said}, and a budget is of what lies between two"
+    if flow_of(trace) is None:
+        return (
+            "the trace does not tell which module is given what another returns; a model that runs as compiled code,"
+            " and a trace of an older gradscope, do not show it"
+        )
+    return "of no two modules of which one feeds the other is there a gradient, finite and above zero, in one step"
 
 
 def signed(decades: float, digits: int = 1) -> str:
@@ -174,11 +269,15 @@ def signed(decades: float, digits: int = 1) -> str:
     return text if not float(text) else f"{'−' if decades < 0 else '+'}{text}"
 
 
-def _known_together(legs: tuple[Leg, ...]) -> tuple[Leg, ...]:
-    """The legs, from the loss on, that are known in one step: where the gradient is exactly zero the way ends."""
-    while legs and np.isnan(np.sum([leg.decades for leg in legs], axis=0)).all():
-        legs = legs[:-1]
-    return legs
+def _ends(legs: tuple[Leg, ...]) -> tuple[str, str]:
+    return legs[0].late.module or "(model)", legs[-1].early.module or "(model)"
+
+
+def _other(legs: tuple[Leg, ...], rows: Ints) -> OtherWay:
+    late, early = _ends(legs)
+    known = np.sum([leg.decades for leg in legs], axis=0)
+    known = known[rows] if not np.isnan(known[rows]).all() else known
+    return OtherWay(late=late, early=early, decades=float(np.nanmean(known)))
 
 
 def _middle_half(values: Doubles) -> Ints:

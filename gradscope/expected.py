@@ -21,6 +21,7 @@ import numpy as np
 
 from gradscope.budget import Budget
 from gradscope.findings import Json
+from gradscope.flow import flow_of
 from gradscope.kinds import Kind
 from gradscope.records import Quantity, Statistic
 from gradscope.terms import Term
@@ -91,12 +92,8 @@ class Expectation:
 
     @property
     def phase(self) -> str:
-        """What χ makes of a gradient that goes through many such layers."""
-        if math.isnan(self.predicted):
-            return ""
-        if self.predicted > CRITICAL:
-            return "chaotic"
-        return "ordered" if self.predicted < 1 / CRITICAL else "critical"
+        """What the predicted χ makes of a gradient that goes through many such layers."""
+        return phase_of(self.predicted)
 
     @property
     def worst(self) -> Piece | None:
@@ -126,6 +123,23 @@ class Expectation:
             "meaning": meaning(self.worst.term.kind) if self.worst is not None else "",
             "pieces": pieces,
         }
+
+
+def phase_of(chi: float) -> str:
+    """What χ makes of a gradient that goes through many such layers; "" where it is not known."""
+    if math.isnan(chi):
+        return ""
+    if chi > CRITICAL:
+        return "chaotic"
+    return "ordered" if chi < 1 / CRITICAL else "critical"
+
+
+def one_chain(trace: Trace, budget: Budget, found: Sequence[Expectation]) -> bool:
+    """Whether the layers lie one behind the other, with no way around: only then their factors multiply."""
+    flow = flow_of(trace)
+    backbone = set(flow.backbone) if flow is not None else set()
+    joins = any(term.kind in (Kind.SKIP, Kind.BRANCHES) for term in budget.terms)
+    return not joins and all(piece.term.module in backbone for one in found for piece in one.pieces[:1])
 
 
 def meaning(kind: Kind) -> str:

@@ -127,6 +127,17 @@ class Flow:
         behind = {v for v in _reached([vertex], self.before) if v.module != INPUT} | {vertex}
         return _on_every_path(behind, self.after, self._entries(behind), [vertex])
 
+    def spine_from(self, vertex: Vertex, later: Vertex) -> list[Vertex]:
+        """The vertices through which every way from the one to the other goes, both with them, in order."""
+        between = _reached([vertex], self.after, later) & _reached([later], self.before)
+        return _on_every_path(between | {vertex, later}, self.after, [vertex], [later])
+
+    def entries_before(self, vertex: Vertex) -> list[Vertex]:
+        """What is given to the modules that are the first on a way to `vertex`, in the order in which they ran."""
+        places = {module: place for place, module in enumerate(self.modules)}
+        found = [v for v in self._entries(_reached([vertex], self.before)) if v.is_module]
+        return sorted(found, key=lambda v: (places.get(v.module, -1), v))
+
     @property
     def ends(self) -> list[Vertex]:
         """What modules return that goes to the output with no module between, the last that ran first."""

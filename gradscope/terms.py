@@ -16,6 +16,7 @@ from gradscope.way_back import Leg
 # Of such a sum or view each part gets the gradient of the whole, so a path of nothing else hands it back as it is.
 _PASSING = ("Add", "Sub", "View", "Reshape", "Alias", "ToCopy", "Clone", "Permute", "Transpose", "Squeeze", "Unsqueeze")
 _NOTHING = 1e-6  # decades: rounding
+_WIDE = 3.0  # a bound from the norms that leaves more than this factor open says nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,6 +116,22 @@ class Terms:
                 found.append(term)
         return tuple(found)
 
+    def beside(self, module: str) -> tuple[Term, ...]:
+        """What happens in the time steps of a recurrent module at which the way ends; none of any other."""
+        within = tuple(self._through_time.get(module, ()))
+        if not within:
+            return ()
+        return (
+            Term(
+                module=module,
+                module_type=self._types.get(module, ""),
+                kind=Kind.RECURRENCE,
+                decades=float("nan"),
+                per_step=np.zeros(0),
+                within=within,
+            ),
+        )
+
     def _term(self, leg: Leg) -> Term:
         if leg.is_module:
             return self._module(leg, leg.late.module)
@@ -202,8 +219,14 @@ class Terms:
 
 
 def _of_the_branch(ratio: float) -> str:
-    """What a branch can add where the path around hands back exactly what arrives: by the triangle inequality."""
-    return f"the skip hands back 1, the branch {abs(ratio - 1):.2g} to {ratio + 1:.2g} of what arrives"
+    """What a branch can add where the path around hands back exactly what arrives: by the triangle inequality.
+
+    Where that says little, as near a ratio of 1, it is left out.
+    """
+    least, most = abs(ratio - 1), ratio + 1
+    if not most <= _WIDE * least * (1 + _NOTHING):
+        return ""
+    return f"the skip hands back 1 of what arrives, so the branch {least:.2g} at least and {most:.2g} at most"
 
 
 def _through_time(label: str, per_step: float, lag: float) -> Term:

@@ -1,10 +1,11 @@
 """The gradient's way back through a model: the places at which its whole norm is known, and what lies between two.
 
 From the last module to the first, along the tensors that everything goes through. Where paths part and join again, the
-way leads from the join to the place where they part, and the branches lie beside it.
+way leads from the join to the place where they part, and the branches lie beside it. Branches that begin apart, or end
+apart, have no such place: the way goes on along the one whose gradient changes most.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +18,7 @@ from gradscope.trace import Doubles, Ints, Trace
 
 _SAME = 1e-6  # relative difference of the norms of one tensor that stands twice among what a module is given
 _MOST_LEVELS = 8  # of branches within branches
+_MOST_ENDS = 32  # of which the way is looked for, such as heads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,17 +57,65 @@ class Leg:
         )
 
 
-def way_back(trace: Trace) -> tuple[Leg, ...]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Way:
+    """The whole way.
+
+    Attributes:
+        legs: From the loss on.
+        others: Where several branches begin or end apart, the legs of each other way, the shared ones with them.
+    """
+
+    legs: tuple[Leg, ...] = ()
+    others: tuple[tuple[Leg, ...], ...] = ()
+
+
+def way_back(trace: Trace) -> Way:
     """The legs from the last module to the first; none where it is not known who feeds whom."""
     flow = flow_of(trace)
     if flow is None:
-        return ()
+        return Way()
     norms = _Norms(trace)
-    if legs := tuple(_legs(flow, norms, flow.spine, _MOST_LEVELS)):
-        return legs
-    # nothing that everything goes through, as with several heads or experts: the way from the one that ran last
-    found = (tuple(_legs(flow, norms, flow.spine_to(end), _MOST_LEVELS)) for end in flow.ends)
-    return next((legs for legs in found if legs), ())
+    foot = next((v for v in flow.spine if v.module != OUTPUT and norms.at(v) is not None), None)
+    if foot is not None:
+        shared = _known_together(_legs(flow, norms, flow.spine, _MOST_LEVELS))
+        branches = _branches(flow, norms, foot, shared)
+        if branches or shared:
+            return _steepest(branches) if branches else Way(shared)
+    # nothing that everything goes through, as with several heads or experts
+    found = (_known_together(_legs(flow, norms, flow.spine_to(end), _MOST_LEVELS)) for end in flow.ends[:_MOST_ENDS])
+    return _steepest([legs for legs in found if legs])
+
+
+def _branches(flow: Flow, norms: "_Norms", foot: Vertex, shared: tuple[Leg, ...]) -> list[tuple[Leg, ...]]:
+    """The ways on from `foot`, where branches meet that begin apart; a lone layer counts only beside a lone layer."""
+    if shared and shared[-1].early != foot:
+        return []  # the gradient ends before
+    found = []
+    for entry in flow.entries_before(foot):
+        legs = _known_together([*shared, *_legs(flow, norms, flow.spine_from(entry, foot), _MOST_LEVELS)])
+        if len(legs) > len(shared):
+            found.append(legs)
+    lone = len({leg.late.module for leg in shared}) <= 1
+    long = any(len({leg.early.module for leg in legs[len(shared) :]} - {foot.module}) > 1 for legs in found)
+    return found if lone or long else []
+
+
+def _steepest(ways: Sequence[tuple[Leg, ...]]) -> Way:
+    """The one that loses or gains the most, beside the others."""
+    if not ways:
+        return Way()
+    changes = [abs(float(np.nanmedian(np.sum([leg.decades for leg in legs], axis=0)))) for legs in ways]
+    most = changes.index(max(changes))
+    return Way(ways[most], tuple(legs for place, legs in enumerate(ways) if place != most))
+
+
+def _known_together(legs: Iterable[Leg]) -> tuple[Leg, ...]:
+    """The legs, from the loss on, that are known in one step: where the gradient is exactly zero the way ends."""
+    found = tuple(legs)
+    while found and np.isnan(np.sum([leg.decades for leg in found], axis=0)).all():
+        found = found[:-1]
+    return found
 
 
 class _Norms:

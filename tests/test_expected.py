@@ -9,7 +9,7 @@ from torch import nn
 
 import gradscope
 from gradscope.budget import budget_of
-from gradscope.expected import Expectation, Piece, expectations, meaning
+from gradscope.expected import Expectation, Piece, expectations, meaning, one_chain, phase_of
 from gradscope.kinds import Kind
 from gradscope.terms import Term
 
@@ -76,6 +76,27 @@ def test_theory_of_the_measured_weights_and_activations_meets_the_design(stated,
 )
 def test_phases(scale, phase):
     assert {one.phase for one in layers(normal(scale), nn.ReLU, depth=5)} == {phase}
+
+
+@pytest.mark.parametrize(("chi", "phase"), [(0.9, "ordered"), (1.0, "critical"), (1.2, "chaotic"), (math.nan, "")])
+def test_the_phase_of_a_factor(chi, phase):
+    assert phase_of(chi) == phase
+
+
+def test_a_residual_net_is_no_chain():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.branch, self.head = nn.Linear(9, 9), nn.Linear(9, 9), nn.Linear(9, 9)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.head(x + self.branch(x))
+
+    for model, chain in ((Residual(), False), (nn.Sequential(nn.Linear(9, 9), nn.Tanh(), nn.Linear(9, 9)), True)):
+        trace = recorded(model, torch.randn(8, 9))
+        budget = budget_of(trace)
+        assert one_chain(trace, budget, expectations(trace, budget)) is chain
 
 
 def test_convolutions_layer_norm_and_dropout_have_a_theory():

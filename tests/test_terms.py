@@ -57,13 +57,18 @@ def test_calls_in_a_row_are_one():
 
 
 @pytest.mark.parametrize(
-    ("functions", "about"),
-    [(("AddBackward0",), "the skip hands back 1, the branch 1 to 3 of what arrives"), (("MulBackward0",), "")],
+    ("functions", "ratio", "about"),
+    [
+        (("AddBackward0",), 2, "the skip hands back 1 of what arrives, so the branch 1 at least and 3 at most"),
+        (("AddBackward0",), 0.25, "the skip hands back 1 of what arrives, so the branch 0.75 at least and 1.2 at most"),
+        (("AddBackward0",), 1.05, ""),  # between 0.05 and 2.05: the norms say nothing
+        (("MulBackward0",), 2, ""),
+    ],
 )
-def test_by_a_sum_the_skip_hands_back_what_arrives(functions, about):
+def test_by_a_sum_the_skip_hands_back_what_arrives(functions, ratio, about):
     inside = (leg("act?", "act"), leg("a?", "a", whole=False))
     split = leg(
-        "a?", "act", np.log10([2, 2, 2]), functions=functions, skipped=True,
+        "a?", "act", np.log10([ratio] * 3), functions=functions, skipped=True,
         branches=(inside,), modules=(("blocks.0.a", "blocks.0.act"),),
     )  # fmt: skip
     (term,) = TERMS.of([split])

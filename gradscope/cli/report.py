@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "--format", "name", metavar="NAME", help="text (default), json, csv, png or svg; `list reports` shows all."
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE_OR_DIR", help="Write there.")
-@click.option("--view", metavar="NAME", default="findings", help="findings (default), budget or theory.")
+@click.option("--view", "views", metavar="NAME", multiple=True, help="findings (default), budget or theory.")
 @click.option(
     "--fail-on",
     type=click.Choice(FAIL_ON),
@@ -31,18 +31,23 @@ if TYPE_CHECKING:
     show_default=True,
     help="Lowest severity that makes the exit code 1.",
 )
-def report(trace: Path, name: str | None, output: Path | None, view: str, fail_on: str) -> int:
+def report(trace: Path, name: str | None, output: Path | None, views: tuple[str, ...], fail_on: str) -> int:
     """Judge a recorded TRACE and show what it holds.
 
     By all rules with their own thresholds: [tool.gradscope] is for `gradscope check TRACE`.
     """
     from gradscope.gate import Policy, judge
     from gradscope.reports.base import VerdictReport
-    from gradscope.reports.views import view_of
+    from gradscope.reports.views import FINDINGS, view_of
     from gradscope.rules.engine import default_rules
     from gradscope.storage import read_trace
     from gradscope.verdict import Verdict
 
+    if len(views) > 1:
+        raise UsageError(f"`--view` shows one at a time, not {' and '.join(views)}; run the command once for each.")
+    view = views[0] if views else FINDINGS
+    if name is not None:
+        view_of(view, name)  # a format that the view lacks is refused before it is asked where to write it
     chosen = find_report(name, output)
     instead = view_of(view, chosen.name)
     if output is not None and output.exists() and output.samefile(trace):

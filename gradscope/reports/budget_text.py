@@ -9,9 +9,10 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from gradscope.budget import budget_of, signed
+from gradscope.budget import Budget, budget_of, signed, why_none
 from gradscope.findings import Json
 from gradscope.kinds import Kind
+from gradscope.reports.names import on_one_line, shortened
 from gradscope.reports.wide import heading
 from gradscope.terms import Term
 from gradscope.trace import Trace
@@ -21,10 +22,6 @@ MOST_LINES, LEAST_LINES = 60, 12  # fewer would tell nothing of a deep net
 LEAST_BAR, MOST_BAR = 8, 40
 GAP = 2
 SHRINKS, GROWS = "#6f84f5", "#e0a020"  # as small and large in the charts
-NO_BUDGET = (
-    "no budget: the trace does not tell which module is given what another returns, or fewer than two of their"
-    " gradients; a model that runs as compiled code, and a trace of an older gradscope, do not show it"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,30 +61,50 @@ class BudgetView:
         whole = Text(f"{signed(budget.decades)} decades" if budget is not None else "unknown", "bold")
         yield heading("gradscope budget", whole, options)
         if budget is None:
-            yield Text(f"{NO_BUDGET}.")
+            yield Text(f"{no_budget(self.trace)}.")
             return
-        yield Text(budget.sentence)
-        steps = self.trace.steps[list(budget.rows)]
-        counted = f"mean over {len(steps)} steps" if len(steps) > 1 else f"step {steps[0]}"
-        yield Text(f"log10 of ‖∂L/∂x‖ / ‖∂L/∂y‖, {counted}; negative is lost on the way back", "dim")
-        kinds = [Line(kind.value, 0, "", "", decades) for kind, decades in budget.by_kind.items()]
-        yield Text()
-        yield Text("By kind", "bold")
-        yield from table(kinds, options)
-        yield Text()
-        yield Text.assemble(("By module", "bold"), ("   from the loss back", "dim"))
-        lines = fitting(budget.terms)
-        yield from table(lines, options)
-        if any(not line.counts for line in lines):
-            yield Text("in brackets: within a branch or a recurrence, part of no sum", "dim")
+        yield from budget_lines(budget, options)
+
+
+def budget_lines(budget: Budget, options: ConsoleOptions) -> Iterator[Text]:
+    """The sentence, then kinds and modules."""
+    yield Text(on_one_line(budget.sentence))
+    yield Text(f"log10 of ‖∂L/∂x‖ / ‖∂L/∂y‖, {_counted(budget)}; negative is lost on the way back", "dim")
+    kinds = [Line(kind.value, 0, "", "", decades) for kind, decades in budget.by_kind.items()]
+    through = sum(inner.decades for term in budget.beside for inner in term.within)
+    if budget.beside:
+        kinds.append(Line(Kind.RECURRENCE.value, 0, "", "", through, counts=False))
+    yield Text()
+    yield Text("By kind", "bold")
+    yield from table(kinds, options)
+    yield Text()
+    yield Text.assemble(("By module", "bold"), ("   from the loss back", "dim"))
+    lines = [*fitting(budget.terms), *(line for term in budget.beside for line in _line(term, "", 0, within=True))]
+    yield from table(lines, options)
+    if any(not line.counts for line in lines):
+        yield Text("in brackets: within a branch or a recurrence, part of no sum", "dim")
+
+
+def no_budget(trace: Trace) -> str:
+    """That there is none, and why."""
+    return f"no budget: {on_one_line(why_none(trace))}"
+
+
+def _counted(budget: Budget) -> str:
+    """Which steps count, and why these."""
+    if len(budget.rows) == 1:
+        return f"step {budget.steps[0]}" if budget.steps else "one step"
+    if budget.recorded <= len(budget.rows):
+        return f"mean over {len(budget.rows)} steps"
+    return f"mean over the middle half of the steps by their total, {len(budget.rows)} of {budget.recorded}"
 
 
 def budget_document(trace: Trace) -> Json:
     """The budget as JSON types; null where there is none, and why."""
     budget = budget_of(trace)
     if budget is None:
-        return {"schema": BUDGET_SCHEMA, "budget": None, "reason": f"{NO_BUDGET}."}
-    steps: list[Json] = [int(step) for step in trace.steps[list(budget.rows)]]
+        return {"schema": BUDGET_SCHEMA, "budget": None, "reason": f"{no_budget(trace)}."}
+    steps: list[Json] = list(budget.steps)
     return {"schema": BUDGET_SCHEMA, "budget": budget.to_dict(), "steps": steps}
 
 
@@ -179,7 +196,8 @@ def table(lines: Sequence[Line], options: ConsoleOptions) -> Iterator[Text]:
     ascii_only, width = options.ascii_only, options.max_width
     largest = max((abs(line.decades) for line in lines if line.counts and not math.isnan(line.decades)), default=0.0)
     rows = [
-        [_fit("  " * line.level + line.name, width * 2 // 5), line.what, line.gain, _decades(line)] for line in lines
+        [_fit("  " * line.level + line.name, width * 2 // 5), on_one_line(line.what), line.gain, _decades(line)]
+        for line in lines
     ]
     sizes = [max((cell_len(row[c]) for row in rows), default=0) for c in range(4)]
     shown = [c for c in range(4) if sizes[c]]
@@ -201,7 +219,7 @@ def table(lines: Sequence[Line], options: ConsoleOptions) -> Iterator[Text]:
 
 
 def _fit(name: str, width: int) -> str:
-    return name if len(name) <= width else f"{name[: width - 1]}…"
+    return shortened(on_one_line(name), width)
 
 
 def _decades(line: Line) -> str:

@@ -8,16 +8,23 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from gradscope.budget import budget_of, signed
-from gradscope.expected import Expectation, Piece, expectations, meaning
+from gradscope.budget import Budget, budget_of, signed
+from gradscope.expected import AGREES, Expectation, Piece, expectations, meaning, one_chain, phase_of
 from gradscope.findings import Json
 from gradscope.kinds import Kind
-from gradscope.reports.budget_text import GAP, NO_BUDGET
+from gradscope.reports.budget_text import GAP, no_budget
+from gradscope.reports.names import on_one_line, shortened
 from gradscope.reports.wide import heading
 from gradscope.trace import Trace
 
 THEORY_SCHEMA = "gradscope/theory/1"
 MOST_LAYERS, MOST_NAMED = 40, 6
+LEAST_LAYERS = 3  # that make a depth of which a phase speaks
+MOST_APART = 2.0  # factor between measured and predicted χ per layer up to which they speak of one phase
+NO_CHAIN = (
+    "No total and no phase: paths branch or join here, and a gradient that comes through several of them is their sum,"
+    " not the product of these factors."
+)
 HEADS = ("layer", "back through", "χ theory", "χ measured", "ratio")
 
 
@@ -37,11 +44,14 @@ class TheoryView:
         said = f"{len(known) - len(off)} of {layers} as predicted" if known else "nothing to compare"
         yield heading("gradscope theory", Text(said, "bold"), options)
         if budget is None:
-            yield Text(f"{NO_BUDGET}.")
+            yield Text(f"{no_budget(self.trace)}.")
+            return
+        if not known:
+            yield Text(f"{_no_theory(found)}.")
             return
         yield Text(
             f"χ is the factor of the gradient's squared norm per layer, in step {self.trace.steps[budget.rows[0]]}:"
-            " σ_w² E[φ′(x)²] of the measured weights and activations",
+            f" σ_w² E[φ′(x)²] of the measured weights and activations; as predicted is {_tolerance(known)}",
             "dim",
         )
         yield Text()
@@ -49,12 +59,19 @@ class TheoryView:
         if len(found) > MOST_LAYERS:
             yield Text(f"and {len(found) - MOST_LAYERS} more", "dim")
         yield Text()
-        if known:
-            yield Text(_sum(known))
+        yield from self._sums(budget, found, known)
+        yield from _meanings(off)
+
+    def _sums(self, budget: Budget, found: Sequence[Expectation], known: Sequence[Expectation]) -> Iterator[Text]:
+        """End to end, at the beginning and at the end, where the layers are one chain."""
+        if not one_chain(self.trace, budget, found):
+            yield Text(NO_CHAIN)
+            return
+        yield Text(_sum(known))
         if len(budget.rows) > 1:
             later = [one for one in expectations(self.trace, budget, last=True) if not math.isnan(one.ratio)]
-            yield Text(f"In step {self.trace.steps[budget.rows[-1]]}: {_sum(later)}")
-        yield from _meanings(off)
+            if later:
+                yield Text(f"In step {self.trace.steps[budget.rows[-1]]}: {_sum(later)}")
 
 
 def _meanings(off: Sequence[Expectation]) -> Iterator[Text]:
@@ -64,7 +81,9 @@ def _meanings(off: Sequence[Expectation]) -> Iterator[Text]:
         if (worst := one.worst) is not None:
             parted.setdefault(worst.term.kind, []).append(worst)
     for kind, pieces in parted.items():
-        shown = ", ".join(f"{p.term.module or '(model)'} ×{p.measured / p.predicted:.2g}" for p in pieces[:MOST_NAMED])
+        shown = ", ".join(
+            f"{on_one_line(p.term.module) or '(model)'} ×{p.measured / p.predicted:.2g}" for p in pieces[:MOST_NAMED]
+        )
         more = f" and {len(pieces) - MOST_NAMED} more" if len(pieces) > MOST_NAMED else ""
         yield Text.assemble((f"off at {shown}{more}", "yellow"), f": {meaning(kind)}.")
 
@@ -73,7 +92,7 @@ def theory_document(trace: Trace) -> Json:
     """The same as JSON types; no layers where there is no budget, and why."""
     budget = budget_of(trace)
     if budget is None:
-        return {"schema": THEORY_SCHEMA, "layers": [], "reason": f"{NO_BUDGET}."}
+        return {"schema": THEORY_SCHEMA, "layers": [], "reason": f"{no_budget(trace)}."}
     first, last = expectations(trace, budget), expectations(trace, budget, last=True)
     return {
         "schema": THEORY_SCHEMA,
@@ -85,29 +104,48 @@ def theory_document(trace: Trace) -> Json:
 
 
 def _sum(known: Sequence[Expectation]) -> str:
-    """End to end, of the layers that have a theory."""
-    if not known:
-        return "no layer has a theory."
+    """End to end, of the layers of one chain that have a theory; what that means, from three layers on."""
+    count = len(known)
     predicted, measured = (
-        sum(math.log10(value) / 2 for value in values)
+        sum(math.log10(value) / 2 if value > 0 else -math.inf for value in values)
         for values in ([one.predicted for one in known], [one.measured for one in known])
     )
-    phases = [one.phase for one in known]
-    phase = max(dict.fromkeys(phases), key=phases.count)
+    layers = f"{count} layer{'s' if count > 1 else ''}"
+    said = f"{signed(predicted, 2)} decades predicted over {layers}, {signed(measured, 2)} measured"
+    if count < LEAST_LAYERS or not math.isfinite(predicted + measured):
+        return f"{said}."
+    theory, shown = (10 ** (2 * decades / count) for decades in (predicted, measured))
+    if not 1 / MOST_APART <= shown / theory <= MOST_APART:
+        return f"{said}: χ is {theory:.3g} per layer in theory and {shown:.3g} as measured, which tells no phase."
     what = {
-        "ordered": "χ below 1, the gradient shrinks with depth",
-        "critical": "χ near 1, the gradient is kept",
-        "chaotic": "χ above 1, the gradient grows with depth",
-    }[phase]
-    layers = f"{len(known)} layer{'s' if len(known) > 1 else ''}"
-    return f"{signed(predicted, 2)} decades predicted over {layers}, {signed(measured, 2)} measured; {phase}: {what}."
+        "ordered": "the gradient shrinks with depth",
+        "critical": "the gradient is kept",
+        "chaotic": "the gradient grows with depth",
+    }[phase_of(shown)]
+    return f"{said}; {phase_of(shown)}: χ is {shown:.3g} per layer as measured, {what}."
+
+
+def _no_theory(found: Sequence[Expectation]) -> str:
+    """Why there is nothing to compare."""
+    lacking = [p.term for one in found for p in one.pieces if math.isnan(p.predicted)]
+    kinds = dict.fromkeys(on_one_line(term.module_type or term.module) for term in lacking)
+    if not kinds:
+        return "no layer with weights lies on the way back"
+    more = f" and {len(kinds) - MOST_NAMED} more" if len(kinds) > MOST_NAMED else ""
+    return f"no layer of the way back has a theory: there is none of {', '.join([*kinds][:MOST_NAMED])}{more}"
+
+
+def _tolerance(known: Sequence[Expectation]) -> str:
+    most = max(one.tolerance for one in known)
+    narrow = f", and up to {most:.2f} for the narrowest layer, which strays by chance" if most > AGREES else ""
+    return f"within a factor of {AGREES}{narrow}"
 
 
 def _table(found: Sequence[Expectation], width: int) -> Iterator[Text]:
     rows = [list(HEADS), *(_cells(one) for one in found)]
-    most = max(width - 2 * GAP - 28, 8)
+    most = min(max(width - 2 * GAP - 28, 8), max(width * 2 // 5, 8))
     for row in rows:
-        row[0] = row[0] if len(row[0]) <= most else f"…{row[0][1 - most :]}"
+        row[:2] = shortened(on_one_line(row[0]), most), on_one_line(row[1])
     sizes = [max(cell_len(row[c]) for row in rows) for c in range(len(HEADS))]
     shown = list(range(len(HEADS)))
     room = width - sum(sizes[c] + GAP for c in shown if c != 1) - GAP

@@ -141,7 +141,8 @@ class ConstantOutput(Rule):
 def _over_scale(trace: Trace, site: Site) -> Doubles:
     """rms(y) of a normalisation over that of its scale; 0 where the scale is zero."""
     rms = trace.statistics[Statistic.RMS]
-    own = rms[:, trace.sites.index(site)].astype(np.float64)
+    column = next(c for c in trace.columns(site.quantity, site.module, site.name) if trace.sites[c] == site)
+    own = rms[:, column].astype(np.float64)
     weights = trace.columns(Quantity.WEIGHT, site.module, "weight")
     if not weights:
         return own

@@ -199,7 +199,7 @@ def _all_below(later: list[Direction], limit: float) -> Bools:
 def _before(flow: Flow | None, known: list[Direction], one: Direction, *, nearest: bool = False) -> Direction | None:
     """What leads to it and differs most; with `nearest`, of what feeds it."""
     if nearest and flow is not None and flow.given(one.site.module):
-        feeders = flow.feeds(one.site.module)
+        feeders = set(flow.feeds(one.site.module))
         known = [d for d in known if d.site.module in feeders]
     earlier = [d for d in known if d.site.depth < one.site.depth]
     if flow is not None and flow.given(one.site.module):

@@ -156,6 +156,9 @@ def test_a_view_takes_the_place_of_the_findings(cli, recorded, installed, form, 
         (["--view", "budgit"], "`--view budgit` is none of"),
         (["--view", "budget", "--format", "junit"], "not as junit"),
         (["--view", "budget", "-o", "x.svg"], "not as svg"),
+        (["--view", "theory", "--format", "svg"], "not as svg"),
+        (["--view", "theory", "--format", "csv"], "not as csv"),
+        (["--view", "budget", "--view", "theory"], "one at a time, not budget and theory"),
     ],
 )
 def test_a_view_that_there_is_not_is_misuse(cli, recorded, given, said):

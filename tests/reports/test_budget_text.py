@@ -58,7 +58,7 @@ def test_no_line_is_wider_than_the_terminal_and_the_decades_always_stand(trace, 
 def test_what_belongs_to_no_sum_stands_in_brackets():
     shown = printed(BudgetView(residual_net()), width=100)
     assert "block: branch and skip" in shown
-    assert "the skip hands back 1, the branch 1 to 3 of what arrives" in shown
+    assert "the skip hands back 1 of what arrives, so the branch 1 at least and 3 at most" in shown
     assert "(−0.52)" in shown  # fc: 0.3 of 1
     assert "part of no sum" in shown
 
@@ -81,8 +81,13 @@ def test_an_ascii_terminal_gets_ascii():
 
 def test_without_a_budget_it_says_why():
     trace = trace_of(output_grad_l2_norm=[1.0, 2.0])
-    assert "does not tell which module is given" in printed(BudgetView(trace)).replace("\n", " ")
+    assert "tell which module" in printed(BudgetView(trace)).replace("\n", " ")
     assert budget_document(trace)["budget"] is None
+
+
+def test_it_says_which_steps_count():
+    shown = " ".join(printed(BudgetView(sigmoid_chain()), width=200).split())
+    assert "mean over the middle half of the steps by their total, 2 of 4" in shown
 
 
 def test_as_json():
