@@ -241,7 +241,7 @@ def why_none(trace: Trace) -> str:
     norms, broken = (trace.statistics[s][:, columns] for s in (Statistic.L2_NORM, Statistic.NONFINITE_COUNT))
     unsound = (broken > 0) | np.isinf(norms)
     sound = ~np.isnan(norms) & ~unsound
-    modules = {trace.sites[c].module for c, seen in zip(columns, (sound | unsound).any(axis=0), strict=True) if seen}
+    modules = {trace.sites[columns[i]].module for i in np.flatnonzero((sound | unsound).any(axis=0))}
     numel = trace.statistics[Statistic.NUMEL][:, columns]
     if not modules and (numel == 0).any():
         return "the gradients that were recorded have no elements, as of an empty batch"

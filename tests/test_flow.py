@@ -112,5 +112,14 @@ def test_the_way_to_one_of_several_heads():
     assert list(dict.fromkeys(v.module for v in found.spine_to(found.ends[0]))) == ["trunk", "sigma"]
 
 
+def test_the_ways_to_where_branches_meet():
+    found = flow(("in", "a"), ("a", "b"), ("b", "join"), ("in", "c"), ("c", "join"), ("join", "out"))
+    foot = found.given("join")[0]
+    entries = found.entries_before(foot)
+    assert [entry.module for entry in entries] == ["a", "c"]
+    ways = [found.spine_from(entry, foot) for entry in entries]
+    assert [list(dict.fromkeys(v.module for v in way)) for way in ways] == [["a", "b", "join"], ["c", "join"]]
+
+
 def test_a_trace_without_it_has_none():
     assert flow_of(trace_of(output_rms=[1.0])) is None

@@ -24,6 +24,10 @@ def test_characters_that_the_encoding_lacks_have_a_plain_form(encoding, shown):
     assert written("∂L/∂y × 2 − 1e-3 ✗", encoding) == shown
 
 
+def test_a_formula_stays_one():
+    assert written("σ_w² E[φ′(x)²]", "ascii") == "sigma_w^2 E[phi'(x)^2]"
+
+
 def test_a_stream_that_cannot_be_changed_is_left_alone():
     stream = io.StringIO()
     terminal.tolerate_any_encoding(stream)
