@@ -193,6 +193,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
     ),
     "GS303": (
         ("GS504", _anywhere),
+        ("GS201", _overlapping),
         ("GS403", _overlapping),
         ("GS301", _overlapping),
         ("GS302", _overlapping),
@@ -214,6 +215,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
     "GS306": (("GS504", _anywhere), ("GS305", _anywhere), ("GS502", _earlier)),
     "GS307": (
         ("GS504", _anywhere),
+        ("GS201", _overlapping),
         ("GS303", _anywhere),
         ("GS304", _overlapping),
         ("GS301", _overlapping),
