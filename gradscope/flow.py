@@ -71,6 +71,7 @@ class Flow:
         self.after: Edges = {vertex: tuple(following) for vertex, following in after.items()}
         self.before: Edges = {vertex: tuple(leading) for vertex, leading in before.items()}
         self._calls: dict[str, list[Vertex]] = {}
+        self._feeds: dict[str, tuple[str, ...]] = {}  # in a deep residual net one layer is fed by hundreds
         for vertex in dict.fromkeys([*after, *before]):
             if vertex.is_module and vertex.side is Side.GIVEN:
                 self._calls.setdefault(vertex.module, []).append(vertex)
@@ -82,6 +83,11 @@ class Flow:
 
     def feeds(self, module: str) -> tuple[str, ...]:
         """The modules that take part in what `module` is given, with no module between."""
+        if module not in self._feeds:
+            self._feeds[module] = self._feeding(module)
+        return self._feeds[module]
+
+    def _feeding(self, module: str) -> tuple[str, ...]:
         found: dict[str, None] = {}
         waiting = deque(leading for vertex in self.given(module) for leading in self.before.get(vertex, ()))
         seen = set(waiting)
