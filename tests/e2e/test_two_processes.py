@@ -20,6 +20,7 @@ from gradscope.trace import Trace
 
 EXACT = [name for name, case in CASES.items() if case.exact]
 HANGS_AFTER_S = 150
+SPREADS = ("sample_spread", "direction_spread")
 BY_SIZE = ("mean", "std", "rms", "abs_max", "min", "max")  # compared to the largest of them: a mean may cancel
 
 pytestmark = pytest.mark.slow
@@ -87,6 +88,8 @@ def deviations(one: Trace, other: Trace) -> dict[str, tuple[float, str]]:
         wanted = theirs[key]
         largest = max(float(np.nan_to_num(wanted[COLUMN["abs_max"]])), 1e-14)  # below is rounding of zero
         for statistic in STATISTICS:
+            if statistic in SPREADS:
+                continue  # of the samples of each rank, see below
             if statistic == "zero_fraction" and key[3] == "in_proj_bias":
                 continue  # the gradient of the keys' bias is zero, or what rounding leaves of it
             a, b = float(row[COLUMN[statistic]]), float(wanted[COLUMN[statistic]])
@@ -115,6 +118,27 @@ def test_merged_ranks_are_what_one_process_records(
     print(name, max(found.values()))
     np.testing.assert_allclose(whole.per_step["loss"], single.per_step["loss"], rtol=1e-7)
     assert max(found.values())[0] < 1e-5, {s: w for s, w in found.items() if w[0] >= 1e-5}
+
+
+@pytest.mark.parametrize("name", ["ddp", "ddp static graph"])
+def test_a_merged_spread_is_the_mean_of_what_each_rank_has_measured_over_its_own_samples(
+    name: str, folder: Path
+) -> None:
+    ranks = [read_trace(folder / f"{name}.rank{rank}.h5") for rank in range(RANKS)]
+    whole = merged(folder, name)
+    seen = 0
+    for column in whole.columns("output"):
+        site = whole.sites[column]
+        size, *spreads = (
+            np.stack([rank.series(site.module, "output", stat, name=site.name) for rank in ranks])
+            for stat in ("numel", *SPREADS)
+        )
+        for stat, parts in zip(SPREADS, spreads, strict=True):
+            mean = (parts * size).sum(axis=0) / size.sum(axis=0)
+            found = whole.series(site.module, "output", stat, name=site.name)
+            np.testing.assert_allclose(found, mean, rtol=1e-5)
+            seen += int((~np.isnan(found)).sum())
+    assert seen
 
 
 def test_a_unit_that_is_silent_on_one_rank_only_is_not_dead(folder: Path) -> None:
