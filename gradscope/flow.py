@@ -130,18 +130,18 @@ class Flow:
 
     def spine_to(self, vertex: Vertex) -> list[Vertex]:
         """The vertices through which every path from the input to this one goes, in order."""
-        behind = {v for v in _reached([vertex], self.before) if v.module != INPUT} | {vertex}
-        return _on_every_path(behind, self.after, self._entries(behind), [vertex])
+        behind = {v for v in reached([vertex], self.before) if v.module != INPUT} | {vertex}
+        return on_every_path(behind, self.after, self._entries(behind), [vertex])
 
     def spine_from(self, vertex: Vertex, later: Vertex) -> list[Vertex]:
         """The vertices through which every way from the one to the other goes, both with them, in order."""
-        between = _reached([vertex], self.after, later) & _reached([later], self.before)
-        return _on_every_path(between | {vertex, later}, self.after, [vertex], [later])
+        between = reached([vertex], self.after, later) & reached([later], self.before)
+        return on_every_path(between | {vertex, later}, self.after, [vertex], [later])
 
     def entries_before(self, vertex: Vertex) -> list[Vertex]:
         """What is given to the modules that are the first on a way to `vertex`, in the order in which they ran."""
         places = {module: place for place, module in enumerate(self.modules)}
-        found = [v for v in self._entries(_reached([vertex], self.before)) if v.is_module]
+        found = [v for v in self._entries(reached([vertex], self.before)) if v.is_module]
         return sorted(found, key=lambda v: (places.get(v.module, -1), v))
 
     @property
@@ -161,18 +161,18 @@ class Flow:
 
     def descendants(self, start: Iterable[Vertex]) -> set[Vertex]:
         """All that can be reached from `start`; `start` itself only by a loop."""
-        return _reached(start, self.after)
+        return reached(start, self.after)
 
     def parts_between(self, vertex: Vertex, later: Vertex) -> list[set[Vertex]]:
         """What lies on the ways from `vertex` to `later`, apart from these: each part hangs together by itself."""
-        inside = _reached([vertex], self.after, later) & _reached([later], self.before, vertex)
+        inside = reached([vertex], self.after, later) & reached([later], self.before, vertex)
         return self._connected(inside - {vertex, later})
 
     def narrows(self, part: set[Vertex]) -> list[Vertex]:
         """The vertices of a part through which every way in it goes, in order."""
         entries = [v for v in part if not part.issuperset(self.before.get(v, ()))]
         exits = [v for v in part if not part.issuperset(self.after.get(v, ()))]
-        return _on_every_path(part, self.after, entries, exits)
+        return on_every_path(part, self.after, entries, exits)
 
     def tensor_of(self, given: Vertex) -> Vertex:
         """The vertex at which the very tensor was first seen that is given there, or from whose elements it is made."""
@@ -192,7 +192,7 @@ class Flow:
         """
         vertices = list(dict.fromkeys([*self.after, *self.before]))
         bits = {vertex: 1 << place for place, vertex in enumerate(vertices)}
-        order = _topological(set(vertices), self.after)[::-1]
+        order = topological(set(vertices), self.after)[::-1]
         order += set(vertices).difference(order)  # on loops, or behind them
         reach, changed = dict.fromkeys(vertices, 0), True
         while changed:  # once without loops, and once more to see that it is done
@@ -227,8 +227,8 @@ class Flow:
     def _spine_of(self, part: set[Vertex]) -> list[Vertex]:
         exits = self._exits(part)
         entries = self._entries(part)
-        useful = (_reached(exits, self.before) | set(exits)) & (_reached(entries, self.after) | set(entries))
-        return _on_every_path(useful, self.after, entries, exits)
+        useful = (reached(exits, self.before) | set(exits)) & (reached(entries, self.after) | set(entries))
+        return on_every_path(useful, self.after, entries, exits)
 
     def _entries(self, part: Iterable[Vertex]) -> list[Vertex]:
         return [v for v in part if all(leading.module == INPUT for leading in self.before.get(v, ()))]
@@ -239,7 +239,7 @@ class Flow:
         if not outputs:
             return [v for v in part if not any(following in part for following in self.after.get(v, ()))]
         sources = {v: set(self.before.get(v, ())) for v in outputs}
-        behind = {v: _reached(found, self.before) for v, found in sources.items()}
+        behind = {v: reached(found, self.before) for v, found in sources.items()}
         return [
             v
             for v in outputs
@@ -263,25 +263,26 @@ def _is_inside(vertex: Vertex, leading: Vertex) -> bool:
     return (vertex.module, vertex.call) == (leading.module, leading.call) and vertex.side is not leading.side
 
 
-def _reached(start: Iterable[Vertex], edges: Edges, without: Vertex | None = None) -> set[Vertex]:
-    reached: set[Vertex] = set()
+def reached(start: Iterable[Vertex], edges: Edges, without: Vertex | None = None) -> set[Vertex]:
+    """All that `start` leads to along `edges`, not over `without`."""
+    found: set[Vertex] = set()
     waiting = list(start)
     while waiting:
         for following in edges.get(waiting.pop(), ()):
-            if following not in reached and following != without:
-                reached.add(following)
+            if following not in found and following != without:
+                found.add(following)
                 waiting.append(following)
-    return reached
+    return found
 
 
-def _on_every_path(
+def on_every_path(
     vertices: set[Vertex], after: Edges, entries: Iterable[Vertex], exits: Iterable[Vertex]
 ) -> list[Vertex]:
     """Those of `vertices` that every path from an entry to an exit goes through, in order.
 
     In a topological order no edge leads over such a vertex.
     """
-    order, ends = _topological(vertices, after), set(exits)
+    order, ends = topological(vertices, after), set(exits)
     at = {vertex: place for place, vertex in enumerate(order)}
     reach = max((at[v] for v in entries if v in at), default=-1)  # until the last entry there are ways around
     found = []
@@ -293,7 +294,7 @@ def _on_every_path(
     return found
 
 
-def _topological(vertices: set[Vertex], after: Edges) -> list[Vertex]:
+def topological(vertices: set[Vertex], after: Edges) -> list[Vertex]:
     """`vertices` in an order in which each comes before what it leads to; what lies on a loop is left out."""
     count = dict.fromkeys(sorted(vertices), 0)
     for vertex in vertices:

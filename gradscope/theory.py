@@ -15,7 +15,6 @@ Doubles: TypeAlias = NDArray[np.float64]
 Function: TypeAlias = Callable[[Doubles], Doubles]
 
 TORCH_LINEAR = 1 / 3  # n·Var(w) of nn.Linear's default init, uniform in ±1/√n
-XAVIER = 1.0  # of a square layer
 HE = 2.0
 BATCH_NORM_RELU = math.pi / (math.pi - 1)  # He or any other init: normalisation cancels it. Yang et al. 2019, cor. 3.2
 

@@ -7,9 +7,8 @@ that of what both are given. Where the forward graph was not recorded, the order
 
 from collections import deque
 from collections.abc import Iterable, Sequence, Set
-from graphlib import CycleError, TopologicalSorter
 
-from gradscope.flow import Edges, Flow, Vertex, flow_of
+from gradscope.flow import Edges, Flow, Vertex, flow_of, on_every_path, reached, topological
 from gradscope.links import INPUT, Side
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.gain import LEAST_LAYERS
@@ -99,7 +98,7 @@ def chains(flow: Flow, layers: Sequence[str]) -> list[list[Vertex]]:
             if calls and not _leads_to(calls[0], backwards, wanted - {module}):
                 ends.append(Vertex(module, calls[0].call, Side.RETURNED))
         for end in ends[:_MOST]:
-            chain = _every_path(end, onwards, backwards)
+            chain = _every_path(end, onwards)
             found.append(chain if onwards is flow.after else chain[::-1])
             covered |= {vertex.module for vertex in chain}
     return found
@@ -118,33 +117,10 @@ def _leads_to(start: Vertex, edges: Edges, modules: Set[str]) -> bool:
     return False
 
 
-def _every_path(start: Vertex, onwards: Edges, backwards: Edges) -> list[Vertex]:
-    """The vertices that every path from `start` goes through, in order.
-
-    In a topological order they are those over which no edge leads.
-    """
-    reached = {v for v in _reached([start], onwards) | {start} if v.module != INPUT}
-    sorter = TopologicalSorter({v: [w for w in backwards.get(v, ()) if w in reached] for v in sorted(reached)})
-    try:
-        order = list(sorter.static_order())
-    except CycleError:
+def _every_path(start: Vertex, onwards: Edges) -> list[Vertex]:
+    """The vertices that every path from `start` goes through, in order; none where the paths come round again."""
+    found = {v for v in reached([start], onwards) | {start} if v.module != INPUT}
+    if len(topological(found, onwards)) < len(found):
         return []
-    at = {vertex: place for place, vertex in enumerate(order)}
-    farthest, found = 0, []
-    for place, vertex in enumerate(order):
-        if farthest <= place:
-            found.append(vertex)
-        following = [at[v] for v in onwards.get(vertex, ()) if v in at]
-        farthest = max(farthest, *following) if following else len(order)
-    return found
-
-
-def _reached(start: Iterable[Vertex], edges: Edges) -> set[Vertex]:
-    """All that `start` leads to along `edges`."""
-    reached: set[Vertex] = set()
-    waiting = list(start)
-    while waiting:
-        new = [v for v in edges.get(waiting.pop(), ()) if v not in reached]
-        reached.update(new)
-        waiting += new
-    return reached
+    exits = [v for v in found if found.isdisjoint(onwards.get(v, ()))]
+    return on_every_path(found, onwards, [start], exits)

@@ -77,7 +77,7 @@ class VanishingGradient(Rule):
                 f" {len(stretch.layers)} layers, a factor of {number(10**-stretch.per_layer)} per layer, {stretch.when}"
                 f" ({lasting.share:.0%} of those with a gradient)."
             ),
-            cause=_cause(stretch, passed) + decades_in_words(budget) + _consequence(optimizer_of(trace), starved),
+            cause=_cause(stretch, passed, decades_in_words(budget)) + _consequence(optimizer_of(trace), starved),
             remedy=other_remedy(budget) or _remedy(trace, stretch, passed),
         )
 
@@ -97,9 +97,10 @@ def relative_progress(trace: Trace, stretch: Stretch) -> float:
     return float(np.median(relative)) if len(relative) else float("nan")
 
 
-def _cause(stretch: Stretch, passed: list[Transmission]) -> str:
-    text = "; ".join([*map(str, passed), stretch.weights])
-    return f"{text[0].upper()}{text[1:]}."
+def _cause(stretch: Stretch, passed: list[Transmission], decades: str) -> str:
+    """Where the budget is known it tells what the activation functions pass back, too."""
+    text = "; ".join([*map(str, [] if decades else passed), stretch.weights])
+    return f"{text[0].upper()}{text[1:]}.{decades}"
 
 
 def _consequence(optimizer: Optimizer, starved: float) -> str:
