@@ -181,7 +181,7 @@ def test_layers_whose_weights_a_parametrization_makes_are_judged_as_others(norm)
 def test_of_a_weight_whose_scale_a_parametrization_sets_no_scale_is_told():
     found = gradscope.check(lambda: Deep(nn.utils.parametrizations.spectral_norm), batch=tiny, loss=F.cross_entropy)
     (vanishing,) = (f for f in found.findings if f.code == "GS101")
-    assert "what makes the weights, a parametrization, sets their scale" in vanishing.cause
+    assert "What makes the weights, a parametrization, sets their scale" in vanishing.cause
     assert not any(item.rule in ("vanishing-gradient", "symmetric-init") for item in found.not_judged)
 
 
