@@ -4,6 +4,7 @@ from gradscope.reports.base import Report
 from gradscope.reports.csvfile import CsvFile
 from gradscope.reports.github import GitHub
 from gradscope.reports.gitlab import GitLab
+from gradscope.reports.html import Html
 from gradscope.reports.images import Images
 from gradscope.reports.jsonfile import JsonFile
 from gradscope.reports.junit import JUnit
@@ -20,6 +21,7 @@ REPORTS: tuple[Report, ...] = (
     GitLab(),
     Markdown(),
     CsvFile(),
+    Html(),
     Images("png", "figures as pixels"),
     Images("svg", "figures as vectors"),
 )
