@@ -2,14 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gradscope.findings import Diagnosis
 from gradscope.reports.base import Destination, write_text
 from gradscope.trace import Trace
-
-if TYPE_CHECKING:
-    from gradscope.reports.comparison import Comparison
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A page that stands alone: sections from templates, Bokeh's figures, and all that they need, in one file.
 
-What a section says comes from its template in the folder `page`, which Jinja escapes; what it draws are Bokeh's figures,
-and what its script reads are JSON documents. Nothing is loaded from anywhere, so the file opens by a double click:
+What a section says comes from its template in the folder `page`, which Jinja escapes; what it draws are figures of
+Bokeh's, and what its script reads are JSON documents. Nothing is loaded from anywhere: a double click opens the file.
 
     Section(...)                       one for each part of the report; made by `page_verdict`, `page_map`, ...
     page_of("run.h5", sections)        the whole document
@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from bokeh.embed import json_item
-from bokeh.models import UIElement
+from bokeh.models.ui import UIElement
 from bokeh.resources import Resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -84,14 +84,13 @@ def library() -> tuple[str, ...]:
 @cache
 def environment() -> Environment:
     """Templates that escape what they are given and refuse what they are not."""
-    made = Environment(
+    return Environment(
         loader=PackageLoader("gradscope.reports", "page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return made
 
 
 def _for_script(document: object) -> str:

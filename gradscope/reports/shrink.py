@@ -1,0 +1,68 @@
+"""A grid with fewer cells in which a single sick step stays to be seen: a cell shows its extreme, never its mean."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradscope.trace import Doubles, Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """Numbers of a quantity at places over steps, and what is known of each.
+
+    Attributes:
+        values: ≥ 0; NaN where none is known. Shape (place, step).
+        nonfinite: Whether the quantity had NaN or Inf. Shape (place, step).
+        seen: Whether it was observed. Shape (place, step).
+    """
+
+    values: Doubles
+    nonfinite: NDArray[np.bool_]
+    seen: NDArray[np.bool_]
+
+
+def starts_of(steps: int, most: int) -> Ints:
+    """Where each of at most `most` blocks begins: they are of even length but for one step. Shape (block,)."""
+    blocks = min(steps, most)
+    return np.arange(blocks, dtype=np.int64) * steps // blocks if blocks else np.zeros(0, dtype=np.int64)
+
+
+def shrunk(cells: Cells, starts: Ints) -> Cells:
+    """One cell for each block of steps that begins at `starts`: what lies farthest from the place's median.
+
+    Any NaN or Inf makes the cell non-finite, and a zero is farther than every number. The distance is that of the
+    logarithms, so a fall by three decades weighs as much as a rise.
+    """
+    if not len(starts) or len(starts) == cells.values.shape[1]:
+        return cells
+    positive = cells.seen & ~cells.nonfinite & (cells.values > 0) & np.isfinite(cells.values)
+    logs = np.where(positive, np.log(cells.values, where=positive, out=np.zeros(cells.values.shape)), np.nan)
+    distance = np.abs(logs - _medians(logs)[:, None])
+    distance[cells.seen & (cells.values == 0)] = np.inf
+    distance[np.isnan(distance)] = -1.0
+    farthest = _argmax_of_blocks(distance, starts)
+    rows = np.arange(len(distance))[:, None]
+    return Cells(
+        values=cells.values[rows, farthest],
+        nonfinite=np.logical_or.reduceat(cells.nonfinite, starts, axis=1),
+        seen=np.logical_or.reduceat(cells.seen, starts, axis=1),
+    )
+
+
+def _medians(logs: Doubles) -> Doubles:
+    """Of each row, without NaN; 0 for a row that has no number."""
+    known = ~np.isnan(logs).all(axis=1)
+    medians = np.zeros(len(logs))
+    medians[known] = np.nanmedian(logs[known], axis=1)
+    return medians
+
+
+def _argmax_of_blocks(distance: Doubles, starts: Ints) -> Ints:
+    """The first step of each block at which its largest distance is. Shape (place, block)."""
+    most = np.maximum.reduceat(distance, starts, axis=1)
+    lengths = np.diff(np.append(starts, distance.shape[1]))
+    is_most = distance == np.repeat(most, lengths, axis=1)
+    steps = np.where(is_most, np.arange(distance.shape[1]), distance.shape[1])
+    return np.minimum.reduceat(steps, starts, axis=1)
