@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from browser import browser as browser
 
 # before anybody imports torch, here or in a child process: the workers share the cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
