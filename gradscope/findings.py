@@ -1,6 +1,5 @@
 """What the rules say of a trace: findings, what could not be judged, and the diagnosis that holds both."""
 
-import html
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -213,19 +212,6 @@ class Diagnosis:
         yield from diagnosis_lines(self)
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
-            for cells in (
-                (f.code, f.severity.value, f.role.value, f.module or "(model)", f.message, f.cause, f.remedy)
-                for f in self.findings
-            )
-        )
-        unjudged = "".join(f"<li>{html.escape(item.rule)}: {html.escape(item.reason)}</li>" for item in self.not_judged)
-        head = "".join(f"<th>{name}</th>" for name in ("code", "severity", "role", "module", "what", "cause", "remedy"))
-        count = len(self.roots)
-        verdict = f"{count} root finding{'s' * (count != 1)}" if self.findings else "healthy"
-        return (
-            f"<p><b>gradscope: {verdict}</b> ({self.steps} step{'s' * (self.steps != 1)}, {self.sites} sites)</p>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-            + (f"<p>not judged:</p><ul>{unjudged}</ul>" if unjudged else "")
-        )
+        from gradscope.reports.notebook import diagnosis_html
+
+        return diagnosis_html(self)

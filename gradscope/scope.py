@@ -256,7 +256,10 @@ class Scope:
         self._detach(keep_partial=error is not None or self._recorder.backward_ran)
 
     def _repr_html_(self) -> str:
-        return self.diagnose()._repr_html_()
+        from gradscope.reports.notebook import scope_html  # a training loop has no use for it
+
+        trace = self.trace
+        return scope_html(trace, diagnose(trace, self._rules), running=not self._detached)
 
     # ---------------------------------------------------------------- steps: see `steps.Edges`
 

@@ -252,6 +252,15 @@ class Trace:
 
         save_trace(self, path)
 
+    def __repr__(self) -> str:
+        model = str(self.meta.get("model") or "model")
+        return f"<Trace of {model}: {len(self.steps)} steps, {len(self.sites)} sites>"
+
+    def _repr_html_(self) -> str:
+        from gradscope.reports.notebook import trace_html  # how it looks is the reports' business
+
+        return trace_html(self)
+
 
 class Sink(Protocol):
     """Where the records of a running recording go: to memory (`TraceBuilder`) or to disk (`storage.TraceWriter`).

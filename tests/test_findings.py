@@ -130,9 +130,6 @@ def test_html_of_a_hostile_module_is_text() -> None:
     page = diagnosis(finding(module=HOSTILE))._repr_html_()
     assert "<script>" not in page
     assert page.count("&lt;script&gt;alert(&#x27;&amp;&#x27;)&lt;/script&gt;") == 3  # module, message, not judged
-    assert "1 root finding<" in page
-    assert "2 root findings<" in diagnosis(ROOT, OTHER)._repr_html_()
-    assert "healthy" in diagnosis()._repr_html_()
 
 
 def test_a_terminal_shows_what_why_and_the_way_out() -> None:

@@ -29,7 +29,7 @@ from gradscope.reports.profile import (
 )
 from gradscope.reports.through_time import through_time
 from gradscope.reports.wide import heading
-from gradscope.trace import Trace
+from gradscope.trace import Doubles, Trace
 from gradscope.verdict import Verdict
 
 SPARK_WIDTH = 32
@@ -82,7 +82,7 @@ class TraceReport:
         """Verdict and findings first, then what they rest on."""
         glyphs = glyphs_for(options)
         yield heading("gradscope", verdict(self.diagnosis), options)
-        yield Text(" · ".join(_particulars(self.trace)), "dim")
+        yield Text(" · ".join(particulars(self.trace)), "dim")
         about = about_ranks(self.trace)
         if about is not None:
             yield Text(about, "yellow")
@@ -155,7 +155,7 @@ def ends_note(profile: Profile) -> str:
     return f"{'first to last' if profile.reverse else 'last to first'} ×{ratio:.2g}{memory}"
 
 
-def _particulars(trace: Trace) -> Iterator[str]:
+def particulars(trace: Trace) -> Iterator[str]:
     """Model, parameters, optimizer, steps: what a reader must know to judge the rest."""
     meta = trace.meta
     if meta.get("scenario"):
@@ -216,16 +216,21 @@ def _over_steps(trace: Trace, glyphs: Glyphs) -> RenderableType | None:
     grid.add_column(style="bold")
     grid.add_column(no_wrap=True)
     grid.add_column(justify="right")
-    series = [("loss", trace.per_step["loss"])]
-    for name, label in (("raw", "gradient norm"), ("applied", "as applied")):
-        if trace.columns(Quantity.TOTAL_NORM, "", name):
-            norms = trace.series("", Quantity.TOTAL_NORM, Statistic.L2_NORM, name=name)
-            if name == "raw" or not np.allclose(norms, series[-1][1], equal_nan=True):
-                series.append((label, norms.astype(np.float64)))
-    for label, values in series:
+    for label, values in series_over_steps(trace):
         known = values[~np.isnan(values)]
         if len(known) and len(values) > 1:
             grid.add_row(label, sparkline(values, SPARK_WIDTH, glyphs), f"{known[0]:.3g} → {values[-1]:.3g}")
     if not grid.row_count:
         return None
     return Group(Text.assemble(("Over the steps", "bold")), grid)
+
+
+def series_over_steps(trace: Trace) -> list[tuple[str, Doubles]]:
+    """The loss, the norm of all gradients, and that as applied where it differs; each of shape (step,)."""
+    series = [("loss", trace.per_step["loss"])]
+    for name, label in (("raw", "gradient norm"), ("applied", "as applied")):
+        if trace.columns(Quantity.TOTAL_NORM, "", name):
+            norms = trace.series("", Quantity.TOTAL_NORM, Statistic.L2_NORM, name=name)
+            if name == "raw" or not np.allclose(norms, series[-1][1], equal_nan=True):
+                series.append((label, norms.astype(np.float64)))
+    return series
