@@ -11,6 +11,7 @@ from gradscope.rules.activations import LARGEST_SLOPE, asked_gain
 from gradscope.rules.base import Rule
 from gradscope.rules.chains import gradient_profiles, spread_in_order, spread_profiles
 from gradscope.rules.gain import BEGINNING, DECAY, GROWTH, REMAINS, Bools, Rises, steady_growth, steepest_rises
+from gradscope.rules.inflated import inflated
 from gradscope.rules.layers import Profile, fan_in, learned_layers, relative_scale
 from gradscope.rules.oversized import oversized
 from gradscope.rules.persistence import Persistence, persistence
@@ -28,14 +29,17 @@ class ForwardVarianceExplosion(Rule):
     How it is measured: the std of every layer's output against depth; and, because a bounded activation hides the
         growth, a gradient that grows by 1.26 per layer or more over layers whose weights have at least 1.6 times the
         scale that their activation asks for. Where the gradient grows on its way back as GS102 asks, outputs that grow
-        by 1.25 per layer are enough, as in a stream to which every block adds as much again.
+        by 1.25 per layer are enough, as in a stream to which every block adds as much again. And of every layer by how
+        much its weight has grown between the steps, beyond what the optimizer's updates can have done.
     Why the threshold: 1.5 decades over at least four layers, with a factor of 1.6 or more per layer, if the run begins
         with it; what training has made counts from three decades on. Twice the He scale doubles per layer. A bounded
         activation between the layers may cut the growth off each time: weights of three times the scale that keeps the
         spread in every layer, and half of the outputs at a bound at the start, are the same fault. It is an error from
         four decades on; of a run that begins with it and still has it at the end from two decades on: nets of 4 to 10
         ReLU or Tanh layers so drawn had not come down to the loss of chance after 600 steps of Adam or SGD, and with
-        their default weights Adam had taught them.
+        their default weights Adam had taught them. What something beside the optimizer has multiplied a weight by
+        counts from the same 1.5 decades on, where the output has grown by half of that and the weight has three times
+        the scale that keeps the spread.
     What to try: He initialisation before ReLU, Xavier before Tanh; normalisation layers.
     Where it stays silent: layers that training has made larger; a large layer before a normalisation or a bounded
         activation, which take its scale away (GS302 sees the latter); one spike.
@@ -54,6 +58,7 @@ class ForwardVarianceExplosion(Rule):
     least_scale: float = 1.0
     cut_off_scale: float = 3.0
     cut_off_share: float = 0.5
+    grown_by_others: float = 0.5  # decades from which on it is under way
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding: the steepest stretch, or the layers that are too large where it is no stretch."""
@@ -69,7 +74,7 @@ class ForwardVarianceExplosion(Rule):
             *(("the gradient on its way back", *each) for each in steepest(trace, gradient, exploding)),
         ]
         begun = [each for each in steep if each[2].first == 0]
-        few = [] if begun else [*self._few(trace)]
+        few = [] if begun else [*self._by_others(trace), *self._few(trace)]
         if few:
             yield few[0]
         elif steep:
@@ -78,6 +83,48 @@ class ForwardVarianceExplosion(Rule):
         else:
             enough_layers(trace, spread, Quantity.OUTPUT)
             yield from self._cut_off(trace)
+
+    def _by_others(self, trace: Trace) -> Iterator[Finding]:
+        """Layers that grow between the steps, not by them."""
+        found = inflated(trace, decades=self.min_decades, scale=self.cut_off_scale)
+        if found is None:
+            return
+        total = found.decades
+        with np.errstate(invalid="ignore"):
+            lasting = persistence(total >= self.grown_by_others, ~np.isnan(total))
+        if lasting is None or not lasting.standing:
+            return
+        peak = int(np.nanargmax(total))
+        at = found.growth[peak]
+        layer, decades, output = found.layers[int(np.argmax(at))], float(total[peak]), float(found.output[peak])
+        begun = int(np.flatnonzero(np.nan_to_num(total[: lasting.first]) <= 0)[-1])
+        others = f", with {count(len(at) - 1, 'other layer')} like it," if len(at) > 1 else ""
+        norm = trace.statistics[Statistic.L2_NORM][:, layer.weight]
+        yield Finding(
+            code=self.code,
+            pathology=self.name,
+            severity=Severity.ERROR if decades >= self.begun_error_decades else Severity.WARNING,
+            module=layer.module,
+            sites=tuple(trace.sites[each.weight] for each in found.layers),
+            alike=tuple(each.module for each in found.layers),
+            first_step=int(trace.steps[begun]),
+            last_step=int(trace.steps[lasting.last]),
+            measured=decades,
+            threshold=self.min_decades,
+            unit="decades",
+            message=(
+                f"The weight of {layer.module or 'the model'}{others} grows by {decades:.1f} decades between the steps,"
+                f" from step {trace.steps[begun]} to {trace.steps[peak]}, and what comes out by {output:.1f}."
+            ),
+            cause=(
+                f"Its norm goes from {number(float(norm[begun]))} to {number(float(norm[peak]))}, which the"
+                " optimizer's updates cannot have done: something else multiplies it."
+            ),
+            remedy=(
+                f"Look at what changes {layer.module or 'the weight'} after optimizer.step(), as a normalisation or an"
+                " average does: it must leave the norm where it is."
+            ),
+        )
 
     def _few(self, trace: Trace) -> Iterator[Finding]:
         """Layers that the run begins with and that are too large by as much, though they make no slope."""
