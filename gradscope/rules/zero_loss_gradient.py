@@ -12,9 +12,11 @@ from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Site, Statistic
 from gradscope.rules.base import Rule
 from gradscope.rules.layers import learned_layers
-from gradscope.rules.learning import effective_update_ratios, has_optimizer, trainable_parameters
+from gradscope.rules.learning import effective_update_ratios, has_optimizer, promised, trainable_parameters
 from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Trace
+
+_BEFORE = 5  # steps that tell where the loss stood
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,11 @@ class ZeroLossGradient(Rule):
     Why the threshold: a loss that depends on the outputs moves by about as much as they do: the share is near one for
         squared errors and cross-entropies, and larger once the loss is small. A millionth is what float32 rounds away;
         a thousandth counts where no weight moves by more than 1e-7 of its norm, float32's rounding, in a step.
-        Nearly all steps, the first among them: a margin loss that training has brought to zero has done its work.
+        Nearly all steps, the first among them: a margin loss that training has brought to zero has done its work. Nine
+        tenths are enough where nothing came in the last quarter of the run and else only the tip of a loss, a thirtieth
+        of what the outputs would change it by: of a margin that is met by chance, not of a mistake or a reward.
+        Exactly nothing from some step on, for a quarter of the run and ten steps, counts where the loss had not
+        come down to half of the first by then, nor could the last step take half of it off: Σ ‖∂L/∂w‖ ‖Δw‖ / L.
     What to try: a loss whose slope is not zero where the outputs are now: a larger margin, no clamp, no rounding or
         argmax on the way.
     Where it stays silent: losses that become zero in training; steps without a reward, or that a gradient scaler has
@@ -49,6 +55,11 @@ class ZeroLossGradient(Rule):
     faded: float = 1e-3
     min_steps: int = 3
     min_share_of_steps: float = 0.98
+    min_share_of_tips: float = 0.9
+    tip: float = 30.0
+    stopped_share: float = 0.25
+    stopped_steps: int = 10
+    unlearned: float = 0.5  # of the first loss
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding."""
@@ -68,9 +79,30 @@ class ZeroLossGradient(Rule):
         share = np.where(reached, _moved_loss(trace, self.faded)[judged], 0.0)
         moved = np.where(reached, _moved_weights(trace)[judged], 0.0)
         nothing = (share <= self.max_share) | ((share <= self.max_still) & (moved <= self.max_update))
-        beginning = nothing[: self.min_steps].all()
-        if beginning and nothing.mean() >= self.min_share_of_steps:
+        if not (nothing[: self.min_steps].all() and self._nearly_all(nothing, share)):
+            nothing = self._stopped(trace.per_step["loss"][judged], promised(trace)[judged], (share == 0) & reached)
+        if nothing.any():
             yield self._finding(trace, judged[nothing], share[nothing], none=not reached.any())
+
+    def _nearly_all(self, nothing: NDArray[np.bool_], share: Doubles) -> bool:
+        """Whether the steps with something are too few to tell of, or few, early, and mere tips of a loss."""
+        last = nothing[-max(self.min_steps, len(nothing) // 4) :]
+        tips = bool(last.all()) and bool((share[~nothing] >= self.tip).all())
+        return float(nothing.mean()) >= (self.min_share_of_tips if tips else self.min_share_of_steps)
+
+    def _stopped(self, loss: Doubles, promises: Doubles, nothing: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The steps to the end without any gradient, if it was no step that brought them about; else none."""
+        none = np.zeros(len(nothing), bool)
+        something = np.flatnonzero(~nothing)
+        start = int(something[-1]) + 1 if len(something) else 0
+        before, first = loss[:start][-_BEFORE:], loss[: self.min_steps]
+        some = len(before) == _BEFORE and not nothing[start - _BEFORE : start].any() and np.isfinite(before).all()
+        if not some or len(nothing) - start < max(self.stopped_steps, self.stopped_share * len(nothing)):
+            return none
+        could = float(np.nan_to_num(promises[start - 1], posinf=np.inf)) >= self.unlearned
+        if not could and float(np.min(before)) > self.unlearned * float(np.median(first)) > 0:
+            none[start:] = True
+        return none
 
     def _finding(self, trace: Trace, judged: NDArray[np.intp], share: Doubles, *, none: bool) -> Finding:
         site = _last_output(trace)
@@ -90,7 +122,8 @@ class ZeroLossGradient(Rule):
             what = (
                 f"What the loss hands back to {where or 'the model'} is {size} in {len(judged)} recorded steps{said}."
             )
-            cause, remedy = _why(trace, site, loss, nothing=nothing)
+            since = f"since step {first}" if judged[0] >= self.stopped_steps else "from the start"
+            cause, remedy = _why(trace, site, loss, nothing=nothing, since=since)
         return Finding(
             code=self.code,
             pathology=self.name,
@@ -108,7 +141,7 @@ class ZeroLossGradient(Rule):
         )
 
 
-def _why(trace: Trace, site: Site, loss: Doubles, *, nothing: bool) -> tuple[str, str]:
+def _why(trace: Trace, site: Site, loss: Doubles, *, nothing: bool, since: str) -> tuple[str, str]:
     """Cause and remedy, from what the loss does."""
     column = next(c for c in trace.columns(Quantity.OUTPUT) if trace.sites[c] == site)
     low, high = (float(trace.statistics[s][0, column]) for s in (Statistic.MIN, Statistic.MAX))
@@ -122,7 +155,7 @@ def _why(trace: Trace, site: Site, loss: Doubles, *, nothing: bool) -> tuple[str
         )
     if len(loss) and not loss.any():
         return (
-            f"The loss is zero from the start, as a margin that all samples meet makes it, or a zero factor; {given}.",
+            f"The loss is zero {since}, as a margin that all samples meet makes it, or a zero factor; {given}.",
             "Set the margin (or the factor) so that the loss is above zero for these outputs.",
         )
     if len(loss) and np.ptp(loss) <= 1e-6 * abs(loss[0]):

@@ -12,6 +12,7 @@ from gradscope.rules.zero_loss_gradient import ZeroLossGradient
 OPTIMIZER = {"optimizers": [{"type": "SGD"}]}
 TYPES = ["Linear", "Tanh", "Linear", "Sigmoid"]
 STEPS = 20
+HALF = np.r_[np.ones(10), np.zeros(10)]
 
 
 def trace(gradient, *, loss=0.7, output=1.0, **more):
@@ -53,7 +54,12 @@ BROKEN = {
 CLEAN = {
     "a gradient as it should be": trace(np.full(STEPS, 0.1)),
     "a loss times 1e-12": trace(np.full(STEPS, 1e-13), loss=7e-13),
-    "a margin that training has met": trace(np.r_[np.ones(10), np.zeros(10)], loss=np.r_[np.ones(10), np.zeros(10)]),
+    "a margin that training has met": trace(HALF, loss=np.r_[np.linspace(1, 0.01, 10), np.zeros(10)]),
+    "a margin that one large step has met": trace(
+        HALF, loss=HALF, weight_grad_l2_norm=np.full(4, 2.0), weight_update_l2_norm=np.full(4, 0.1)
+    ),
+    "a mistake now and then": trace(np.r_[[1, 0] * 4, np.zeros(12)], loss=np.r_[[1, 0] * 4, np.zeros(12)]),
+    "a reward that comes more often": trace(np.r_[np.zeros(18), 1, 1], loss=1.0),
     "a reward now and then": trace(np.r_[np.zeros(19), 1.0], loss=np.r_[np.zeros(19), 1.0]),
     "the loss was not recorded": trace(np.full(STEPS, 1e-12), loss=np.nan),
     "not a number": trace(np.zeros(STEPS), output_grad_nonfinite_count=np.ones((STEPS, 4))),
@@ -71,6 +77,23 @@ def test_a_loss_that_hands_back_nothing_is_found(name):
 @pytest.mark.parametrize("name", CLEAN)
 def test_a_loss_that_hands_back_something_is_clean(name):
     assert list(ZeroLossGradient().check(CLEAN[name])) == []
+
+
+def test_a_loss_that_is_cut_off_in_the_middle_of_the_run_is_found():
+    moving = {"weight_grad_l2_norm": np.full(4, 2.0), "weight_update_l2_norm": np.full(4, 0.01)}
+    (finding,) = ZeroLossGradient().check(trace(HALF, loss=HALF, **moving))
+    assert (finding.first_step, finding.last_step) == (10, 19)
+    assert "is exactly zero in 10 recorded steps" in finding.message
+    assert "zero since step 10" in finding.cause
+    (clamped,) = ZeroLossGradient().check(trace(HALF, loss=np.r_[np.linspace(1, 5, 10), np.full(10, 5.0)]))
+    assert "The loss is 5 in every step" in clamped.cause
+
+
+def test_a_margin_that_few_batches_ever_break_is_found():
+    rare = np.isin(np.arange(STEPS), [7, 9]) * 1.0
+    (finding,) = ZeroLossGradient().check(trace(rare, loss=rare / 100))
+    assert "is exactly zero in 18 recorded steps" in finding.message
+    assert list(ZeroLossGradient().check(trace(rare, loss=rare))) == []  # the few mistakes of one that learns at once
 
 
 def test_the_cause_tells_what_the_loss_does():
