@@ -71,6 +71,16 @@ def test_moderate_steps_that_last_are_an_error_where_the_loss_rises_with_them():
     assert list(UpdateTooLarge().check(trace([0.2, 1e-3], loss=FALLING))) == []
 
 
+def test_ten_steps_that_replace_a_weight_are_an_error_in_a_long_run_too():
+    at = np.arange(120)
+    late = np.where((at >= 100) & (at < 112), np.where(at % 2, 0.3, 0.1), 0.01)[:, None] * [1, 0.1]
+    (finding,) = UpdateTooLarge().check(trace(late, steps=120, loss=np.where(at <= 105, 0.5, 2.0)))
+    assert (finding.severity, finding.threshold, finding.first_step) == (Severity.ERROR, 0.15, 100)
+    assert list(UpdateTooLarge().check(trace(late, steps=120, loss=np.where(at <= 105, 0.5, 0.2)))) == []
+    spikes = np.where(at % 20 == 0, 0.3, 0.01)[:, None] * [1, 0.1]
+    assert list(UpdateTooLarge().check(trace(spikes, steps=120, loss=np.where(at <= 105, 0.5, 2.0)))) == []
+
+
 @pytest.mark.parametrize(
     ("ratio", "loss", "severity"),
     [
