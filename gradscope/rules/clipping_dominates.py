@@ -9,6 +9,7 @@ from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
+from gradscope.rules.gain import Bools
 from gradscope.rules.learning import Optimizer, norms, optimizer_of, trainable_parameters, update_ratios
 from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Ints, Trace
@@ -22,11 +23,12 @@ class ClippingDominates(Rule):
         divided by it, however good or bad the gradient is.
     How it is measured: the norm of all gradients as backward left them over their norm as the optimizer read them.
     Why the threshold: clipping is meant for the rare large gradient. Where nine steps of ten are cut to a tenth or
-        less, the threshold is a second learning rate. It is an error where what is left moves no weight by 1e-4 of
-        itself in any step; a warning where the model learns slower than its learning rate says; worth knowing where
-        that costs nothing: under an optimizer that divides the gradient's size out, as long as what is left stays
-        above its eps, and where the steps are of a usual size (1e-3 of some weight) and would be too large without
-        clipping (0.3), so that the two together are the learning rate.
+        less, the threshold is a second learning rate; so where that begins later and lasts for the last third of the
+        run, which counts where nothing moves any more that would without clipping. It is an error where what is left
+        moves no weight by 1e-4 of itself in any step; a warning where the model learns slower than its learning rate
+        says; worth knowing where that costs nothing: under an optimizer that divides the gradient's size out, as long
+        as what is left stays above its eps, and where the steps are of a usual size (1e-3 of some weight) and would be
+        too large without clipping (0.3), so that the two together are the learning rate.
     What to try: a clip threshold at the 90th percentile of the observed norms, which the message gives.
     Where it stays silent: clipping now and then, or by a small factor; a factor that is the same in every step, or
         a power of two in each, which is a loss scale and no clipping; on top of such a scale, what it leaves.
@@ -38,6 +40,7 @@ class ClippingDominates(Rule):
     reads = frozenset({Quantity.WEIGHT_GRAD, Quantity.APPLIED_GRAD})
 
     min_share: float = 0.9
+    late: float = 1 / 3  # of the steps, at the end of the run
     min_factor: float = 10.0
     min_steps: int = 5
     eps_margin: float = 10.0
@@ -56,6 +59,8 @@ class ClippingDominates(Rule):
                 f"needs {self.min_steps} steps with a gradient before and after clipping, the trace has {known.sum()}"
             )
         factor = factor / _scale(factor[known])
+        begin = self._begin(known, factor)
+        known &= np.arange(len(known)) >= begin
         rows = np.flatnonzero(known & (factor > 1.001))
         share = len(rows) / known.sum()
         if not len(rows):
@@ -67,12 +72,14 @@ class ClippingDominates(Rule):
             return
         optimizer = optimizer_of(trace)
         above_eps = optimizer.adaptive and _rms(trace, rows) > self.eps_margin * optimizer.eps
-        moved = _largest_ratios(trace)
+        moved = _largest_ratios(trace)[known]
         usual = float(np.nanmedian(moved)) if np.isfinite(moved).any() else float("nan")
         enough = usual >= self.usual and usual * typical >= self.too_large
         severity = Severity.INFO if above_eps or enough else Severity.WARNING
         if severity is Severity.WARNING and np.nanmax(moved, initial=-1.0) < self.still and usual >= 0:
             severity = Severity.ERROR
+        if begin and not (severity is Severity.ERROR and usual * typical >= self.usual):
+            severity = Severity.INFO  # a rate that falls, or a gradient that grows, makes late steps small as well
         site = next(s for s in trace.sites if s.quantity is Quantity.TOTAL_NORM and s.name == "applied")
         high = float(np.percentile(raw[known], 90))
         yield Finding(
@@ -97,6 +104,17 @@ class ClippingDominates(Rule):
             ),
             remedy=self._remedy(optimizer, high, usual, typical, by_norm=scales_all_alike(trace, rows)),
         )
+
+    def _begin(self, known: Bools, factor: Doubles) -> int:
+        """The step from which on clipping is judged: 0, or where heavy clipping begins that lasts to the end."""
+        heavy, judged = factor >= self.min_factor, np.flatnonzero(known)
+        if (factor[judged] > 1.001).mean() >= self.min_share:
+            return 0
+        last = judged[-max(self.min_steps, int(self.late * len(judged))) :]
+        if not heavy[last].all():
+            return 0
+        before = np.flatnonzero(known & ~heavy)
+        return int(before[-1]) + 1 if len(before) else 0
 
     def _cost(self, optimizer: Optimizer, usual: float, typical: float, *, above_eps: bool) -> str:
         if above_eps:

@@ -138,3 +138,31 @@ def test_without_a_parameter_or_a_gradient_nothing_says_that_they_are_cut_one_by
     assert scales_all_alike(trace_of(output_rms=np.ones(2)), np.arange(3))
     zero = trace_of(weight_grad_l2_norm=np.zeros(3), applied_grad_l2_norm=np.zeros(3))
     assert scales_all_alike(zero, np.arange(10))
+
+
+def late(begin, ratio):
+    """Clipping to 0.01 from step `begin` on, which leaves updates of `ratio` times the weights."""
+    applied = np.where(np.arange(40) < begin, RAW, 0.01)
+    found = trace_of(
+        total_norm_l2_norm=np.stack([RAW, applied], axis=1),
+        weight_l2_norm=np.ones(2),
+        weight_grad_l2_norm=np.ones(2),
+        weight_update_l2_norm=np.where(np.arange(40) < begin, 1e-2, ratio)[:, None] * [1, 0.1],
+    )
+    names = iter(["raw", "applied"])
+    sites = tuple(
+        replace(site, module="", name=next(names)) if site.quantity == "total_norm" else site for site in found.sites
+    )
+    return replace(found, sites=sites)
+
+
+def test_clipping_that_brings_the_rest_of_a_run_to_a_stop_is_found():
+    (finding,) = ClippingDominates().check(late(20, 3e-5))
+    assert (finding.severity, finding.first_step) == (Severity.ERROR, 20)
+    assert finding.message.startswith("100% of the steps are clipped")
+
+
+@pytest.mark.parametrize(("begin", "ratio"), [(30, 3e-5), (20, 1e-3), (20, 1e-7)])
+def test_a_short_end_steps_that_go_on_and_a_rate_that_has_gone_are_no_fault_of_clipping(begin, ratio):
+    found = list(ClippingDominates().check(late(begin, ratio)))
+    assert all(finding.severity is Severity.INFO for finding in found)
