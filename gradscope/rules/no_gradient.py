@@ -26,8 +26,8 @@ class NoGradient(Rule):
     How it is measured: for each module, whether any gradient of its parameters was ever observed and ever differed
         from zero; or whether one was, but none any more, though the module runs. Neighbouring modules make one finding.
     Why the threshold: never and exactly zero need no threshold; three recorded steps tell a first step of zeros, as of
-        a zero-initialised adapter, from a path that is cut. A gradient has stopped when it has been missing for a
-        quarter of the run, ten steps at least, and three times as long as ever before: the heads of tasks that take
+        a zero-initialised adapter, from a path that is cut. A gradient has stopped when it has been missing for the
+        last 15 % of the run, ten steps at least, and three times as long as ever before: the heads of tasks that take
         turns come back sooner.
     What to try: look for detach(), .data, torch.no_grad(), argmax, or an output that nobody uses between this module
         and the loss; freeze what is not meant to learn with requires_grad_(False).
@@ -46,7 +46,7 @@ class NoGradient(Rule):
 
     min_steps: int = 3
     stopped_steps: int = 10
-    stopped_share: float = 0.25
+    stopped_share: float = 0.15
     stopped_gaps: float = 3.0  # times the longest pause before
 
     def check(self, trace: Trace) -> Iterator[Finding]:

@@ -142,7 +142,7 @@ def test_a_loss_that_is_through_with_its_work_stops_no_gradient():
 STILL_COMING = {
     "frozen by then": stopping(15, meta={"frozen": ["front.0.weight"], "cuts": [cut("front.0")]}),
     "less than ten steps": stopping(31),
-    "less than a quarter": stopping(152, steps=200),
+    "less than 15 %": stopping(172, steps=200),
     "has paused for as long before": stopping(28, pauses=range(3, 10)),
 }
 
