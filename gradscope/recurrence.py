@@ -73,6 +73,7 @@ class Recurrence:
         spectral_radius: Largest |eigenvalue| of the recurrent matrix, of an LSTM or GRU the largest of its gates', as
             last recorded. NaN where never. Shape (segment,).
         spectral_norm: Largest singular value, likewise. Shape (segment,).
+        refines: Whether each position is given the same beside the state: a search for a fixed point, no sequence.
     """
 
     module: str
@@ -96,6 +97,7 @@ class Recurrence:
     slope: Doubles
     spectral_radius: Doubles
     spectral_norm: Doubles
+    refines: bool = False
 
     def __repr__(self) -> str:
         return f"<Recurrence {self.label}: {self.mode or self.module_type}, {len(self.step)} sequences>"

@@ -1,15 +1,28 @@
 """GS102: the gradient grows geometrically on its way to the input."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity
 from gradscope.rules.base import Rule
 from gradscope.rules.chains import gradient_profiles
-from gradscope.rules.gain import steady_growth, steepest_rises
+from gradscope.rules.gain import Bools, steady_growth, steepest_rises
+from gradscope.rules.learning import is_replaced
 from gradscope.rules.persistence import Persistence
-from gradscope.rules.stretch import Stretch, decades_in_words, enough_layers, other_remedy, steepest, way_back
+from gradscope.rules.stretch import (
+    Judged,
+    Lasting,
+    Stretch,
+    decades_in_words,
+    enough_layers,
+    other_remedy,
+    steepest,
+    stretch_of,
+    way_back,
+)
 from gradscope.rules.wording import number
 from gradscope.trace import Trace
 
@@ -25,7 +38,8 @@ class ExplodingGradient(Rule):
     Why the threshold: 1.6 per layer lies between BatchNorm with ReLU (1.21, healthy) and twice the He scale (2, sick).
         A growth of 1.5 decades counts if the run begins with it; a network that learns makes its layers larger, so
         what training has made counts from 3 decades on, and so does what a deep net begins with at 1.1 per layer:
-        over three decades no learning rate serves both ends. It is an error from 4 decades on.
+        over three decades no learning rate serves both ends. These count as well where they last for the one step that
+        replaces the weights of the earliest layer. It is an error from 4 decades on.
     What to try: the initialisation that the activation asks for, normalisation, a lower learning rate; clipping treats
         the symptom.
     Where it stays silent: growth of less than 1.6 per layer, such as BatchNorm's, unless it adds up to 3 decades;
@@ -46,8 +60,23 @@ class ExplodingGradient(Rule):
         judged = [(profile, steepest_rises(-profile.values)) for profile in gradient_profiles(trace)]
         enough_layers(trace, judged, Quantity.OUTPUT_GRAD)
         growing = [steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades) for _, rises in judged]
-        for stretch, lasting in steepest(trace, judged, growing):
+        found = [*steepest(trace, judged, growing)] or [*self._blown_away(trace, judged, growing)]
+        for stretch, lasting in found:
             yield self._finding(trace, stretch, lasting)
+
+    def _blown_away(self, trace: Trace, judged: Judged, growing: Sequence[Bools]) -> Iterator[Lasting]:
+        """What did not last since the step that it made replaced the weights that it begins at."""
+        found = []
+        for (profile, rises), sick in zip(judged, growing, strict=True):
+            rows = np.flatnonzero(sick)
+            if not len(rows) or not rises.shared[rows[0]] >= self.learned_decades:
+                continue
+            first, last = int(rows[0]), int(rows[-1])
+            lasting = Persistence(first=first, last=last, share=float(sick.mean()), standing=False, rows=rows)
+            stretch = stretch_of(trace, profile, rises, lasting)
+            if is_replaced(trace, stretch.layers[0].module, first):
+                found.append((stretch, lasting))
+        yield from [max(found, key=lambda pair: pair[0].decades)] if found else []
 
     def _finding(self, trace: Trace, stretch: Stretch, lasting: Persistence) -> Finding:
         budget = way_back(trace, stretch)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from gradscope.records import Quantity, Statistic
 from gradscope.recurrence import Recurrence
 from gradscope.rules.base import Rule
 from gradscope.rules.gain import BEGINNING
-from gradscope.rules.learning import norms
+from gradscope.rules.learning import is_replaced, norms
 from gradscope.rules.persistence import Persistence, persistence
 from gradscope.rules.through_time import (
     LEAST_LAG,
@@ -49,7 +49,8 @@ class ExplodingThroughTime(Rule):
     Why the threshold: training makes gains of a little over 1, which add up to a factor of ten or less on 8 to 64 steps
         (RNN, LSTM and GRU), 25 at the most for an orthogonal RNN of 1.2. So two decades count if the run begins with
         them, and three if training has made them. It is an error from four decades on, and from there on it counts
-        even if it heals, or lasts for the one step that replaces the layer's weights.
+        even if it heals, or lasts for the one step that replaces the layer's weights. It began where it was 1.5 decades
+        in the steps right before: more than those 25.
     What to try: an orthogonal recurrent matrix or one divided by its spectral radius; clipping by the norm, which keeps
         the direction; a lower learning rate.
     Where it stays silent: growth by a factor of ten over the whole sequence; lags under 10; a few odd steps.
@@ -63,6 +64,7 @@ class ExplodingThroughTime(Rule):
     min_decades: float = 2.0
     learned_decades: float = 3.0
     error_decades: float = 4.0
+    leading_decades: float = 1.5  # steps right before that are part of it
 
     def concerns(self, trace: Trace) -> bool:
         """Models with a recurrence."""
@@ -84,6 +86,8 @@ class ExplodingThroughTime(Rule):
             if lasting is None and len(rows) and growth[rows[0]] >= self.error_decades:
                 lasting = _blown_away(trace, recurrence, rows)
             if lasting is not None and (lasting.standing or middle(growth, rows) >= self.error_decades):
+                leading, _ = by_step(trace, recurrence, known & steady & (growth >= self.leading_decades), known)
+                lasting = replace(lasting, first=_onset(leading, judged, lasting.first))
                 found.append(Lasting(recurrence=recurrence, persistence=lasting, rows=rows, decades=growth))
         if not seen:
             raise NotJudged("needs a finite gradient at two positions in a row, no recorded step has one")
@@ -117,15 +121,22 @@ class ExplodingThroughTime(Rule):
         )
 
 
+def _onset(leading: Bools, judged: Ints, first: int) -> int:
+    """Where it began to grow: the first of the judged steps in a row, up to `first`, that lead to it."""
+    for step in judged[judged < first][::-1]:
+        if not leading[step]:
+            break
+        first = int(step)
+    return first
+
+
 def _blown_away(trace: Trace, recurrence: Recurrence, rows: Ints) -> Persistence | None:
     """An explosion that did not last since the step that it made replaced the layer's weights; None if it was none."""
     steps = np.unique(recurrence.step[rows])
-    for update in trace.columns(Quantity.WEIGHT_UPDATE, recurrence.module):
-        weight = trace.columns(Quantity.WEIGHT, recurrence.module, trace.sites[update].name)
-        if weight and norms(trace, update)[steps[0]] >= norms(trace, weight[0])[steps[0]] > 0:
-            first, last = int(steps[0]), int(steps[-1])
-            return Persistence(first=first, last=last, share=len(steps) / len(trace.steps), standing=False, rows=steps)
-    return None
+    first, last = int(steps[0]), int(steps[-1])
+    if not is_replaced(trace, recurrence.module, first):
+        return None
+    return Persistence(first=first, last=last, share=len(steps) / len(trace.steps), standing=False, rows=steps)
 
 
 def grown_decades(recurrence: Recurrence) -> tuple[Doubles, Bools]:

@@ -123,6 +123,16 @@ def norms(trace: Trace, column: int | None) -> Doubles:
     return trace.statistics[Statistic.L2_NORM][:, column].astype(np.float64)
 
 
+def is_replaced(trace: Trace, module: str, row: int) -> bool:
+    """Whether a weight of `module` moved by its own norm or more in that recorded step."""
+    for update in trace.columns(Quantity.WEIGHT_UPDATE, module):
+        name = trace.sites[update].name
+        weight = trace.columns(Quantity.WEIGHT, module, name)
+        if "bias" not in name and weight and norms(trace, update)[row] >= norms(trace, weight[0])[row] > 0:
+            return True
+    return False
+
+
 def update_ratios(trace: Trace, parameter: Parameter) -> Doubles:
     """‖Δw‖₂ / ‖w‖₂ over the steps; NaN where either was not observed or the weight is zero."""
     weight = norms(trace, parameter.weight)

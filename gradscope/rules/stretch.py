@@ -174,6 +174,7 @@ def scale_along(trace: Trace, profile: Profile, rises: Rises) -> Doubles:
 
 
 Judged: TypeAlias = Sequence[tuple[Profile, Rises]]
+Lasting: TypeAlias = tuple[Stretch, Persistence]
 
 
 def enough_layers(trace: Trace, judged: Judged, quantity: Quantity) -> None:
@@ -189,7 +190,7 @@ def enough_layers(trace: Trace, judged: Judged, quantity: Quantity) -> None:
         raise NotJudged(f"in no step did {LEAST_LAYERS} layers have {what} that is finite and not {usable}")
 
 
-def steepest(trace: Trace, judged: Judged, sick: Sequence[Bools]) -> Iterator[tuple[Stretch, Persistence]]:
+def steepest(trace: Trace, judged: Judged, sick: Sequence[Bools]) -> Iterator[Lasting]:
     """Of the chains along which the fault lasts the one with most decades; none where it lasts along none."""
     found = []
     for (profile, rises), rows in zip(judged, sick, strict=True):

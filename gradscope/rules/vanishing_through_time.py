@@ -58,7 +58,8 @@ class VanishingThroughTime(Rule):
     What to try: an LSTM or GRU whose gates begin open, an orthogonal or identity recurrent matrix, a loss or pooling
         over more of the positions.
     Where it stays silent: lags under 10, a loss at every step, pooling over time; the edge of a truncated window, which
-        is a cut and no slope; one position that passes on little; what heals.
+        is a cut and no slope; one position that passes on little; what heals; a search for a fixed point, which is
+        given the same at each position and forgets where it began.
     Source: Bengio, Simard & Frasconi 1994; Pascanu, Mikolov & Bengio 2013, section 2; Jozefowicz et al. 2015 and
         Tallec & Ollivier 2018 for the gates' bias; Le et al. 2015 for the identity.
     """
@@ -86,6 +87,8 @@ class VanishingThroughTime(Rule):
             missing = missing_decades(recurrence)
             known = ~np.isnan(missing) & (recurrence.lag >= LEAST_LAG)
             seen |= bool(known.any())
+            if recurrence.refines:  # it is meant to forget where it began
+                continue
             sick = known & (missing >= self.min_decades) & _steady(recurrence, missing)
             bad, judged = by_step(trace, recurrence, sick, known)
             bad = _unhealed(bad, judged)
@@ -109,7 +112,7 @@ class VanishingThroughTime(Rule):
         needless = not closed and _fallen(trace, least=self.error_steps) <= self.learned
         made_by_training = lasting.persistence.first >= max(len(trace.steps) // 10, BEGINNING)
         needless |= made_by_training and _fallen(trace) <= self.moved
-        grave = decades >= self.error_decades and last - first >= self.error_steps
+        grave = decades >= self.error_decades and last - first + 1 >= self.error_steps
         grave = grave and not _fallen(trace, since=BEGINNING) <= self.moved
         share = "nothing at all" if math.isinf(decades) else f"at most 10^−{decades:.1f} of it"
         where, half = f"positions 0 to {position}", "first"
@@ -154,7 +157,7 @@ def _fallen(trace: Trace, *, since: int = 0, least: int = 0) -> float:
     """
     loss = trace.per_step["loss"]
     loss = loss[np.isfinite(loss)]
-    if not len(loss) or trace.steps[-1] - trace.steps[0] < least:
+    if not len(loss) or trace.steps[-1] - trace.steps[0] + 1 < least:
         return float("nan")
     tenth = max(len(loss) // 10, 1)
     begun, ended = float(np.median(loss[: since or tenth])), float(np.median(loss[-tenth:]))

@@ -9,10 +9,10 @@ from gradscope.rules.exploding_gradient import ExplodingGradient
 D = 12
 
 
-def trace(norms, rms=0.2):
+def trace(norms, rms=0.2, **more):
     norms = np.asarray(norms, dtype=float)
     layers = norms.shape[-1]
-    return trace_of(steps=20, numel=400, weight_rms=np.full(layers, rms), output_grad_l2_norm=norms)
+    return trace_of(steps=20, numel=400, weight_rms=np.full(layers, rms), output_grad_l2_norm=norms, **more)
 
 
 def towards_input(gain, layers=D):
@@ -44,6 +44,17 @@ def test_a_gradient_that_grows_layer_by_layer_is_found(norms):
 @pytest.mark.parametrize("norms", CLEAN.values(), ids=CLEAN)
 def test_what_keeps_its_gradient_is_clean(norms):
     assert list(ExplodingGradient().check(trace(norms))) == []
+
+
+@pytest.mark.parametrize(("gain", "moved", "found"), [(10.0, 30.0, True), (10.0, 0.01, False), (1.7, 30.0, False)])
+def test_growth_counts_though_the_step_that_it_makes_ends_it(gain, moved, found):
+    """It is there in the first step alone, and more than three decades; then the weights are others."""
+    norms = np.where(np.arange(20)[:, None] < 1, towards_input(gain, 8), 1.0)
+    sizes = {"weight_l2_norm": np.ones(8), "weight_update_l2_norm": np.where(np.arange(8) < 2, moved, 1e-3)}
+    findings = list(ExplodingGradient().check(trace(norms, **sizes)))
+    assert [(f.module, f.first_step, f.last_step, f.severity) for f in findings] == [
+        ("0", 0, 0, Severity.ERROR)
+    ] * found
 
 
 def test_severity_grows_with_the_decades():

@@ -74,6 +74,14 @@ def test_an_explosion_counts_though_the_step_that_it_makes_ends_it(moved, found)
     assert [(f.first_step, f.last_step, f.severity) for f in findings] == [(0, 0, Severity.ERROR)] * found
 
 
+@pytest.mark.parametrize(("begun", "first"), [(1.07, 0), (1.01, 3)])
+def test_it_begins_where_it_was_large_right_before(begun, first):
+    """1.5 decades in the steps that lead to four of them are its beginning, a quarter of a decade is not."""
+    values = read_at_the_end(np.where(steps < 3, begun, 1.2))
+    (finding,) = ExplodingThroughTime().check(trace(values, mode="RNN_RELU"))
+    assert finding.first_step == first
+
+
 @pytest.mark.parametrize("values", CLEAN.values(), ids=CLEAN)
 def test_what_keeps_its_gradient_is_clean(values):
     assert list(ExplodingThroughTime().check(trace(values, mode="" if "state_grad h" in values else "RNN_RELU"))) == []

@@ -5,6 +5,7 @@ from builders import trace_of
 from gradscope.rules.learning import (
     effective_update_ratios,
     has_optimizer,
+    is_replaced,
     optimizer_of,
     reached,
     trainable_parameters,
@@ -80,3 +81,9 @@ def test_biases_and_scales_of_norms_are_no_weights(module_type, name, mixes):
 )
 def test_whether_a_gradient_reached_a_parameter(gradient, arrived):
     assert reached(trace_of(**gradient)) is arrived
+
+
+@pytest.mark.parametrize(("update", "replaced"), [(2.0, True), (0.5, False)])
+def test_a_weight_that_moves_by_its_own_norm_is_replaced(update, replaced):
+    assert is_replaced(trained(1.0, update), "0", 0) is replaced
+    assert not is_replaced(trained(0.0, update), "0", 0)

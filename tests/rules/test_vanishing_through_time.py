@@ -146,6 +146,13 @@ def test_severity_follows_what_is_learned(values, more, severity):
     assert finding.severity is severity
 
 
+@pytest.mark.parametrize(("count", "severity"), [(100, Severity.INFO), (90, Severity.WARNING)])
+def test_a_hundred_steps_are_a_hundred(count, severity):
+    values, loss = read_at_the_end(0.7), np.geomspace(1, 0.05, count)
+    (finding,) = VanishingThroughTime().check(trace(values, steps=count, loss=loss))
+    assert finding.severity is severity
+
+
 @pytest.mark.parametrize(("last", "severity"), [(0.6, Severity.INFO), (0.95, Severity.WARNING)])
 def test_what_training_brings_about_while_it_learns_is_only_noted(last, severity):
     gains = np.where(steps < 40, 0.9, 0.5)
@@ -257,3 +264,28 @@ def test_an_rnn_that_halves_is_found_though_the_gradients_of_its_weights_look_he
 def test_healthy_nets_are_clean(build, r, options):
     found, _ = trained(build(), r, **options)
     assert found == []
+
+
+class Iterated(nn.Module):
+    """h ← tanh(W h + u), with one u for all calls, or another for each."""
+
+    def __init__(self, parts):
+        super().__init__()
+        self.drive, self.w, self.parts = nn.Linear(4, 32), nn.Parameter(0.4 * torch.randn(32, 32) / 32**0.5), parts
+
+    def forward(self, x):
+        drive, h = self.drive(x if self.parts else x[:, -1]), torch.zeros(len(x), 32)
+        for t in range(x.shape[1]):
+            h = torch.tanh((drive[:, t] if self.parts else drive) + h @ self.w)
+        return h
+
+
+@pytest.mark.parametrize("parts", [True, False])
+def test_a_search_for_a_fixed_point_may_forget_where_it_began(parts):
+    torch.manual_seed(0)
+    model = nn.Sequential(Iterated(parts), nn.Linear(32, 1))
+    with gradscope.attach(model) as scope:
+        for _ in range(4):
+            model(torch.randn(8, 30, 4)).square().sum().backward()
+            scope.step()
+    assert [f.module for f in VanishingThroughTime().check(scope.trace)] == ["0"] * parts
