@@ -1,7 +1,7 @@
 """GS304: the signal dies out on its way to the output."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,13 +12,14 @@ from gradscope.rules.activations import LARGEST_SLOPE
 from gradscope.rules.base import Rule
 from gradscope.rules.chains import gradient_profiles, spread_in_order, spread_profiles
 from gradscope.rules.gain import DECAY, Bools, Rises, steady, steepest_rises
-from gradscope.rules.layers import Layer, Profile
+from gradscope.rules.layers import Layer, Profile, relative_scale
 from gradscope.rules.persistence import Persistence
 from gradscope.rules.stretch import Judged, Stretch, enough_layers, joins_along, scale_along, steepest
 from gradscope.rules.wording import number
 from gradscope.trace import Trace
 
 _SUM = "AddBackward0"  # what autograd calls the sum of a branch and what leads around it
+_MUCH_LARGER = 5.0  # times the scale of most layers: such a layer is not what makes the signal small
 SAMPLES = "the share of the output in which samples differ"
 
 
@@ -81,11 +82,16 @@ class ForwardVarianceCollapse(Rule):
 
     def _finding(self, trace: Trace, stretch: Stretch, lasting: Persistence, what: str) -> Finding:
         grave = stretch.decades >= self.error_decades and lasting.standing
+        small = _small_from(trace, stretch)
+        where = stretch.layers[small].module
+        first_small = f"; {where} is the first of them" if small else ""
+        behind = tuple(layer for layer in stretch.driving if layer.depth >= stretch.layers[small].depth)
+        advice = replace(stretch, driving=behind).weight_advice(trace, "larger")
         return Finding(
             code=self.code,
             pathology=self.name,
             severity=Severity.ERROR if grave else Severity.WARNING,
-            module=stretch.layers[0].module,
+            module=where,
             sites=stretch.sites,
             first_step=stretch.first_step,
             last_step=stretch.last_step,
@@ -98,15 +104,24 @@ class ForwardVarianceCollapse(Rule):
                 f" {stretch.when}."
             ),
             cause=(
-                f"{stretch.weights[0].upper()}{stretch.weights[1:]}; a layer passes a difference between inputs forward"
-                " as it passes the gradient back."
+                f"{stretch.weights[0].upper()}{stretch.weights[1:]}{first_small}; a layer passes a difference"
+                " between inputs forward as it passes the gradient back."
             ),
             remedy=(
                 "Let the shortcuts around the blocks pass on what they are given, with a factor of 1."
                 if what == SAMPLES
-                else f"{stretch.weight_advice(trace, 'larger')}; or put normalisation layers between."
+                else f"{advice}; or put normalisation layers between."
             ),
         )
+
+
+def _small_from(trace: Trace, stretch: Stretch) -> int:
+    """Index of the first place of the stretch whose weights are about as small as those of most of it; 0 if unknown."""
+    for index, place in enumerate(stretch.layers):
+        scale = float(relative_scale(trace, place)[stretch.rows[0]]) if isinstance(place, Layer) else np.nan
+        if not scale > _MUCH_LARGER * stretch.scale:
+            return index
+    return 0
 
 
 def _samples_in_order(trace: Trace, gradient: Judged) -> tuple[Profile, ...]:

@@ -200,6 +200,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS305", _overlapping),
         ("GS304", _overlapping),
         ("GS101", _overlapping),
+        ("GS307", _ahead),
         ("GS502", _earlier),
         ("GS401", _earlier),
     ),
@@ -306,6 +307,8 @@ def _comes_first(cause: Finding, effect: Finding) -> bool:
         return _leads_up_to(cause, effect)
     if cause.code == "GS301" and effect.code in ("GS303", "GS307"):  # what comes out of dead units is all the same
         return _shallowest(cause) <= _shallowest(effect)
+    if {cause.code, effect.code} == {"GS303", "GS307"}:  # attention among equal rows is the same for every sample
+        return (_shallowest(cause), cause.code) < (_shallowest(effect), effect.code)
     known = cause.code in ORDER and effect.code in ORDER
     return known and (_stuck_gates(cause) or ORDER.index(cause.code) < ORDER.index(effect.code))
 

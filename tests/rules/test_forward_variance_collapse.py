@@ -49,6 +49,15 @@ def test_a_signal_that_arrives_is_clean(found):
     assert list(ForwardVarianceCollapse().check(found)) == []
 
 
+def test_the_first_layer_with_weights_so_small_is_named():
+    rms = np.where(np.arange(D) < 3, 0.2, 0.02)
+    std = np.r_[1, 0.5, 0.3, 0.3 * along(0.1, D - 3)]
+    (finding,) = ForwardVarianceCollapse().check(trace_of(steps=20, numel=400, weight_rms=rms, output_std=std))
+    assert finding.module == "3"
+    assert "3 is the first of them" in finding.cause
+    assert "3 has an rms of 0.02" in finding.remedy
+
+
 def test_the_remedy_gives_the_std_that_the_activation_asks_for():
     (finding,) = ForwardVarianceCollapse().check(trace(along(0.1), rms=0.02))
     assert "a std of 0.22 keeps the spread" in finding.remedy

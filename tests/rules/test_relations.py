@@ -65,6 +65,13 @@ def test_a_symptom_of_a_symptom_names_the_root():
     assert found["GS301"] == (Role.SYMPTOM, "GS305")
 
 
+def test_of_equal_rows_and_equal_samples_what_comes_first_in_the_forward_pass_is_the_cause():
+    rows, samples = finding("GS307", depths=(4, 5)), finding("GS303", depths=(7, 8))
+    assert roles(rows, samples) == {"GS307": ROOT, "GS303": (Role.SYMPTOM, "GS307")}
+    rows = finding("GS307", depths=(7, 8))
+    assert roles(rows, samples) == {"GS303": ROOT, "GS307": (Role.SYMPTOM, "GS303")}
+
+
 def test_a_cause_cannot_begin_after_its_effect():
     assert roles(finding("GS301", first=0), finding("GS502", first=5))["GS301"] == ROOT
 
