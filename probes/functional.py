@@ -245,7 +245,7 @@ class _RectifyingCalls(_ActivationCalls):
 
 
 class _SoftmaxCalls(_Watcher):
-    """Softmax; along the last of three axes or more it is attention that was written out."""
+    """Softmax; along the last axis it may be attention that was written out."""
 
     def emit(self, site: _Site, args: tuple[object, ...], kwargs: Mapping[str, object], result: Tensor) -> None:
         super().emit(site, args, kwargs, result)
@@ -273,7 +273,7 @@ class _SoftmaxHook(ForwardHook):
 def _emit_sharpness(recorder: Recorder, site: SharpSite, logits: object, axis: object, time: int) -> None:
     if not isinstance(logits, Tensor) or local(logits) is not logits:  # a shard need not have all keys
         return
-    if logits.ndim >= 3 and axis in (-1, logits.ndim - 1) and logits.shape[-1] > 1:
+    if logits.ndim >= 2 and axis in (-1, logits.ndim - 1) and logits.shape[-1] > 1:
         site.emit(recorder, attention.of_logits(logits), time, each=logits.ndim == 4)
 
 

@@ -8,11 +8,12 @@ import numpy as np
 from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.flow import Flow, Vertex, flow_of
-from gradscope.links import Side
+from gradscope.links import INPUT, Side
 from gradscope.records import Quantity, Site, Statistic
 from gradscope.rules.base import Rule
 from gradscope.rules.gain import Bools
 from gradscope.rules.layers import Layer, learned_layers, relative_scale
+from gradscope.rules.learning import norms
 from gradscope.rules.persistence import Persistence, persistence
 from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Trace
@@ -31,8 +32,9 @@ class AttentionCollapse(Rule):
         passes back p(1 − p) of p near one; at 0.05 almost nothing.
     What to try: logits divided by √d, smaller weights of queries and keys, a normalisation of both.
     How grave it is: an error below 0.05, else a warning.
-    Where it stays silent: heads that become sharp by learning, while the loss falls; a few sharp heads among others;
-        uniform attention, which is how it begins; a softmax over classes, experts or channels, which weighs no values.
+    Where it stays silent: heads that become sharp by learning, while the loss falls and a gradient gets through; a few
+        sharp heads among others; uniform attention, which is how it begins; a softmax over classes, experts or
+        channels, which weighs no values.
     Source: Zhai et al. 2023, Stabilizing Transformer Training by Preventing Attention Entropy Collapse; Vaswani et al.
         2017, section 3.2.1, for √d.
     """
@@ -49,12 +51,12 @@ class AttentionCollapse(Rule):
 
     def concerns(self, trace: Trace) -> bool:
         """Models in which something attends."""
-        return not np.isnan(trace.statistics[Statistic.ATTENTION_ENTROPY]).all() or not len(trace.steps)
+        return bool(heads_of(trace, flow_of(trace))) or not len(trace.steps)
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """One finding for all modules that attend to one key."""
         flow = flow_of(trace)
-        heads = _heads(trace, flow)
+        heads = heads_of(trace, flow)
         judged = {m: c for m, c in heads.items() if _known(trace, c).sum() >= self.min_steps}
         if not judged:
             raise NotJudged(f"needs the entropy of attention over values in {self.min_steps} steps")
@@ -65,7 +67,8 @@ class AttentionCollapse(Rule):
             if lasting is None or not lasting.standing:
                 continue
             begun = bool((entropy[known][: self.min_steps] <= self.max_entropy).all())
-            if begun or (entropy[lasting.last] <= self.error_entropy and _in_vain(trace, lasting)):
+            in_vain = _in_vain(trace, lasting) or _passes_nothing(trace, flow, trace.sites[columns[0]])
+            if begun or (entropy[lasting.last] <= self.error_entropy and in_vain):
                 found.append((module, columns, lasting))
         if found:
             yield self._finding(trace, flow, found, len(judged))
@@ -132,14 +135,14 @@ class AttentionCollapse(Rule):
         )
 
 
-def _heads(trace: Trace, flow: Flow | None) -> dict[str, list[int]]:
+def heads_of(trace: Trace, flow: Flow | None) -> dict[str, list[int]]:
     """Columns of the heads of whatever attends, or of the whole where heads were not told apart, by depth."""
     measured = trace.statistics[Statistic.ATTENTION_ENTROPY]
     found: dict[str, list[int]] = {}
     for column in trace.columns(Quantity.OUTPUT):
         site = trace.sites[column]
         if not np.isnan(measured[:, column]).all() and (
-            "Softmax" not in site.module_type or _weighs(flow, site.module)
+            "Softmax" not in site.module_type or _weighs(trace, flow, site.module)
         ):
             found.setdefault(site.module, []).append(column)
     for module, columns in found.items():
@@ -148,21 +151,38 @@ def _heads(trace: Trace, flow: Flow | None) -> dict[str, list[int]]:
     return found
 
 
-def _weighs(flow: Flow | None, module: str) -> bool:
-    """Whether what a softmax returns is multiplied with values as a matrix; true where that was not seen."""
+def _weighs(trace: Trace, flow: Flow | None, module: str) -> bool:
+    """Whether what a softmax returns weighs values, by a matrix product or a sum.
+
+    Where that was not seen it may, unless the loss does not ask for it, as of a figure that is only printed.
+    """
     waiting, seen = [] if flow is None else _returned(flow, module), set[Vertex]()
     if flow is None or not any(vertex in flow.after for vertex in waiting):
-        return True
+        return bool(trace.columns(Quantity.OUTPUT_GRAD, module)) or not trace.columns(Quantity.OUTPUT_GRAD)
     while waiting:
         vertex = waiting.pop()
         for following in flow.after.get(vertex, ()):
-            if any("mm" in name.lower() for name in flow.through.get((vertex, following), ())):
+            names = flow.through.get((vertex, following), ())
+            if any("mm" in name.lower() for name in names) or _sums_up(flow, vertex, following):
                 return True
             passed = Vertex(following.module, following.call, Side.RETURNED)
             if "drop" in following.module.lower() and passed not in seen:
                 seen.add(passed)
                 waiting.append(passed)
     return False
+
+
+def _sums_up(flow: Flow, weights: Vertex, following: Vertex) -> bool:
+    """Whether it is multiplied, element by element, with what one module returns, and summed; experts are several."""
+    through = flow.through.get((weights, following), ())
+    product, total = (any(name.startswith(f"{kind}Backward") for name in through) for kind in ("Mul", "Sum"))
+    others = {
+        leading.module
+        for leading in flow.before.get(following, ())
+        if leading.module not in (weights.module, INPUT)
+        and any(name.startswith("MulBackward") for name in flow.through.get((leading, following), ()))
+    }
+    return product and total and len(others) == 1
 
 
 def _returned(flow: Flow, module: str) -> list[Vertex]:
@@ -195,6 +215,18 @@ def _entropy(trace: Trace, columns: list[int]) -> Doubles:
     rows = ~np.isnan(values).all(axis=1)
     result[rows] = np.nanmedian(values[rows], axis=1)
     return result
+
+
+def _passes_nothing(trace: Trace, flow: Flow | None, site: Site) -> bool:
+    """Whether what makes the logits gets a gradient of exactly zero in the end, though the softmax is given one."""
+    end = slice(-max(len(trace.steps) // 10, 1), None)
+    given = [norms(trace, c)[end] for c in trace.columns(Quantity.OUTPUT_GRAD, site.module)]
+    passed = [
+        norms(trace, c)[end]
+        for layer in _makers(trace, flow, site)
+        for c in trace.columns(Quantity.OUTPUT_GRAD, layer.module)
+    ]
+    return bool(given and passed) and all((g > 0).all() for g in given) and all((p == 0).all() for p in passed)
 
 
 def _in_vain(trace: Trace, lasting: Persistence) -> bool:

@@ -11,6 +11,7 @@ from gradscope.findings import Finding, Severity
 from gradscope.flow import Flow, flow_of
 from gradscope.records import Quantity, Site, Statistic
 from gradscope.rules.base import Rule
+from gradscope.rules.gate_slopes import softmax_slopes
 from gradscope.rules.layers import learned_layers
 from gradscope.rules.learning import norms
 from gradscope.rules.persistence import Persistence, standing
@@ -52,6 +53,7 @@ class ConstantOutput(Rule):
     min_records: int = 2
     max_normed: float = 1e-3
     max_passed: float = 1e-4
+    stuck_slope: float = 0.03  # of a softmax that GS302 judges
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """One finding for all walls."""
@@ -60,6 +62,7 @@ class ConstantOutput(Rule):
         if not known:
             raise NotJudged(f"needs the outputs of two samples or more in {self.min_records} records that measure them")
         flow = flow_of(trace)
+        stuck = {column: slope < self.stuck_slope for column, slope in softmax_slopes(trace).items()}
         found: list[tuple[Site, Persistence, bool]] = []
         for wall in known:
             floor = np.maximum(wall.own, self.max_spread / 10)
@@ -68,7 +71,9 @@ class ConstantOutput(Rule):
                 left = wall.own * _over_scale(trace, wall.site)
                 sick |= (left <= self.max_normed) & (wall.given >= 100 * np.maximum(left, self.max_normed / 10))
             lasting = standing(sick, ~np.isnan(wall.own))
-            if lasting is None or _is_stuck(trace, (trace.sites.index(wall.site), *wall.feeders), lasting.rows):
+            columns = (trace.sites.index(wall.site), *wall.feeders)
+            chosen = [stuck[c][lasting.rows] for c in columns if c in stuck] if lasting is not None else []
+            if lasting is None or _is_stuck(trace, columns, lasting.rows) or any(bool(c.all()) for c in chosen):
                 continue
             starved = self._starves(trace, wall.feeders, wall.site, lasting)
             rest = self._rest_is_constant(trace, walls, flow, wall.site, lasting)

@@ -4,13 +4,19 @@ The moments of a gate tell its mean slope exactly: a sigmoid's is s(1 − s), a 
 
     E[s(1 − s)] = mean − rms²        at most 1/4
     E[1 − g²]   = 1 − rms²           at most 1
+
+So do those of a softmax over n elements, whose mean is 1/n:
+
+    E[Σ p(1 − p)] = 1 − rms²/mean    at most 1 − mean
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from gradscope.flow import flow_of
 from gradscope.records import Quantity, Site, Statistic
+from gradscope.rules.attention_collapse import heads_of
 from gradscope.trace import Doubles, Trace
 
 _SIGMOIDS = frozenset({"input", "forget", "output", "reset", "update"})
@@ -61,3 +67,21 @@ def _slope(trace: Trace, column: int) -> Doubles:
     if trace.sites[column].name.partition("_")[0] in _SIGMOIDS:
         return np.asarray(np.clip(4 * (mean - rms**2), 0, 1))
     return np.asarray(np.clip(1 - rms**2, 0, 1))
+
+
+def softmax_slopes(trace: Trace) -> dict[int, Doubles]:
+    """The mean slope over the largest, over the steps, of each softmax that weighs no values, by its column.
+
+    Those are told by how sharp their attention is (GS306). NaN where not observed.
+    """
+    attend = heads_of(trace, flow_of(trace))
+    found = {}
+    for column in trace.columns(Quantity.OUTPUT):
+        site = trace.sites[column]
+        if site.module_type != "Softmax" or site.module in attend or site.name.startswith("head"):
+            continue
+        mean, rms = (trace.statistics[s][:, column].astype(np.float64) for s in (Statistic.MEAN, Statistic.RMS))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = (1 - rms**2 / mean) / (1 - mean)
+        found[column] = np.where((mean > 0) & (mean < 0.75), np.clip(slope, 0, 1), np.nan)
+    return found

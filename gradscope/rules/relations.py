@@ -115,6 +115,11 @@ def _its_gates(cause: Finding, effect: Finding, passage: Passage) -> bool:
     return _stuck_gates(cause) and cause.module == effect.module
 
 
+def _not_chosen(cause: Finding, effect: Finding, passage: Passage) -> bool:
+    """The cause is a softmax that chooses one of several: what is multiplied with the others gets nothing."""
+    return _stuck_choice(cause)
+
+
 def _same_module(cause: Finding, effect: Finding, passage: Passage) -> bool:
     return cause.module == effect.module
 
@@ -135,6 +140,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS303", _upstream),
         ("GS301", _upstream),
         ("GS302", _upstream),
+        ("GS302", _not_chosen),
         ("GS306", _upstream),
         ("GS402", _overlapping),
         ("GS502", _earlier),
@@ -156,6 +162,8 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS307", _upstream),
         ("GS301", _upstream),
         ("GS302", _upstream),
+        ("GS302", _not_chosen),
+        ("GS306", _upstream),
         ("GS304", _upstream),
         ("GS402", _upstream),
         ("GS101", _upstream),
@@ -245,6 +253,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS303", _upstream),
         ("GS301", _upstream),
         ("GS302", _upstream),
+        ("GS302", _not_chosen),
         ("GS306", _upstream),
         ("GS503", _anywhere),
         ("GS502", _anywhere),
@@ -303,6 +312,8 @@ def _comes_first(cause: Finding, effect: Finding) -> bool:
         return effect.code != cause.code  # nothing can be left over in the first step: the loop was so from there on
     if cause.first_step != effect.first_step:
         return cause.first_step < effect.first_step
+    if cause.code == "GS502" and _stuck_choice(effect):
+        return False  # it was stuck before that step was made
     if _leads_up_to(cause, effect) or _leads_up_to(effect, cause):
         return _leads_up_to(cause, effect)
     if cause.code == "GS301" and effect.code in ("GS303", "GS307"):  # what comes out of dead units is all the same
@@ -322,6 +333,11 @@ def _leads_up_to(slope: Finding, end: Finding) -> bool:
 def _stuck_gates(finding: Finding) -> bool:
     """Whether it speaks of a recurrent layer whose gates are stuck: what goes through time goes through them."""
     return finding.code == "GS302" and any(site.quantity is Quantity.GATE for site in finding.sites)
+
+
+def _stuck_choice(finding: Finding) -> bool:
+    """Whether it speaks of a softmax that makes the same choice whatever is learned."""
+    return finding.code == "GS302" and any(site.module_type == "Softmax" for site in finding.sites)
 
 
 def _shallowest(finding: Finding) -> int:

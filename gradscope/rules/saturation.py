@@ -12,12 +12,12 @@ from gradscope.records import Quantity, Site, Statistic
 from gradscope.rules.activations import LARGEST_SLOPE, has_activation_of
 from gradscope.rules.base import Rule
 from gradscope.rules.gain import BEGINNING, Bools
-from gradscope.rules.gate_slopes import GatedLayer, gated_layers
+from gradscope.rules.gate_slopes import GatedLayer, gated_layers, softmax_slopes
 from gradscope.rules.layers import Layer, fan_in, learned_layers, relative_scale, size_of
 from gradscope.rules.learning import norms
 from gradscope.rules.losses import has_fallen
 from gradscope.rules.persistence import Persistence, persistence
-from gradscope.rules.stuck import Stuck, and_others, gathered, place_of
+from gradscope.rules.stuck import Stuck, and_others, gathered, giver_of, place_of
 from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Ints, Trace
 
@@ -30,11 +30,13 @@ class Saturation(Rule):
 
     What it means: the layers before it get almost no gradient through it, and it hardly tells its inputs apart.
     How it is measured: saturated_fraction, the share of elements where the slope is below 5 % of its largest; of a
-        recurrent layer the mean slope of each gate over its largest, 4 (mean − rms²) of a sigmoid, 1 − rms² of a tanh.
+        recurrent layer the mean slope of each gate over its largest, 4 (mean − rms²) of a sigmoid, 1 − rms² of a tanh;
+        of a softmax over n elements (1 − n · rms²) / (1 − 1/n).
     Why the threshold: with pre-activations of standard deviation s, a Tanh saturates at |x| > 2.18; 70 % of the
         elements do so from s = 5.7 on, where an initialisation that keeps the spread has s = 1. There the gradient
         passes with √E[φ′²] = 0.3. From 95 % on (s = 35) it passes with 0.12. At s = 5.7 the mean slope is 0.14, at 35
         it is 0.02: a recurrent layer is stuck where the steepest of its gates has less than 0.1, an error below 0.03.
+        A softmax over classes or experts is stuck below 0.03, where all but one in 33 of its choices are made.
     What to try: smaller initial weights, scaled inputs, normalisation before the activation.
     Where it stays silent: the last activation before the output, which is meant to reach its bounds, unless it was
         stuck from the first record on and in all of them; a gate beside a path that carries the gradient, and single
@@ -56,8 +58,9 @@ class Saturation(Rule):
     bypass: float = 10.0  # gradient that reaches the layer before by other paths, over what it can owe to this one
 
     def concerns(self, trace: Trace) -> bool:
-        """Models with a bounded activation, be it inside of a recurrent layer."""
-        return has_activation_of(trace, frozenset(LARGEST_SLOPE)) or bool(gated_layers(trace))
+        """Models with a bounded activation, be it inside of a recurrent layer, or a softmax."""
+        bounded = has_activation_of(trace, frozenset(LARGEST_SLOPE))
+        return bounded or bool(gated_layers(trace)) or bool(softmax_slopes(trace))
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """One finding for each run of neighbouring activations, or one for all where there are many runs."""
@@ -67,7 +70,8 @@ class Saturation(Rule):
         bounded = [i for i, s in enumerate(sites) if s.module_type in LARGEST_SLOPE]
         judged = [i for i in bounded if (~np.isnan(saturated[:, i])).sum() >= self.min_steps]
         recurrent = [layer for layer in gated_layers(trace) if _seen(layer.steepest).sum() >= self.min_steps]
-        if not recurrent and not judged:
+        chosen = {c: slope for c, slope in softmax_slopes(trace).items() if _seen(slope).sum() >= self.min_steps}
+        if not recurrent and not judged and not chosen:
             raise NotJudged(f"needs a bounded activation in {self.min_steps} recorded steps")
         found: list[Stuck | None] = []
         for i in judged:
@@ -86,6 +90,12 @@ class Saturation(Rule):
             lasting = persistence(layer.steepest < self.gate_slope, _seen(layer.steepest))
             if lasting is not None and lasting.standing:
                 yield self._of_recurrence(trace, layer, lasting)
+        for column, slope in chosen.items():
+            sick = slope < self.error_gate_slope
+            lasting = persistence(sick, _seen(slope))
+            begun = sick[_seen(slope)][:BEGINNING].all()
+            if begun and lasting is not None and lasting.standing and _is_asked(trace, column, lasting.rows):
+                yield self._of_softmax(trace, column, slope, lasting)
 
     def _is_gate(self, trace: Trace, layer: Layer, rows: Ints) -> bool:
         """Whether the input of `layer` gets most of its gradient by another path than through `layer`."""
@@ -129,6 +139,33 @@ class Saturation(Rule):
             remedy=remedy,
         )
 
+    def _of_softmax(self, trace: Trace, column: int, slope: Doubles, lasting: Persistence) -> Finding:
+        site, typical = trace.sites[column], float(np.median(slope[lasting.rows]))
+        first, last = int(trace.steps[lasting.first]), int(trace.steps[lasting.last])
+        giver = giver_of(trace, site)
+        given = "what it is given" if giver is None else f"what {trace.sites[giver].module} returns"
+        rms = float("nan") if giver is None else float(trace.statistics[Statistic.RMS][lasting.first, giver])
+        size = f", with an rms of {number(rms)}," if np.isfinite(rms) else ""
+        return Finding(
+            code=self.code,
+            pathology=self.name,
+            severity=Severity.ERROR,
+            module=place_of(trace, site),
+            sites=(site,),
+            first_step=first,
+            last_step=last,
+            measured=typical,
+            threshold=self.error_gate_slope,
+            unit="mean slope over the largest",
+            message=(
+                f"{site.module} chooses a single element of each row since step {first}: its mean slope is"
+                f" {number(typical)} of the largest."
+            ),
+            cause=f"A softmax is steep only where several elements compete; {given}{size} decides before it learns.",
+            remedy=f"Make the logits of {site.module} smaller: start their layer with small weights and a bias of zero,"
+            " and divide by no temperature below 1.",
+        )
+
     def _finding(self, trace: Trace, stuck: Stuck, group: tuple[Site, ...]) -> Finding:
         site, lasting = stuck.site, stuck.lasting
         share = float(np.median(stuck.share[lasting.rows]))
@@ -165,6 +202,13 @@ class Saturation(Rule):
             cause=cause + ".",
             remedy=remedy,
         )
+
+
+def _is_asked(trace: Trace, column: int, rows: Ints) -> bool:
+    """Whether the loss hands a gradient back to that output."""
+    site = trace.sites[column]
+    given = [norms(trace, c)[rows] for c in trace.columns(Quantity.OUTPUT_GRAD, site.module, site.name)]
+    return any(bool((g > 0).any()) for g in given)
 
 
 def _seen(values: Doubles) -> Bools:

@@ -10,16 +10,27 @@ from gradscope.rules.attention_collapse import AttentionCollapse
 STEPS = 20
 BEGIN_SHARP = np.full(STEPS, 0.02)
 BECOMES_SHARP = np.r_[np.full(10, 0.9), np.full(10, 0.02)]
+SUM = ("UnsqueezeBackward0", "MulBackward0", "SumBackward1")
 FALLS, RISES = np.linspace(2, 0.2, STEPS), np.linspace(1, 2, STEPS)
 
 
 def trace(
-    entropy, *, module="attn", kind="MultiheadAttention", logit=40.0, weight=0.3, loss=1.0, after=("BmmBackward0",)
+    entropy,
+    *,
+    module="attn",
+    kind="MultiheadAttention",
+    logit=40.0,
+    weight=0.3,
+    loss=1.0,
+    after=("BmmBackward0",),
+    values=(),
+    passed=0.1,
 ):
     """Entropy of what attends, behind the layers `q` and `k`, whose weights of 16 by 16 have the rms `weight`."""
     modules = ["q", "k", module, "out"]
     links = Links()
     edges = [("q", module, ("BmmBackward0",)), ("k", module, ("BmmBackward0",)), (module, "out", after)]
+    edges += [(one, "out", ("MulBackward0", "SumBackward1")) for one in values]
     for one, other, through in edges:
         links.add(Link(End(one, Side.RETURNED), End(other, Side.GIVEN), through), 0, 0)
     measured = np.full((STEPS, 4), np.nan)
@@ -29,6 +40,7 @@ def trace(
         types=["Linear", "Linear", kind, "Linear"],
         output_rms=np.ones((STEPS, 4)),
         output_attention_entropy=measured,
+        output_grad_l2_norm=np.tile([passed, passed, 0.1, 0.1], (STEPS, 1)),
         output_max_logit=np.where(np.isnan(measured), np.nan, logit),
         weight_rms=np.array([weight, weight, np.nan, 0.3]),
         loss=loss,
@@ -43,6 +55,8 @@ BROKEN = {
     "though the loss falls": (trace(BEGIN_SHARP, loss=FALLS), "attn", Severity.ERROR),
     "it becomes sharp and the loss rises": (trace(BECOMES_SHARP, loss=RISES), "attn", Severity.ERROR),
     "written out": (trace(BEGIN_SHARP, module="block.attn.softmax#0", kind="Softmax"), "block.attn", Severity.ERROR),
+    "it becomes sharp and passes nothing back": (trace(BECOMES_SHARP, loss=FALLS, passed=0.0), "attn", Severity.ERROR),
+    "a sum of products": (trace(BEGIN_SHARP, kind="Softmax", after=SUM, values=("v",)), "attn", Severity.ERROR),
     "large projections": (trace(BEGIN_SHARP, weight=5.0), "q", Severity.ERROR),
 }
 CLEAN = {
@@ -51,6 +65,7 @@ CLEAN = {
     "sharp by learning": trace(BECOMES_SHARP, loss=FALLS),
     "it heals": trace(BECOMES_SHARP[::-1]),
     "a softmax over classes": trace(BEGIN_SHARP, kind="Softmax", after=("MulBackward0",)),
+    "a softmax over experts": trace(BEGIN_SHARP, kind="Softmax", after=SUM, values=("expert.0", "expert.1")),
 }
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import gradscope
-from gradscope.rules.gate_slopes import gated_layers
+from gradscope.rules.gate_slopes import gated_layers, softmax_slopes
 
 
 @pytest.mark.parametrize(("kind", "layers"), [(nn.LSTM, 2), (nn.GRU, 1)])
@@ -52,3 +52,25 @@ def test_a_model_without_gates_has_none() -> None:
         model(torch.randn(7, 4, 3))[0].sum().backward()
         scope.step()
     assert gated_layers(scope.trace) == ()
+
+
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.experts = nn.Linear(3, 4), nn.ModuleList(nn.Linear(3, 2) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.weights = self.router(x).mul(4).softmax(1)
+        return (self.weights[..., None] * torch.stack([expert(x) for expert in self.experts], 1)).sum(1)
+
+
+def test_the_slope_of_a_softmax_is_that_of_all_its_elements() -> None:
+    torch.manual_seed(0)
+    model = Experts()
+    with gradscope.attach(model) as scope:
+        model(torch.randn(7, 3)).pow(2).mean().backward()
+        scope.step()
+    ((column, slope),) = softmax_slopes(scope.trace).items()
+    p = model.weights.detach()
+    assert scope.trace.sites[column].module == "softmax#0"
+    assert slope[0] == pytest.approx(float((p * (1 - p)).sum(1).mean()) / (3 / 4), rel=1e-4)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -70,6 +71,17 @@ def test_of_equal_rows_and_equal_samples_what_comes_first_in_the_forward_pass_is
     assert roles(rows, samples) == {"GS307": ROOT, "GS303": (Role.SYMPTOM, "GS307")}
     rows = finding("GS307", depths=(7, 8))
     assert roles(rows, samples) == {"GS303": ROOT, "GS307": (Role.SYMPTOM, "GS303")}
+
+
+def test_what_a_stuck_softmax_does_not_choose_follows_from_it_wherever_it_stands():
+    site = Site(module="softmax#0", module_type="Softmax", quantity=Quantity.OUTPUT, depth=2)
+    chosen, idle = replace(finding("GS302"), sites=(site,)), finding("GS501", depths=(5, 9))
+    assert roles(chosen, idle, finding("GS502")) == {
+        "GS302": ROOT,
+        "GS502": ROOT,
+        "GS501": (Role.SYMPTOM, "GS302"),
+    }
+    assert roles(finding("GS302", depths=(2, 3)), idle)["GS501"] == ROOT
 
 
 def test_a_cause_cannot_begin_after_its_effect():

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from builders import trace_of
+from builders import chain, links, trace_of
 
 from gradscope.errors import NotJudged
 from gradscope.findings import Severity
@@ -127,3 +127,36 @@ def test_a_gate_beside_a_path_that_carries_the_gradient_may_be_closed():
 def test_rectifiers_alone_cannot_saturate():
     with pytest.raises(NotJudged, match="needs a bounded activation in 3 recorded steps"):
         list(Saturation().check(trace_of(types=["Linear", "ReLU"], output_rms=np.ones(2), weight_rms=[1.0, NAN])))
+
+
+def softmax(rms, gradient=0.1):
+    """A router of four experts; at an rms of a half all of its rows are one-hot, at a quarter they are uniform."""
+    return trace_of(
+        steps=20,
+        modules=["router", "softmax#0", "expert"],
+        types=["Linear", "Softmax", "Linear"],
+        weight_rms=[0.2, NAN, 0.2],
+        output_mean=np.tile([0.1, 0.25, 0.0], (20, 1)),
+        output_rms=np.c_[np.full(20, 30.0), np.broadcast_to(rms, 20), np.ones(20)],
+        output_grad_l2_norm=[0.0, gradient, 1.0],
+        meta={"flow": links(*chain("in", "router", "softmax#0"), ("softmax#0", "out"), ("expert", "out")).to_list()},
+    )
+
+
+def test_a_softmax_that_has_chosen_before_it_learns_is_found():
+    (finding,) = Saturation().check(softmax(0.5))
+    assert (finding.module, finding.severity, finding.measured) == ("router", Severity.ERROR, 0.0)
+    assert "what router returns, with an rms of 30, decides" in finding.cause
+
+
+OPEN = {
+    "uniform": softmax(0.25),
+    "sharp, but no longer flat": softmax(0.48),
+    "sharp by learning": softmax(np.where(np.arange(20) < 5, 0.3, 0.5)),
+    "not in the loss": softmax(0.5, gradient=NAN),
+}
+
+
+@pytest.mark.parametrize("found", OPEN.values(), ids=OPEN)
+def test_a_softmax_that_is_steep_or_meant_to_choose_is_clean(found):
+    assert list(Saturation().check(found)) == []
