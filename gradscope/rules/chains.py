@@ -6,13 +6,14 @@ that of what both are given. Where the forward graph was not recorded, the order
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from gradscope.flow import Edges, Flow, Vertex, flow_of, on_every_path, reached, topological
 from gradscope.links import INPUT, Side
 from gradscope.records import Quantity, Statistic
+from gradscope.rules.activations import ACTIVATIONS
 from gradscope.rules.gain import LEAST_LAYERS
-from gradscope.rules.layers import Place, Profile, learned_layers, logarithms, profile_of, size_of
+from gradscope.rules.layers import Layer, Place, Profile, learned_layers, logarithms, profile_of, size_of
 from gradscope.trace import Trace
 
 _MOST = 8  # ends of the model from which chains are looked for, beside the one through all of it
@@ -23,7 +24,7 @@ def gradient_profiles(trace: Trace) -> tuple[Profile, ...]:
     flow = flow_of(trace)
     if flow is None:
         return _long([profile_of(trace, Quantity.OUTPUT_GRAD, Statistic.L2_NORM)])
-    layers = {layer.module: layer for layer in learned_layers(trace)}
+    layers = _places(trace)
     returned, given = (_first_columns(trace, q) for q in (Quantity.OUTPUT_GRAD, Quantity.INPUT_GRAD))
     found = []
     for chain in chains(flow, list(layers)):
@@ -47,7 +48,7 @@ def spread_profiles(trace: Trace) -> tuple[Profile, ...]:
     flow = flow_of(trace)
     if flow is None:
         return spread_in_order(trace)
-    layers = {layer.module: layer for layer in learned_layers(trace)}
+    layers = _places(trace)
     columns = _first_columns(trace, Quantity.OUTPUT)
     found = []
     for chain in chains(flow, list(layers)):
@@ -65,6 +66,40 @@ def spread_profiles(trace: Trace) -> tuple[Profile, ...]:
 def spread_in_order(trace: Trace, stat: Statistic = Statistic.STD) -> tuple[Profile, ...]:
     """log₁₀ of `stat` of what each layer with a weight returns, in the order in which they run."""
     return _long([profile_of(trace, Quantity.OUTPUT, stat)])
+
+
+def _places(trace: Trace) -> dict[str, Place]:
+    """The layers with a weight.
+
+    Where the weights are no modules' but the model's own, `x @ self.w1`, the activation functions that are called
+    between them stand for the layers: the first for the first weight, and so on, if there are as many.
+    """
+    layers: dict[str, Place] = {layer.module: layer for layer in learned_layers(trace)}
+    matrices = [c for c in trace.columns(Quantity.WEIGHT) if _is_matrix(trace, c)]
+    if not len(layers) < LEAST_LAYERS <= len(matrices):
+        return layers
+    calls = [trace.sites[c] for c in trace.columns(Quantity.OUTPUT)]
+    calls = [site for site in calls if "#" in site.module and site.module_type in ACTIVATIONS]
+    each = matrices if len(matrices) - len(calls) in (0, 1) else []
+    for number, site in enumerate(calls):
+        place = Place(module=site.module, module_type=site.module_type, depth=site.depth)
+        if each:
+            place = Layer(
+                module=site.module,
+                module_type=site.module_type,
+                depth=site.depth,
+                weight=each[number],
+                bias=None,
+                activation=site.module_type,
+            )
+        layers[site.module] = place
+    return layers
+
+
+def _is_matrix(trace: Trace, column: int) -> bool:
+    site, shapes = trace.sites[column], trace.meta.get("shapes")
+    shape = shapes.get(f"{site.module}.{site.name}".lstrip(".")) if isinstance(shapes, Mapping) else None
+    return isinstance(shape, list) and len(shape) > 1
 
 
 def _long(profiles: Iterable[Profile]) -> tuple[Profile, ...]:

@@ -74,7 +74,8 @@ class ExplodingGradient(Rule):
             first, last = int(rows[0]), int(rows[-1])
             lasting = Persistence(first=first, last=last, share=float(sick.mean()), standing=False, rows=rows)
             stretch = stretch_of(trace, profile, rises, lasting)
-            if is_replaced(trace, stretch.layers[0].module, first):
+            earliest = {stretch.where, *(layer.module for layer in stretch.driving[:1])}
+            if any(is_replaced(trace, module, first) for module in earliest):
                 found.append((stretch, lasting))
         yield from [max(found, key=lambda pair: pair[0].decades)] if found else []
 

@@ -14,7 +14,7 @@ from gradscope.rules.chains import gradient_profiles, spread_in_order, spread_pr
 from gradscope.rules.gain import DECAY, Bools, Rises, steady, steepest_rises
 from gradscope.rules.layers import Layer, Profile, relative_scale
 from gradscope.rules.persistence import Persistence
-from gradscope.rules.stretch import Judged, Stretch, enough_layers, joins_along, scale_along, steepest
+from gradscope.rules.stretch import Judged, Stretch, enough_layers, joins_along, module_of, scale_along, steepest
 from gradscope.rules.wording import number
 from gradscope.trace import Trace
 
@@ -83,7 +83,7 @@ class ForwardVarianceCollapse(Rule):
     def _finding(self, trace: Trace, stretch: Stretch, lasting: Persistence, what: str) -> Finding:
         grave = stretch.decades >= self.error_decades and lasting.standing
         small = _small_from(trace, stretch)
-        where = stretch.layers[small].module
+        where = module_of(stretch.layers[small])
         first_small = f"; {where} is the first of them" if small else ""
         behind = tuple(layer for layer in stretch.driving if layer.depth >= stretch.layers[small].depth)
         advice = replace(stretch, driving=behind).weight_advice(trace, "larger")

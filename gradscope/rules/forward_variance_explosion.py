@@ -236,7 +236,7 @@ class ForwardVarianceExplosion(Rule):
             code=self.code,
             pathology=self.name,
             severity=Severity.ERROR if stretch.decades >= bar else Severity.WARNING,
-            module=stretch.layers[0].module,
+            module=stretch.where,
             sites=stretch.sites,
             first_step=stretch.first_step,
             last_step=stretch.last_step,

@@ -55,6 +55,11 @@ class Stretch:
     scale: float
 
     @property
+    def where(self) -> str:
+        """The module to look at: that of the first layer, or that which calls the first function."""
+        return module_of(self.layers[0])
+
+    @property
     def early(self) -> str:
         """Name of the layer nearest to the input."""
         return self.layers[0].module or "the model"
@@ -72,6 +77,8 @@ class Stretch:
     @property
     def weights(self) -> str:
         """How large the weights are for what follows them, as a clause."""
+        if not self.driving:
+            return "the weights between are parameters of no module"
         if np.isnan(self.scale):
             return "what makes the weights, a parametrization, sets their scale"
         return (
@@ -87,11 +94,19 @@ class Stretch:
         if np.isnan(self.scale):
             return f"Look at the parametrization of {layer.module}: the weights that it makes must be {direction}"
         now = float(trace.statistics[Statistic.RMS][self.rows[0], layer.weight])
+        owned = trace.sites[layer.weight]
+        name = layer.module if owned.module == layer.module else f"{owned.module}.{owned.name}".lstrip(".")
         asked = asked_gain(layer.activation) / np.sqrt(fan_in(trace, layer))
         return (
-            f"Draw the weights {direction}: {layer.module} has an rms of {number(now)}, a std of {number(asked)} keeps"
+            f"Draw the weights {direction}: {name} has an rms of {number(now)}, a std of {number(asked)} keeps"
             f" the spread before {layer.activation or 'a linear layer'}"
         )
+
+
+def module_of(place: Place) -> str:
+    """Its name among `named_modules()`: a function, `block.relu#0`, is called by one."""
+    name = place.module
+    return name if "#" not in name else name.rpartition(".")[0]
 
 
 def stretch_of(trace: Trace, profile: Profile, rises: Rises, lasting: Persistence) -> Stretch:

@@ -26,8 +26,8 @@ class VanishingGradient(Rule):
 
     What it means: the early layers barely learn, while the late ones do.
     How it is measured: ‖∂L/∂y‖₂ of every layer with a weight, before its activation function, and of every tensor at
-        which branches join, along a path that everything goes through: parallel branches are no chain. Over the
-        steepest stretch of at least four places, the end-to-end loss in decades and the median gain per layer. A
+        which branches join, along a path that everything goes through: parallel branches are no chain. Where weights
+        are the model's own, `x @ self.w1`, of every activation function called between them. Over the steepest stretch of at least four places, the end-to-end loss in decades and the median gain per layer. A
         factor on the loss cancels.
     Why the threshold: a gain of 1 preserves the gradient; BatchNorm with ReLU has 1.21 and is healthy, so a loss
         counts as a slope from 1/1.25 per layer on. Three decades, because with less one learning rate can still serve
@@ -65,7 +65,7 @@ class VanishingGradient(Rule):
             code=self.code,
             pathology=self.name,
             severity=Severity.ERROR if grave and lasting.standing else Severity.WARNING,
-            module=stretch.layers[0].module,
+            module=stretch.where,
             sites=stretch.sites,
             first_step=stretch.first_step,
             last_step=stretch.last_step,
@@ -84,10 +84,13 @@ class VanishingGradient(Rule):
 
 def relative_progress(trace: Trace, stretch: Stretch) -> float:
     """Update ratio of the earliest layer over that of the last, median over the steps; NaN without updates."""
+    if not stretch.driving:
+        return float("nan")
     ratios = []
     first = stretch.layers[0] if isinstance(stretch.layers[0], Layer) else stretch.driving[0]
     for layer in (first, stretch.driving[-1]):
-        update = trace.columns(Quantity.WEIGHT_UPDATE, layer.module, trace.sites[layer.weight].name)
+        owned = trace.sites[layer.weight]
+        update = trace.columns(Quantity.WEIGHT_UPDATE, owned.module, owned.name)
         moved = norms(trace, update[0] if update else None)[stretch.rows]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios.append(moved / norms(trace, layer.weight)[stretch.rows])

@@ -9,6 +9,7 @@ from builders import chain, joined, links, trace_of
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.chains import gradient_profiles, spread_in_order, spread_profiles
 from gradscope.rules.exploding_gradient import ExplodingGradient
+from gradscope.rules.forward_variance_collapse import ForwardVarianceCollapse
 from gradscope.rules.layers import Layer
 from gradscope.rules.vanishing_gradient import VanishingGradient
 
@@ -110,3 +111,36 @@ def test_what_was_never_seen_is_left_out():
     (profile,) = gradient_profiles(trace)
     assert walked(profile) == list("acde")
     assert trace.statistics[Statistic.L2_NORM].shape[0] == 10
+
+
+def of_parameters(count, gradients, rms=0.02):
+    """A net without layers: activation functions, called between products with weights that are the model's own."""
+    names = [f"tanh#{i}" for i in range(len(gradients))]
+    calls = trace_of(modules=names, types="Tanh", output_grad_l2_norm=gradients, output_std=np.ones(len(names)))
+    weights = trace_of(weight_rms=np.full(count, rms), weight_update_l2_norm=np.ones(count), numel=400)
+    owned = tuple(replace(s, module="", module_type="Net", name=f"w{s.module}", depth=-1) for s in weights.sites)
+    found = joined(calls, replace(weights, sites=owned))
+    shapes = {f"w{i}": [20, 20] for i in range(count)}
+    return replace(found, meta={"flow": links(*chain("in", *names, "out")).to_list(), "shapes": shapes})
+
+
+def test_activations_stand_for_layers_whose_weights_are_the_models_own():
+    found = of_parameters(6, 10.0 ** np.arange(5))
+    (profile,) = gradient_profiles(found)
+    assert [found.sites[layer.weight].name for layer in profile.layers] == ["w0", "w1", "w2", "w3", "w4"]
+    (fading,) = ForwardVarianceCollapse().check(found)
+    assert (fading.module, fading.code) == ("", "GS304")
+    assert "w1 has an rms of 0.02" in fading.remedy
+    (vanishing,) = VanishingGradient().check(found)
+    assert (vanishing.module, round(vanishing.measured)) == ("", 4)
+
+
+def test_where_activations_and_weights_do_not_match_in_number_only_the_slope_is_known():
+    found = of_parameters(9, 10.0 ** np.arange(5))
+    (vanishing,) = VanishingGradient().check(found)
+    assert vanishing.cause.startswith("The weights between are parameters of no module.")
+    assert list(ForwardVarianceCollapse().check(found)) == []
+
+
+def test_activations_are_no_places_beside_few_weights():
+    assert gradient_profiles(of_parameters(3, 10.0 ** np.arange(5))) == ()
