@@ -75,7 +75,7 @@ def _places(trace: Trace) -> dict[str, Place]:
     between them stand for the layers: the first for the first weight, and so on, if there are as many.
     """
     layers: dict[str, Place] = {layer.module: layer for layer in learned_layers(trace)}
-    matrices = [c for c in trace.columns(Quantity.WEIGHT) if _is_matrix(trace, c)]
+    matrices = _matrices(trace)
     if not len(layers) < LEAST_LAYERS <= len(matrices):
         return layers
     calls = [trace.sites[c] for c in trace.columns(Quantity.OUTPUT)]
@@ -96,10 +96,14 @@ def _places(trace: Trace) -> dict[str, Place]:
     return layers
 
 
-def _is_matrix(trace: Trace, column: int) -> bool:
-    site, shapes = trace.sites[column], trace.meta.get("shapes")
-    shape = shapes.get(f"{site.module}.{site.name}".lstrip(".")) if isinstance(shapes, Mapping) else None
-    return isinstance(shape, list) and len(shape) > 1
+def _matrices(trace: Trace) -> list[int]:
+    """Columns of all weights of two dimensions or more, in the order in which the model has them."""
+    shapes = trace.meta.get("shapes")
+    if not isinstance(shapes, Mapping):
+        return []
+    sites = {c: trace.sites[c] for c in trace.columns(Quantity.WEIGHT)}
+    columns = {f"{site.module}.{site.name}".lstrip("."): c for c, site in sites.items()}
+    return [columns[n] for n, shape in shapes.items() if n in columns and isinstance(shape, list) and len(shape) > 1]
 
 
 def _long(profiles: Iterable[Profile]) -> tuple[Profile, ...]:

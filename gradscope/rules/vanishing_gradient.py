@@ -27,8 +27,9 @@ class VanishingGradient(Rule):
     What it means: the early layers barely learn, while the late ones do.
     How it is measured: ‖∂L/∂y‖₂ of every layer with a weight, before its activation function, and of every tensor at
         which branches join, along a path that everything goes through: parallel branches are no chain. Where weights
-        are the model's own, `x @ self.w1`, of every activation function called between them. Over the steepest stretch of at least four places, the end-to-end loss in decades and the median gain per layer. A
-        factor on the loss cancels.
+        are the model's own, `x @ self.w1`, of every activation function called between them. Over the steepest
+        stretch of at least four places, the end-to-end loss in decades and the median gain per layer. A factor on the
+        loss cancels.
     Why the threshold: a gain of 1 preserves the gradient; BatchNorm with ReLU has 1.21 and is healthy, so a loss
         counts as a slope from 1/1.25 per layer on. Three decades, because with less one learning rate can still serve
         both ends: three Sigmoid layers lose 2.5 and learn. It is an error from six decades on, or where the relative
