@@ -7,6 +7,8 @@ the diagnosis.
 import difflib
 from collections.abc import Iterable
 
+MOST_KNOWN = 40  # names that a message lists
+
 
 class GradscopeError(Exception):
     """Base of all errors that gradscope raises on purpose; its text is one sentence for the user."""
@@ -38,4 +40,5 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known are {', '.join(known)}." if known else "; none is known."
+    more = f" and {len(known) - MOST_KNOWN} more" if len(known) > MOST_KNOWN else ""
+    return f"; known are {', '.join(known[:MOST_KNOWN])}{more}." if known else "; none is known."

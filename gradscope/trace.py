@@ -20,6 +20,8 @@ from gradscope.records import STATISTICS, Event, Quantity, Site, Statistic
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gradscope.reports.plots import Plots
+
 Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -251,6 +253,13 @@ class Trace:
         from gradscope.storage import save_trace  # storage imports this module
 
         save_trace(self, path)
+
+    @property
+    def plot(self) -> "Plots":
+        """Figures for a paper: `plot.depth()`, `.time()`, `.map()` and `.budget()`, on matplotlib's axes."""
+        from gradscope.reports.plots import Plots  # it imports matplotlib
+
+        return Plots(self)
 
     def __repr__(self) -> str:
         model = str(self.meta.get("model") or "model")

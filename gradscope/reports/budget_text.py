@@ -108,16 +108,16 @@ def budget_document(trace: Trace) -> Json:
     return {"schema": BUDGET_SCHEMA, "budget": budget.to_dict(), "steps": steps}
 
 
-def fitting(terms: Sequence[Term]) -> list[Line]:
-    """The lines of the table: with what lies within, without it, with the deepest modules added up, or the largest."""
+def fitting(terms: Sequence[Term], most: int = MOST_LINES) -> list[Line]:
+    """At most `most` lines: with what lies within, without it, with the deepest modules added up, or the largest."""
     for levels in (None, *range(12, -1, -1)):
         for within in (True, False):
             lines = list(_lines(terms, "", 0, levels, within=within))
-            if len(lines) <= MOST_LINES and (levels is None or len(lines) >= LEAST_LINES):
+            if len(lines) <= most and (levels is None or len(lines) >= LEAST_LINES):
                 return lines
     alone = [line for term in terms for line in _line(term, "", 0, within=False)]
     order = sorted(range(len(alone)), key=lambda i: -abs(alone[i].decades))
-    kept, rest = sorted(order[: MOST_LINES - 1]), order[MOST_LINES - 1 :]
+    kept, rest = sorted(order[: most - 1]), order[most - 1 :]
     decades = sum(alone[i].decades for i in rest)
     return [*(alone[i] for i in kept), Line(f"{len(rest)} more", 0, "", "", decades, style="dim")]
 

@@ -6,16 +6,17 @@ Okabe and Ito (2008), which people with any colour vision tell apart; each line 
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
-from typing import TypeAlias, TypedDict
+from typing import Literal, TypeAlias, TypedDict
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
+from gradscope.records import Statistic
 from gradscope.reports.profile import without_shared_prefix
 from gradscope.trace import Doubles, Floats, Ints, Trace
 
@@ -47,8 +48,15 @@ MOST_TICKS = 16
 MOST_DECADES_ABOVE = 8.0  # of the median of everything drawn
 LEAST_DECADES = 4.0  # a log axis spans at least this, so that a healthy profile looks flat
 PALE = 0.3
+LETTER = 0.6  # its mean width, by the font's size
+TICK_SIZE = 0.833  # "small", by the font's size
 MOST_MARKERS = 10
 NONFINITE_LABEL = "NaN or Inf"
+
+SIZES = frozenset({
+    Statistic.RMS, Statistic.L2_NORM, Statistic.STD, Statistic.ABS_MAX, Statistic.NUMEL, Statistic.NONFINITE_COUNT,
+    Statistic.SPECTRAL_RADIUS, Statistic.SPECTRAL_NORM, Statistic.SAMPLE_SPREAD, Statistic.DIRECTION_SPREAD,
+})  # fmt: skip
 
 Traces: TypeAlias = Mapping[str, Sequence[Trace]]
 
@@ -87,6 +95,25 @@ def log_axis(axes: Axes, values: Sequence[Doubles], usual: Sequence[Doubles] = (
     axes.yaxis.set_major_locator(LogLocator(numticks=9))
 
 
+def is_size(stat: Statistic) -> bool:
+    """Whether a statistic spans decades; shares lie between 0 and 1, and others may be negative."""
+    return stat in SIZES
+
+
+def limits(stat: Statistic, values: Doubles) -> tuple[float, float]:
+    """Where an axis or colours for a statistic that is no size begin and end."""
+    if stat.endswith("_fraction") or stat is Statistic.ATTENTION_ENTROPY:
+        return 0.0, 1.0
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+
+def stat_of(stat: Statistic, symbol: str) -> str:
+    """``rms of ∂L/∂y``, ``dead fraction of y``."""
+    return f"{stat.value.replace('_', ' ')} of {symbol}"
+
+
 def decades(positive: Doubles | Floats) -> tuple[float, float]:
     """log₁₀ of the smallest and the largest, at least `LEAST_DECADES` apart."""
     if not positive.size:
@@ -96,16 +123,25 @@ def decades(positive: Doubles | Floats) -> tuple[float, float]:
     return low - missing / 2, high + missing / 2
 
 
-def name_ticks(axes: Axes, names: Sequence[str], axis: str = "x", most: int = MOST_TICKS) -> None:
-    """Layer names without what all have in front, every n-th where there are many."""
+def name_ticks(axes: Axes, names: Sequence[str], axis: Literal["x", "y"] = "x", most: int = MOST_TICKS) -> None:
+    """Layer names without what all have in front, every n-th where there are many or little room."""
     names = without_shared_prefix(names)
+    room = letters(axes, axis)
+    most = max(min(most, int(room * LETTER / 1.5)), 2)  # a line and a half each, slanted or not
     where = np.arange(0, len(names), -(-len(names) // most))
     labels = [n if len(n) <= 20 else "…" + n[-19:] for n in (names[i] for i in where)]
     if axis == "y":
-        axes.set_yticks(where, labels, fontsize=12)
+        axes.set_yticks(where, labels, fontsize="small")
     else:
-        slanted = sum(map(len, labels)) > 70
-        axes.set_xticks(where, labels, rotation=40 if slanted else 0, ha="right" if slanted else "center", fontsize=12)
+        slanted = sum(map(len, labels)) + len(labels) > room
+        turned, ha = (40, "right") if slanted else (0, "center")
+        axes.set_xticks(where, labels, rotation=turned, ha=ha, fontsize="small")
+
+
+def letters(axes: Axes, axis: Literal["x", "y"], size: float = TICK_SIZE) -> float:
+    """How many letters of `size` times the font's have room along an axis, roughly: before anything is laid out."""
+    pixels = axes.bbox.width if axis == "x" else axes.bbox.height
+    return float(pixels / axes.figure.dpi * 72 / (LETTER * size * rcParams["font.size"]))
 
 
 class Look(TypedDict):
@@ -160,10 +196,25 @@ def wrapped(name: str) -> str:
 
 def legend_beside(axes: Axes, explained: Sequence[Line2D] = ()) -> None:
     """Beside the axes: the variants in their order, NaN, `explained`; none for one line's name alone."""
+    _legend(axes, explained, "center left", (1.0, 0.5), rcParams["legend.fontsize"])
+
+
+def legend_within(axes: Axes, explained: Sequence[Line2D] = ()) -> None:
+    """The same within the axes, where it hides least: beside them may be others."""
+    _legend(axes, explained, "best", None, "x-small")
+
+
+def _legend(
+    axes: Axes,
+    explained: Sequence[Line2D],
+    where: Literal["best", "center left"],
+    anchor: tuple[float, float] | None,
+    size: str | float,
+) -> None:
     by_label = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if by_label.pop(NONFINITE_LABEL, None):
         by_label[NONFINITE_LABEL] = Line2D([], [], color="black", marker="x", linestyle="", markeredgecolor="black")
     by_label.update({str(line.get_label()): line for line in explained})
     if len(by_label) > 1:
-        size = STYLE["legend.fontsize"] if len(by_label) <= 10 else 11
-        axes.legend(by_label.values(), by_label, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=size)
+        size = size if len(by_label) <= 10 else "x-small"
+        axes.legend(by_label.values(), by_label, fontsize=size, loc=where, bbox_to_anchor=anchor)

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from gradscope.budget import budget_of
 from gradscope.records import Quantity, Statistic
+from gradscope.reports.budget_figure import budget_bars
 from gradscope.reports.canvas import (
     COLOURS,
     DPI,
@@ -20,11 +22,14 @@ from gradscope.reports.canvas import (
     Look,
     Traces,
     drawable,
+    is_size,
     legend_beside,
+    limits,
     log_axis,
     look_of,
     mark_nonfinite,
     name_ticks,
+    stat_of,
     styled,
     titled_figure,
     wrapped,
@@ -77,20 +82,37 @@ def figures_of(source: Comparison | Trace) -> Iterator[tuple[str, Figure]]:
         yield "heatmap-through-time", heatmaps_through_time(long, title)
     if isinstance(source, Trace) and with_two_sources(source):
         yield "gradient-sources", gradient_split(source, title)
+    if isinstance(source, Trace) and budget_of(source) is not None:
+        yield "budget", budget_bars(source, title)
 
 
 @styled
 def gradient_by_depth(traces: Traces, title: str = "") -> Figure:
     """The rms of ∂L/∂y against depth, one line for each name, the median over steps and runs."""
-    profiles = {name: depth_profile(runs, Quantity.OUTPUT_GRAD) for name, runs in traces.items()}
     figure, axes = titled_figure(title, "gradient by depth")
-    _profile_lines(axes, profiles)
-    longest = max((p for p in profiles.values() if p), key=len)
-    same = all(p is None or p.places == longest.places for p in profiles.values())
+    draw_by_depth(axes, {name: depth_profile(runs, Quantity.OUTPUT_GRAD) for name, runs in traces.items()})
+    legend_beside(axes)
+    return figure
+
+
+def draw_by_depth(axes: Axes, profiles: Mapping[str, Profile | None], stat: Statistic = Statistic.RMS) -> None:
+    """A line for each name, on given axes and without a legend; `stat` is what the profiles are of."""
+    known = {index: profile for index, profile in enumerate(profiles.values()) if profile}
+    for index, profile in known.items():
+        where = np.arange(len(profile))
+        shown = drawable(profile.rms) if is_size(stat) else profile.rms
+        axes.plot(where, shown, label=wrapped(list(profiles)[index]), **look_of(index, len(profile)))
+        mark_nonfinite(axes, where, profile.nonfinite, index)
+    longest = max(known.values(), key=len)
+    if is_size(stat):
+        log_axis(axes, [p.rms for p in known.values()])
+    else:
+        low, high = limits(stat, np.concatenate([p.rms for p in known.values()]))
+        axes.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+    same = all(p.places == longest.places for p in known.values())
     name_ticks(axes, longest.places if same else [str(i + 1) for i in range(len(longest))])
     axes.set_xlabel("layer, from input to output")
-    axes.set_ylabel("rms of ∂L/∂y")
-    return figure
+    axes.set_ylabel(stat_of(stat, longest.symbol))
 
 
 @styled
@@ -147,17 +169,6 @@ def loss_curves(traces: Traces, title: str = "") -> Figure:
     axes.set_ylabel("loss")
     legend_beside(axes)
     return figure
-
-
-def _profile_lines(axes: Axes, profiles: Mapping[str, Profile | None]) -> None:
-    for index, (name, profile) in enumerate(profiles.items()):
-        if profile is None:
-            continue
-        where = np.arange(len(profile))
-        axes.plot(where, drawable(profile.rms), label=wrapped(name), **look_of(index, len(profile)))
-        mark_nonfinite(axes, where, profile.nonfinite, index)
-    log_axis(axes, [p.rms for p in profiles.values() if p])
-    legend_beside(axes)
 
 
 def _step_line(axes: Axes, steps: Ints, values: Doubles, name: str, look: Look) -> None:

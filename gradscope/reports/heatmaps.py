@@ -14,9 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gradscope.records import Quantity, Statistic
-from gradscope.reports.canvas import MOST_TICKS, decades, name_ticks, panel_figure, styled
+from gradscope.reports.canvas import MOST_TICKS, decades, is_size, limits, name_ticks, panel_figure, stat_of, styled
 from gradscope.reports.passage import Passage, joined_symbols, passages
-from gradscope.reports.profile import SYMBOL, place
+from gradscope.reports.profile import SYMBOL, layers, place
 from gradscope.trace import Doubles, Ints, Trace
 
 UNSEEN_COLOUR, NONFINITE_COLOUR, ZERO_COLOUR = "#d9d9d9", "#D40000", "#ffffff"
@@ -30,21 +30,23 @@ class Grid:
 
     Attributes:
         steps: Numbers of the recorded steps. Shape (step,).
-        rms: Shape (step, place), as the next two.
+        values: Shape (step, place), as the next two.
         nonfinite: Whether it had NaN or Inf.
         seen: Whether it was observed.
         places: A name for each place, from the bottom up.
         floors: Where one of several stacked layers begins, with its name.
         cuts: Places before which the gradient stops.
+        stat: What the values are.
     """
 
     steps: Ints
-    rms: Doubles
+    values: Doubles
     nonfinite: NDArray[np.bool_]
     seen: NDArray[np.bool_]
     places: tuple[str, ...]
     floors: tuple[tuple[int, str], ...] = ()
     cuts: tuple[int, ...] = ()
+    stat: Statistic = Statistic.RMS
 
 
 @styled
@@ -53,7 +55,7 @@ def heatmaps(traces: Mapping[str, Trace], quantity: Quantity, title: str = "") -
 
     Grey was never observed, red holds NaN or Inf, white is exactly zero.
     """
-    grids = {name: _by_depth(trace, quantity) for name, trace in traces.items()}
+    grids = {name: by_depth(trace, quantity) for name, trace in traces.items()}
     return _panels({n: g for n, g in grids.items() if g.places}, title, SYMBOL[quantity], "depth")
 
 
@@ -71,15 +73,16 @@ def heatmaps_through_time(traces: Mapping[str, Trace], title: str = "") -> Figur
     return _panels(grids, title, joined_symbols(p.symbol for stacked in found.values() for p in stacked), "time")
 
 
-def _by_depth(trace: Trace, quantity: Quantity) -> Grid:
-    sites, rms = trace.by_depth(quantity, Statistic.RMS)
-    nonfinite, numel = (trace.by_depth(quantity, s)[1] for s in (Statistic.NONFINITE_COUNT, Statistic.NUMEL))
+def by_depth(trace: Trace, quantity: Quantity, stat: Statistic = Statistic.RMS, *, module: str | None = None) -> Grid:
+    """The cells of the layers that were observed, of the modules that `module` names, where it does."""
+    found = layers(trace, quantity, stat, module=module)
     return Grid(
         steps=trace.steps,
-        rms=rms.astype(np.float64),
-        nonfinite=nonfinite > 0,
-        seen=~np.isnan(numel),
-        places=tuple(map(place, sites)),
+        values=found.values,
+        nonfinite=found.nonfinite,
+        seen=found.seen,
+        places=tuple(map(place, found.sites)),
+        stat=stat,
     )
 
 
@@ -90,7 +93,7 @@ def _by_time(stacked: Sequence[Passage]) -> Grid:
     names = [p.layer if one_module else p.name for p in stacked]
     return Grid(
         steps=stacked[0].steps,
-        rms=np.concatenate([p.rms for p in stacked], axis=1),
+        values=np.concatenate([p.rms for p in stacked], axis=1),
         nonfinite=np.concatenate([p.nonfinite for p in stacked], axis=1),
         seen=np.concatenate([p.seen for p in stacked], axis=1),
         places=tuple(str(t) for p in stacked for t in range(p.times)),
@@ -101,10 +104,7 @@ def _by_time(stacked: Sequence[Passage]) -> Grid:
 
 def _panels(grids: Mapping[str, Grid], title: str, symbol: str, axis: str) -> Figure:
     figure, rows, columns = panel_figure(len(grids), f"{title}: {symbol} by {axis} and step".removeprefix(": "))
-    values = np.concatenate([grid.rms.ravel() for grid in grids.values()])
-    positive = values[np.isfinite(values) & (values > 0)]
-    # a few cells of an explosion must not leave one colour for all others
-    norm = Normalize(*decades(np.quantile(positive, [0.002, 0.99]) if len(positive) else positive))
+    norm = colours(list(grids.values()))
     patches: dict[str, Patch] = {}
     drawn: list[Axes] = []
     steps = max((grid.steps for grid in grids.values()), key=len)
@@ -120,9 +120,7 @@ def _panels(grids: Mapping[str, Grid], title: str, symbol: str, axis: str) -> Fi
         else:  # names of its own beside each panel would leave no room for the panels: layers are counted
             axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
             axes.yaxis.set_major_formatter(lambda i, _: str(int(i) + 1) if i >= 0 else "")
-        axes.set_xlim(-0.5, len(steps) - 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4 if columns < 4 else 3))
-        axes.xaxis.set_major_formatter(lambda i, _: str(steps[int(i)]) if 0 <= i < len(steps) else "")
+        _step_axis(axes, steps, bins=4 if columns < 4 else 3)
         if len(grid.steps) < len(steps):
             axes.patch.set(facecolor="white", edgecolor="#c8c8c8", hatch="//")
             patches["no step"] = Patch(facecolor="white", edgecolor="#c8c8c8", hatch="//", label="no step")
@@ -133,9 +131,7 @@ def _panels(grids: Mapping[str, Grid], title: str, symbol: str, axis: str) -> Fi
             axes.set_xlabel("step")
         if index % columns == 0:
             axes.set_ylabel(_LABEL[axis] if rows == 1 else _LABEL[axis].partition(",")[0])
-    bar = figure.colorbar(mesh, ax=drawn, pad=0.02, aspect=30, extend="both")
-    bar.set_label(f"log₁₀ rms of {symbol}", fontsize=15)
-    bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    _colour_bar(drawn, mesh, Statistic.RMS, symbol)
     if patches:
         figure.legend(handles=list(patches.values()), loc="outside lower center", ncols=4)
     return figure
@@ -144,17 +140,61 @@ def _panels(grids: Mapping[str, Grid], title: str, symbol: str, axis: str) -> Fi
 _LABEL = {"depth": "layer, input at the bottom", "time": "position, start at the bottom"}
 
 
+def draw_map(axes: Axes, grid: Grid, symbol: str) -> list[Patch]:
+    """Depth × step on given axes, beside which the colour bar takes its place.
+
+    Returns:
+        What a legend says of the special cells.
+    """
+    patches: dict[str, Patch] = {}
+    mesh = _cells(axes, grid, colours([grid]), patches)
+    name_ticks(axes, grid.places, axis="y")
+    _step_axis(axes, grid.steps, bins=6)
+    axes.set_xlabel("step")
+    axes.set_ylabel(_LABEL["depth"])
+    _colour_bar([axes], mesh, grid.stat, symbol)
+    return list(patches.values())
+
+
+def colours(grids: Sequence[Grid]) -> Normalize:
+    """What all of them share; a few cells of an explosion must not leave one colour for all others."""
+    values = np.concatenate([grid.values.ravel() for grid in grids])
+    if not is_size(grids[0].stat):
+        return Normalize(*limits(grids[0].stat, values))
+    positive = values[np.isfinite(values) & (values > 0)]
+    return Normalize(*decades(np.quantile(positive, [0.002, 0.99]) if len(positive) else positive))
+
+
+def _step_axis(axes: Axes, steps: Ints, bins: int) -> None:
+    """The cells' indices as the numbers of their steps."""
+    axes.set_xlim(-0.5, len(steps) - 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=bins))
+    axes.xaxis.set_major_formatter(lambda i, _: str(steps[int(i)]) if 0 <= i < len(steps) else "")
+
+
+def _colour_bar(drawn: Sequence[Axes], mesh: QuadMesh, stat: Statistic, symbol: str) -> None:
+    extend = "both" if is_size(stat) else "neither"
+    bar = drawn[0].figure.colorbar(mesh, ax=drawn, pad=0.02, aspect=30, extend=extend)
+    said = stat_of(stat, symbol)
+    bar.set_label(f"log₁₀ {said}" if is_size(stat) else said)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(integer=is_size(stat), nbins=8))
+
+
 def _cells(axes: Axes, grid: Grid, norm: Normalize, patches: dict[str, Patch]) -> QuadMesh:
     """One panel; the special cells that it holds are added to `patches`."""
     axes.grid(False)
     edges = np.arange(len(grid.steps) + 1) - 0.5
     places = np.arange(len(grid.places) + 1) - 0.5
-    positive = np.isfinite(grid.rms) & (grid.rms > 0)
-    logs = np.ma.masked_array(np.log10(np.where(positive, grid.rms, 1)).T, ~positive.T)
-    mesh = axes.pcolormesh(edges, places, logs, cmap="viridis", norm=norm, rasterized=True)
+    known, shown = np.isfinite(grid.values), grid.values
+    if is_size(grid.stat):
+        known &= grid.values > 0
+        shown = np.log10(np.where(known, grid.values, 1))
+    mesh = axes.pcolormesh(
+        edges, places, np.ma.masked_array(shown.T, ~known.T), cmap="viridis", norm=norm, rasterized=True
+    )
     for name, cells, colour in (
         ("never observed", ~grid.seen, UNSEEN_COLOUR),
-        ("exactly zero", (grid.rms == 0) & ~grid.nonfinite, ZERO_COLOUR),
+        ("exactly zero", (grid.values == 0) & ~grid.nonfinite & is_size(grid.stat), ZERO_COLOUR),
         ("NaN or Inf", grid.nonfinite, NONFINITE_COLOUR),
     ):
         if cells.any():

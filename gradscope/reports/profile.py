@@ -6,6 +6,7 @@ any step, and places that were never observed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
@@ -86,15 +87,63 @@ class Profile:
         return float(ends[0] / ends[-1]) if len(ends) and ends[-1] > 0 else float("nan")
 
 
-def depth_profile(traces: Sequence[Trace], quantity: Quantity) -> Profile | None:
-    """The profile over the layers of one model, recorded in one or more runs; None if nothing was observed."""
-    sites, _ = traces[0].by_depth(quantity, Statistic.RMS)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Layers:
+    """One statistic of one quantity, over the steps and the layers of a trace.
+
+    Attributes:
+        sites: By depth.
+        values: Shape (step, site), as the next two.
+        nonfinite: Whether it had NaN or Inf.
+        seen: Whether it was observed.
+    """
+
+    sites: tuple[Site, ...]
+    values: Doubles
+    nonfinite: NDArray[np.bool_]
+    seen: NDArray[np.bool_]
+
+
+def layers(trace: Trace, quantity: Quantity, stat: Statistic = Statistic.RMS, *, module: str | None = None) -> Layers:
+    """Those for which it is known in some step, or was not finite; of the modules that `module` names, where it does.
+
+    `module` is a name, or names by wildcard: `encoder.*`.
+    """
+    found = frozenset(trace.by_depth(quantity, stat)[0])
+    columns = [
+        column
+        for column in trace.columns(quantity)
+        if (site := trace.sites[column]) in found and (module is None or _is_named(site.module, module))
+    ]
+    values = trace.statistics[stat][:, columns].astype(np.float64)
+    nonfinite = trace.statistics[Statistic.NONFINITE_COUNT][:, columns] > 0
+    kept = np.flatnonzero((~np.isnan(values) | nonfinite).any(axis=0))
+    numel = trace.statistics[Statistic.NUMEL][:, columns]
+    return Layers(
+        sites=tuple(trace.sites[columns[i]] for i in kept),
+        values=values[:, kept],
+        nonfinite=nonfinite[:, kept],
+        seen=~np.isnan(numel[:, kept]),
+    )
+
+
+def depth_profile(
+    traces: Sequence[Trace], quantity: Quantity, stat: Statistic = Statistic.RMS, *, module: str | None = None
+) -> Profile | None:
+    """The profile over the layers of one model, recorded in one or more runs; None if nothing was observed.
+
+    Of another `stat` than the rms, its `rms` is the median of that. `module` as of `layers`.
+    """
+    runs = [layers(trace, quantity, stat, module=module) for trace in traces]
+    sites = runs[0].sites
     if not sites:
         return None
-    parts = [trace.by_depth(quantity, s) for s in _READ for trace in traces if trace.by_depth(quantity, s)[0] == sites]
-    rms, nonfinite, numel = np.split(np.concatenate([values for _, values in parts]), len(_READ))
+    runs = [run for run in runs if run.sites == sites]
+    values = np.concatenate([run.values for run in runs])
+    nonfinite = np.concatenate([run.nonfinite for run in runs])
+    seen = np.concatenate([run.seen for run in runs])
     modules = tuple(s.module for s in sites)
-    return _profile(rms, nonfinite > 0, ~np.isnan(numel), "depth", quantity, "", tuple(map(place, sites)), modules)
+    return _profile(values, nonfinite, seen, "depth", quantity, "", tuple(map(place, sites)), modules)
 
 
 def depth_story(traces: Sequence[Trace]) -> Profile | None:
@@ -116,9 +165,17 @@ def time_profile(traces: Sequence[Trace], part: Part = "all") -> Profile | None:
         telling = [p for p in each[0] if not p.recurrence.reverse] or each[0]
         return passage_profile([p for found in each for p in found if p.place == telling[-1].place], part)
     site = _time_site(traces[0])
-    if site is None:
-        return None
-    read = [[t.by_time(site.module, site.quantity, s, name=site.name) for t in traces] for s in _READ]
+    return None if site is None else site_profile(traces, site, part=part)
+
+
+def site_profile(
+    traces: Sequence[Trace], site: Site, stat: Statistic = Statistic.RMS, *, part: Part = "all"
+) -> Profile:
+    """The profile of one site over its positions; of another `stat` than the rms, as of `depth_profile`."""
+    read = [
+        [t.by_time(site.module, site.quantity, s, name=site.name) for t in traces]
+        for s in (stat, Statistic.NONFINITE_COUNT, Statistic.NUMEL)
+    ]
     length = min(values.shape[1] for values in read[0])  # sequences of other runs may be longer
     rows = [rows_of(len(trace.steps), part) for trace in traces]
     stacked = [np.concatenate([v[r, :length] for v, r in zip(read_of, rows, strict=True)]) for read_of in read]
@@ -167,7 +224,8 @@ def without_shared_prefix(names: Sequence[str]) -> list[str]:
     return [".".join(p[shared:]) for p in parts]
 
 
-_READ = (Statistic.RMS, Statistic.NONFINITE_COUNT, Statistic.NUMEL)
+def _is_named(module: str, pattern: str) -> bool:
+    return module == pattern or fnmatchcase(module, pattern)
 
 
 def _profile(

@@ -3,6 +3,7 @@
 from textwrap import fill
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -46,11 +47,21 @@ def gradient_by_time(traces: Traces, title: str = "") -> Figure:
     The median over the recorded steps; where training changed the shape, the first tenth dotted and the last drawn. A
     ring marks the memory, a bar where truncated BPTT cuts. Sequences of different lengths are aligned at their ends.
     """
-    parts = {part: _profiles(traces, part) for part in PARTS}
+    figure, axes = titled_figure(title, "gradient by time")
+    legend_beside(axes, draw_by_time(axes, traces))
+    return figure
+
+
+def draw_by_time(axes: Axes, traces: Traces, *, module: str | None = None) -> list[Line2D]:
+    """The same on given axes and without a legend, of one recurrent module where `module` names it.
+
+    Returns:
+        What a legend says of the marks.
+    """
+    parts = {part: _profiles(traces, part, module) for part in PARTS}
     enough = min(len(run.steps) for runs in traces.values() for run in runs) >= FEWEST_STEPS_FOR_TENTHS
     changed = enough and any(_changed(parts["first"][name], parts["last"][name]) for name in parts["all"])
     shown = parts["last" if changed else "all"]
-    figure, axes = titled_figure(title, "gradient by time")
     aligned = len({len(profile) for profile in shown.values()}) > 1
     for index, (name, profile) in enumerate(shown.items()):
         where = _where(profile, aligned)
@@ -66,11 +77,10 @@ def gradient_by_time(traces: Traces, title: str = "") -> Figure:
     log_axis(axes, [p.rms for p in drawn], [p.positive[:1] if p.reverse else p.positive[-1:] for p in drawn])
     if changed:
         axes.plot([], [], color="#555555", linestyle=EARLY_STYLE, label=EARLY_LABEL)
-    legend_beside(axes, _explain_marks(axes))
     axes.set_xlabel("position, counted from the end of the sequence" if aligned else "position in the sequence")
     axes.set_ylabel(f"rms of {joined_symbols(p.symbol for p in shown.values())}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
+    return _explain_marks(axes)
 
 
 @styled
@@ -115,11 +125,12 @@ def with_two_sources(trace: Trace) -> list[Passage]:
     return found
 
 
-def _profiles(traces: Traces, part: Part) -> dict[str, Profile]:
+def _profiles(traces: Traces, part: Part, module: str | None) -> dict[str, Profile]:
     """By the names of `traces`; of a single trace by its layers and directions, where it has them."""
     if len(traces) == 1 and all(len(runs) == 1 for runs in traces.values()):
         ((trace,),) = traces.values()
-        layers = [p for p in passages(trace) if p.times >= FEWEST_TIMES]
+        long = (p for p in passages(trace) if p.times >= FEWEST_TIMES)
+        layers = [p for p in long if module in (None, p.recurrence.module)]
         if layers:
             return {p.name: passage_profile([p], part) for p in layers}
     found = {name: time_profile(runs, part) for name, runs in traces.items()}
@@ -150,8 +161,9 @@ def _mark_cuts(axes: Axes, profile: Profile, where: Ints, index: int) -> None:
     cuts = [cut for cut in profile.cuts if cut < len(profile) and drawable(profile.rms)[cut] > 0]
     if cuts:
         colour = COLOURS[index % len(COLOURS)]
-        look = {"linestyle": "", "marker": "|", "markersize": 20, "markeredgewidth": 3.0, "zorder": 4}
-        axes.plot(where[cuts], profile.rms[cuts], color=colour, markeredgecolor=colour, label="_cut", **look)  # type: ignore[arg-type]
+        look = {"linestyle": "", "marker": "|", "markersize": 2.5 * rcParams["lines.markersize"], "zorder": 4}
+        look["markeredgewidth"] = 1.25 * rcParams["lines.linewidth"]
+        axes.plot(where[cuts], profile.rms[cuts], color=colour, markeredgecolor=colour, label="_cut", **look)
 
 
 def _mark_memory(axes: Axes, profile: Profile, where: Ints, index: int) -> None:
@@ -166,10 +178,10 @@ def _mark_memory(axes: Axes, profile: Profile, where: Ints, index: int) -> None:
         [10**height],
         linestyle="",
         marker="o",
-        markersize=15,
+        markersize=1.9 * rcParams["lines.markersize"],
         markerfacecolor="white",
         markeredgecolor=COLOURS[index % len(COLOURS)],
-        markeredgewidth=3.2,
+        markeredgewidth=1.3 * rcParams["lines.linewidth"],
         label="_memory",
         zorder=6,
     )
