@@ -1,14 +1,27 @@
 """The gradient profile of a trace: by which factor each module changes the gradient that goes back through it."""
 
 from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from gradscope.records import Quantity, Statistic
 from gradscope.recurrence import recurrences
-from gradscope.trace import Doubles, Trace
+from gradscope.trace import Doubles, Ints, Trace
 
 _PER_TIME_STEP = " per time step"
+
+
+class Known(NamedTuple):
+    """A number in those steps in which it is known.
+
+    Attributes:
+        step: Indices of the trace's steps; one with several sequences is there as often. Shape (known,).
+        value: Shape (known,).
+    """
+
+    step: Ints
+    value: Doubles
 
 
 def gains(traces: Iterable[Trace]) -> dict[str, float]:
@@ -39,18 +52,26 @@ def in_words(key: str) -> str:
     return f"{label} in each time step" if key.endswith(_PER_TIME_STEP) else label
 
 
-def _of_one(trace: Trace) -> dict[str, float]:
+def gains_by_step(trace: Trace) -> dict[str, Known]:
+    """log₁₀ of the gain in each step, of modules and recurrent layers as `gains` names them, by name."""
     returned = _first_columns(trace, Quantity.OUTPUT_GRAD)
     given = _first_columns(trace, Quantity.INPUT_GRAD)
     found = {}
     for module in returned.keys() & given.keys():
         ratio = _logs(trace, given[module]) - _logs(trace, returned[module])
-        found[module] = ratio[~np.isnan(ratio)]
+        steps = np.flatnonzero(~np.isnan(ratio))
+        found[module] = Known(steps, ratio[steps])
     for recurrence in recurrences(trace):
         with np.errstate(divide="ignore", invalid="ignore"):
             per_step = np.log10(recurrence.gain_per_step)
-        found[f"{recurrence.label}{_PER_TIME_STEP}"] = per_step[np.isfinite(per_step)]
-    return {module: float(np.median(values)) for module, values in sorted(found.items()) if len(values)}
+        known = np.isfinite(per_step)
+        found[f"{recurrence.label}{_PER_TIME_STEP}"] = Known(recurrence.step[known], per_step[known])
+    return dict(sorted(found.items()))
+
+
+def _of_one(trace: Trace) -> dict[str, float]:
+    known = gains_by_step(trace).items()
+    return {module: float(np.median(gain.value)) for module, gain in known if len(gain.value)}
 
 
 def _first_columns(trace: Trace, quantity: Quantity) -> dict[str, int]:

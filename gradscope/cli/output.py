@@ -193,13 +193,13 @@ def deliver(plan: Plan, verdict: "Verdict") -> None:
         if not plan.quiet:
             say(f"wrote {path}")
     for one in plan.streamed:
-        with _encoding(None if one.name == TEXT else "utf-8"):
+        with written_as(None if one.name == TEXT else "utf-8"):
             one.write_verdict(verdict, sys.stdout)
             sys.stdout.flush()
 
 
 @contextmanager
-def _encoding(name: str | None) -> Iterator[None]:
+def written_as(name: str | None) -> Iterator[None]:
     """Makes stdout write in that encoding: what a program reads must not depend on the locale."""
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     before = getattr(sys.stdout, "encoding", None)

@@ -13,6 +13,7 @@ import click
 from gradscope.cli.attach import attach
 from gradscope.cli.check import check
 from gradscope.cli.config import config
+from gradscope.cli.diff import diff
 from gradscope.cli.list import list_
 from gradscope.cli.merge import merge
 from gradscope.cli.report import report
@@ -61,7 +62,7 @@ def gradscope() -> None:
     """
 
 
-for command in (run, attach, check, report, merge, rule, list_, config):
+for command in (run, attach, check, report, diff, merge, rule, list_, config):
     command.params.append(_debug_option())  # so that it may stand before the command or after
     gradscope.add_command(command)
 
