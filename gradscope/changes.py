@@ -132,6 +132,8 @@ def compare(a: Trace, b: Trace, alignment: Alignment, first: int, last: int) -> 
     changes: list[Change] = []
     only_a: dict[Measure, tuple[str, ...]] = {}
     only_b: dict[Measure, tuple[str, ...]] = {}
+    shared = {name for name, _ in alignment.pairs} - alignment.retyped.keys()  # a ReLU has what a Sigmoid lacks
+    units_a, units_b = units_of(a), units_of(b)
     for measure in Measure:
         in_a = _middles(_MEASURED[measure](a), a, first, last)
         in_b = _middles(_MEASURED[measure](b), b, first, last)
@@ -140,8 +142,8 @@ def compare(a: Trace, b: Trace, alignment: Alignment, first: int, last: int) -> 
             if (other := names.get(key)) is not None:
                 bar = BARS[measure]
                 if measure is Measure.DEAD:
-                    chance = _by_chance(middle.median, in_b[other].median, _units(a, key[0]), _units(b, other[0]))
-                    bar = max(bar, chance)
+                    shares = middle.median, in_b[other].median
+                    bar = max(bar, _by_chance(*shares, units_a[key[0]], units_b[other[0]]))
                 changes.append(
                     Change(
                         measure=measure,
@@ -152,7 +154,6 @@ def compare(a: Trace, b: Trace, alignment: Alignment, first: int, last: int) -> 
                         bar=bar,
                     )
                 )
-        shared = {name for name, _ in alignment.pairs} - alignment.retyped.keys()  # a ReLU has what a Sigmoid lacks
         for found, mine, others in ((only_a, in_a.keys(), names.keys()), (only_b, names.keys(), in_a.keys())):
             missing = tuple("".join(key) for key in mine if key not in others and key[0] in shared)
             if missing:
@@ -184,17 +185,20 @@ def _by_chance(one: float, other: float, units: int, others: int) -> float:
     return float(_ERRORS * np.sqrt(share * (1 - share) * (1 / units + 1 / others)))
 
 
-def _units(trace: Trace, module: str) -> int:
-    """How many units an activation has: the rows of the weight that was last applied before it."""
+def units_of(trace: Trace) -> dict[str, int]:
+    """How many units each module returns, by name: the rows of the weight that was last applied before it, or in it."""
     shapes = trace.meta.get("shapes")
-    depth = min((s.depth for s in trace.sites if s.module == module), default=-1)
-    before = [s for s in trace.sites if s.quantity is Quantity.WEIGHT and 0 < s.depth <= depth]
-    last = max(before, key=lambda s: s.depth, default=None)
-    if last is None or not isinstance(shapes, Mapping):
-        return _UNITS
-    shape = shapes.get(f"{last.module}.{last.name}".lstrip("."))
-    rows = shape[0] if isinstance(shape, list) and shape else None
-    return rows if isinstance(rows, int) and rows > 0 else _UNITS
+    rows = {}
+    for column in trace.columns(Quantity.WEIGHT):
+        site = trace.sites[column]
+        shape = shapes.get(f"{site.module}.{site.name}".lstrip(".")) if isinstance(shapes, Mapping) else None
+        if isinstance(shape, list) and shape and isinstance(shape[0], int):
+            rows[site.depth] = shape[0]
+    found, last = {}, _UNITS
+    for module, depth in sorted({s.module: s.depth for s in trace.sites}.items(), key=lambda item: item[1]):
+        last = rows.get(depth, last) if depth >= 0 else last
+        found[module] = last
+    return found
 
 
 def dead_shares(trace: Trace) -> dict[str, Known]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from gradscope.cli import main
 from gradscope.config import read_config
 from gradscope.rules import RULES
 from gradscope.scenarios import SCENARIOS
@@ -51,8 +52,11 @@ def readers_own() -> dict[str, object]:
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval")
 @pytest.mark.filterwarnings("ignore:.*pin_memory.* argument is set as true")
-def test_the_programs_run_and_find_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_programs_run_and_find_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
     matplotlib.use("Agg")
     names = readers_own()
     for block in blocks("python"):
@@ -67,6 +71,18 @@ def test_the_programs_run_and_find_what_is_shown(tmp_path: Path, monkeypatch: py
             code, module = re.search(r"(GS\d+ [a-z-]+)\s+(\S+)", line).groups()  # type: ignore[union-attr]
             assert re.search(rf"{code}\s+{re.escape(module)}", capture.get())
     assert (tmp_path / "run.h5").exists()
+    assert "`gradscope diff run.h5 mended.h5` says:" in README
+    capsys.readouterr()
+    assert main(["diff", "run.h5", "mended.h5"]) == 0
+    (shown,) = blocks("diff")
+    printed, shown_too = (words_of(text) for text in (capsys.readouterr().out, shown))
+    assert shown_too <= printed
+    assert len(shown_too) > 15
+
+
+def words_of(text: str) -> set[str]:
+    """Its lines but those of tables, whose digits and order are the machine's, without digits."""
+    return {re.sub(r"\d+", "0", line) for line in text.splitlines() if not line.endswith(" decades")}
 
 
 def test_every_rule_and_every_scenario_is_in_its_table() -> None:

@@ -46,15 +46,19 @@ class DifferenceView:
         difference = self.difference
         worst = max((f.severity for f in difference.appeared), key=lambda s: s.rank, default=None)
         style = SEVERITY_STYLE[worst] if worst is not None else HEALTHY_STYLE if difference.is_empty else "bold"
-        yield heading("diff", Text(headline(difference), style), options)
+        said, title = Text(headline(difference), style), "diff"
+        if said.cell_len + len(title) + 5 <= options.max_width:
+            yield heading(title, said, options)
+        else:
+            yield heading(title, Text(), options)
+            yield said
         yield _runs(difference)
         for part in _findings(difference):
             yield Text()
             yield part
         yield from _layers(difference)
-        said = [*remarks(difference), over(difference)]
         yield Text()
-        for remark in said:
+        for remark in (*remarks(difference), over(difference)):
             yield Text(remark, "dim")
 
 
