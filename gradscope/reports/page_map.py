@@ -14,6 +14,7 @@ from bokeh.models import (
     CustomJSTickFormatter,
     FixedTicker,
     LinearColorMapper,
+    LogTicker,
     Range1d,
 )
 from bokeh.palettes import Viridis256
@@ -22,7 +23,7 @@ from bokeh.plotting import figure
 from gradscope.findings import Diagnosis, Finding, Json
 from gradscope.reports.layer_grid import Layer, LayerGrid, Plane, layer_grid
 from gradscope.reports.page import Section
-from gradscope.reports.page_figure import NEUTRAL, plain_figure
+from gradscope.reports.page_figure import COLOURS, NEUTRAL, plain_figure
 from gradscope.trace import Trace
 
 RASTER: Final = (360, 720)  # cells that are drawn at any zoom: rows, columns
@@ -49,7 +50,8 @@ def map_section(trace: Trace, diagnosis: Diagnosis) -> Section | None:
             "nonfinite_colour": NONFINITE_COLOUR,
             "zero_colour": ZERO_COLOUR,
         },
-        figures={"map": _map(grid)} | {f"story-{plane.key}": _story(plane) for plane in grid.planes},
+        figures={"map": _map(grid)}
+        | {f"story-{plane.key}": _story(plane, int(trace.steps[0]), int(trace.steps[-1])) for plane in grid.planes},
         data={"layers": grid.to_dict(), "marks": marked},
         scripts=("codes.js", "layers.js", "map.js", "story.js"),
     )
@@ -136,19 +138,26 @@ def _name_axes(drawn: figure, grid: LayerGrid) -> None:
     drawn.yaxis.ticker = FixedTicker(ticks=[row + 0.5 for row in range(len(grid.layers))], name="map-ticks")
 
 
-def _story(plane: Plane) -> figure:
+def _story(plane: Plane, first: int, last: int) -> figure:
     """One quantity of one layer over the steps; the script fills it when a layer is chosen."""
     drawn = plain_figure(
         height=180, x_label="step", y_label="", y_type="log" if plane.scale == "log" else "linear", title=plane.label
     )
-    drawn.name = f"story-{plane.key}"
-    if plane.scale == "share":
-        drawn.y_range = Range1d(-0.03, 1.03)
-    line = ColumnDataSource({"x": [], "y": []}, name=f"story-{plane.key}-line")
-    drawn.line("x", "y", source=line, line_width=2, color="#0072b2")
-    drawn.scatter("x", "y", source=line, size=3, color="#0072b2")
-    onsets = ColumnDataSource({"x": []}, name=f"story-{plane.key}-onsets")
-    drawn.vspan(x="x", source=onsets, line_color="#d55e00", line_dash="dashed", line_width=2)
-    broken = ColumnDataSource({"x": []}, name=f"story-{plane.key}-broken")
-    drawn.vspan(x="x", source=broken, line_color=NONFINITE_COLOUR, line_alpha=0.6)
+
+    def source(part: str, *columns: str) -> ColumnDataSource:
+        return ColumnDataSource({column: [] for column in columns}, name=f"story-{plane.key}-{part}")
+
+    drawn.min_border_left = 64  # the axes of all stories stand under each other
+    if plane.scale == "log":
+        drawn.yaxis.ticker = LogTicker(desired_num_ticks=3, mantissas=[1, 2, 5])
+    room = max(1.0, 0.02 * (last - first))
+    drawn.x_range = Range1d(first - room, last + room)
+    drawn.y_range = Range1d(0.1, 10, name=f"story-{plane.key}-values")
+    drawn.vspan(x="x", source=source("broken", "x"), line_color=NONFINITE_COLOUR, line_alpha=0.6)
+    drawn.vspan(x="x", source=source("onsets", "x"), line_color="#d55e00", line_dash="dashed", line_width=2)
+    line = source("line", "x", "y")
+    drawn.line("x", "y", source=line, line_width=2, color=COLOURS[0])
+    drawn.scatter("x", "y", source=line, size=3, color=COLOURS[0])
+    zeros = source("zeros", "x", "y")
+    drawn.scatter("x", "y", source=zeros, marker="inverted_triangle", size=7, color=ZERO_COLOUR, line_color=NEUTRAL)
     return drawn

@@ -73,7 +73,8 @@ gradscope.map = (() => {
         image[i * width + j] = colourOf(shown, extreme(shown, r0, r1, c0, Math.max(c0 + 1, Math.floor(xs[j + 1]))), ends);
       }
     }
-    source.data = { image: [image], x: [left], y: [bottom], dw: [right - left], dh: [top - bottom] };
+    Object.assign(source.data, { x: [left], y: [bottom], dw: [right - left], dh: [top - bottom] });
+    source.change.emit(); // the image is the same array: to assign it would be no change
     nameRows(top - bottom);
   }
 
@@ -137,7 +138,7 @@ gradscope.map = (() => {
     colours = { palette, nonfinite: fromCss(swatches[0]), zero: fromCss(swatches[1]) };
     choosePlane();
     chooseLayer(marks.find((mark) => mark.rows.length)?.rows[0] ?? 0);
-    document.documentElement.dataset.ready = "yes";
+    document.documentElement.dataset.ready = String(performance.now());
   })();
 
   function fromCss(colour) {

@@ -28,25 +28,29 @@ const gradscope = (() => {
   }
 
   function embedAll() {
-    return Promise.all([...document.querySelectorAll("[data-figure]")].map((place) => figure(place.dataset.figure)));
+    for (const seen of wanted.values()) seen();
+    return Promise.all([...embedded.values()]);
   }
 
-  const seen = new IntersectionObserver(
-    (entries) => {
-      for (const entry of entries) {
-        if (entry.isIntersecting) {
-          seen.unobserve(entry.target);
-          figure(entry.target.dataset.figure);
-        }
-      }
-    },
+  const wanted = new Map(); // place of a figure that was not yet in view → what embeds it
+  const inView = new IntersectionObserver(
+    (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => wanted.get(entry.target)?.()),
     { rootMargin: "400px" },
   );
-  for (const place of document.querySelectorAll("[data-figure]")) seen.observe(place);
+  const shown = new Map(); // name of a figure → promise of its view, once it has come into view
+  for (const place of document.querySelectorAll("[data-figure]")) {
+    const name = place.dataset.figure;
+    const seen = new Promise((resolve) => wanted.set(place, resolve)).then(() => {
+      inView.unobserve(place);
+      return figure(name);
+    });
+    shown.set(name, seen);
+    inView.observe(place);
+  }
   window.addEventListener("beforeprint", () => {
     for (const folded of document.querySelectorAll("details")) folded.open = true;
     embedAll();
   });
 
-  return { documentOf, figure, embedAll };
+  return { documentOf, figure, shown: (name) => shown.get(name), embedAll };
 })();

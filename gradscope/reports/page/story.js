@@ -1,25 +1,45 @@
 // The story of one layer: each quantity over the steps, the onsets of its findings, and where it was not finite.
 "use strict";
 gradscope.story = (() => {
-  const { LEAST, ZERO, NONFINITE } = gradscope.codes;
+  const { UNSEEN, LEAST, ZERO, NONFINITE } = gradscope.codes;
   const place = (id) => document.getElementById(`story-${id}`);
   let latest = 0; // a figure that is embedded late must not show a layer that was left
 
-  async function fill(layers, plane, row, found, turn) {
-    const target = document.querySelector(`[data-figure="story-${plane.key}"]`);
+  // Where the axis of the values begins and ends: around all of them, and never so near that noise fills the figure.
+  function limits(plane, values) {
+    if (plane.scale === "share") return [-0.03, 1.03];
+    const known = values.filter((value) => value > 0);
+    if (!known.length) return [0.1, 10];
+    const [low, high] = [Math.min(...known), Math.max(...known)];
+    const room = Math.max(1.2, Math.sqrt(2 / (high / low)));
+    return [low / room, high * room];
+  }
+
+  function fill(model, layers, plane, row, found) {
+    const named = (part) => model.document.get_model_by_name(`story-${plane.key}-${part}`);
     const columns = [...Array(layers.columns).keys()];
     const codes = columns.map((column) => plane.code(row, column));
-    target.hidden = codes.every((code) => code < LEAST && code !== ZERO && code !== NONFINITE);
-    if (target.hidden) return;
-    const model = (await gradscope.figure(`story-${plane.key}`)).model;
-    if (turn !== latest) return;
-    const named = (part) => model.document.get_model_by_name(`story-${plane.key}-${part}`);
-    const value = (code) =>
-      code >= LEAST ? 10 ** gradscope.codes.log(plane.grid, code) : code === ZERO && plane.scale === "share" ? 0 : NaN;
-    named("line").data = { x: columns.map((column) => layers.first(column)), y: codes.map(value) };
+    const values = codes.map((code) => {
+      if (code >= LEAST) return 10 ** gradscope.codes.log(plane.grid, code);
+      return code === ZERO && plane.scale === "share" ? 0 : NaN;
+    });
+    const steps = columns.map(layers.first);
+    const where = (wanted) => steps.filter((_, column) => codes[column] === wanted);
+    const [bottom, top] = limits(plane, values);
+    Object.assign(named("values"), { start: bottom, end: top, reset_start: bottom, reset_end: top });
+    named("line").data = { x: steps, y: values };
+    named("zeros").data = plane.scale === "share" ? { x: [], y: [] } : { x: where(ZERO), y: where(ZERO).map(() => bottom) };
+    named("broken").data = { x: where(NONFINITE) };
     named("onsets").data = { x: found.map((mark) => mark.first) };
-    named("broken").data = { x: columns.filter((column) => codes[column] === NONFINITE).map((column) => layers.first(column)) };
-    model.change.emit();
+  }
+
+  async function draw(layers, plane, row, found, turn) {
+    const name = `story-${plane.key}`;
+    const target = document.querySelector(`[data-figure="${name}"]`);
+    target.hidden = [...Array(layers.columns).keys()].every((column) => plane.code(row, column) === UNSEEN);
+    if (target.hidden) return;
+    const model = (await gradscope.shown(name)).model;
+    if (turn === latest) fill(model, layers, plane, row, found);
   }
 
   function told(mark) {
@@ -38,7 +58,7 @@ gradscope.story = (() => {
       place("name").textContent = layers.name(row);
       place("type").textContent = layers.type(row);
       place("findings").replaceChildren(...found.map(told));
-      await Promise.all(layers.planes.map((plane) => fill(layers, plane, row, found, turn)));
+      await Promise.all(layers.planes.map((plane) => draw(layers, plane, row, found, turn)));
     },
   };
 })();
