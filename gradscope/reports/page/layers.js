@@ -1,37 +1,51 @@
-// The numbers of the map, read once: layers, columns and planes as reports/layer_grid.py describes them.
+// The numbers of the map: layers, columns and planes as reports/layer_grid.py describes them. A plane is unpacked when
+// it is first asked for: `await plane.read()`, and then `plane.codes[row * columns + column]`.
 "use strict";
-gradscope.layers = (async () => {
+gradscope.layers = (() => {
+  const { LEAST, log } = gradscope.codes;
   const { layers, first, last, planes } = gradscope.documentOf("data-layers");
-  const grids = await Promise.all(planes.map((plane) => gradscope.codes.read(plane.grid)));
   const columns = first.length;
 
-  // Of a plane: where its middle lies, so that what is far from it can be told.
-  function median(grid) {
-    const known = grid.codes.filter((code) => code >= gradscope.codes.LEAST).sort();
-    return known.length ? known[known.length >> 1] : gradscope.codes.LEAST;
+  function plane({ key, label, scale, grid }) {
+    const made = { key, label, scale, grid };
+    let reading;
+
+    // Where its middle lies, so that what is far from it can be told; and where its colours begin and end: but for a
+    // few cells, which must not leave one colour for all others.
+    async function read() {
+      made.codes = (await gradscope.codes.read(grid)).codes;
+      const known = made.codes.filter((code) => code >= LEAST).sort();
+      const at = (share) => known[Math.floor(share * (known.length - 1))];
+      made.middle = known.length ? at(0.5) : LEAST;
+      if (scale === "share") made.limits = [0, 1];
+      else {
+        const [low, high] = known.length ? [Math.floor(log(grid, at(0.002))), Math.ceil(log(grid, at(0.99)))] : [-1, 0];
+        made.limits = [high > low ? low : high - 1, high];
+      }
+      return made;
+    }
+
+    made.read = () => (reading ??= read());
+    return made;
   }
 
   return {
     count: layers.length,
     columns,
+    planes: planes.map(plane),
     name: (row) => layers[row][0] || "(model)",
     type: (row) => layers[row][1],
     first: (column) => first[column],
-    last: (column) => last[column],
     // The column in which a step is; the nearest where it was not recorded.
     columnOf(step) {
       const found = last.findIndex((end) => end >= step);
       return found < 0 ? columns - 1 : found;
     },
-    rowOf: (module) => layers.findIndex(([name]) => name === module),
-    planes: planes.map((plane, index) => ({
-      key: plane.key,
-      label: plane.label,
-      scale: plane.scale,
-      grid: grids[index],
-      middle: median(grids[index]),
-      code: (row, column) => grids[index].codes[row * columns + column],
-    })),
+    // The row of that module, or of the first within it; undefined where there is none.
+    rowOf(module) {
+      const rows = [...layers.keys()];
+      return rows.find((row) => layers[row][0] === module) ?? rows.find((row) => layers[row][0].startsWith(`${module}.`));
+    },
     steps: (column) =>
       first[column] === last[column] ? `step ${first[column]}` : `steps ${first[column]} to ${last[column]}, the extreme`,
   };

@@ -5,6 +5,8 @@ gradscope.story = (() => {
   const place = (id) => document.getElementById(`story-${id}`);
   let latest = 0; // a figure that is embedded late must not show a layer that was left
 
+  const codesOf = (plane, row) => [...plane.codes.subarray(row * gradscope.layers.columns, (row + 1) * gradscope.layers.columns)];
+
   // Where the axis of the values begins and ends: around all of them, and never so near that noise fills the figure.
   function limits(plane, values) {
     if (plane.scale === "share") return [-0.03, 1.03];
@@ -15,15 +17,14 @@ gradscope.story = (() => {
     return [low / room, high * room];
   }
 
-  function fill(model, layers, plane, row, found) {
+  function fill(model, plane, row, found) {
     const named = (part) => model.document.get_model_by_name(`story-${plane.key}-${part}`);
-    const columns = [...Array(layers.columns).keys()];
-    const codes = columns.map((column) => plane.code(row, column));
+    const codes = codesOf(plane, row);
     const values = codes.map((code) => {
       if (code >= LEAST) return 10 ** gradscope.codes.log(plane.grid, code);
       return code === ZERO && plane.scale === "share" ? 0 : NaN;
     });
-    const steps = columns.map(layers.first);
+    const steps = codes.map((_, column) => gradscope.layers.first(column));
     const where = (wanted) => steps.filter((_, column) => codes[column] === wanted);
     const [bottom, top] = limits(plane, values);
     Object.assign(named("values"), { start: bottom, end: top, reset_start: bottom, reset_end: top });
@@ -33,13 +34,14 @@ gradscope.story = (() => {
     named("onsets").data = { x: found.map((mark) => mark.first) };
   }
 
-  async function draw(layers, plane, row, found, turn) {
+  async function draw(plane, row, found, turn) {
+    await plane.read();
     const name = `story-${plane.key}`;
-    const target = document.querySelector(`[data-figure="${name}"]`);
-    target.hidden = [...Array(layers.columns).keys()].every((column) => plane.code(row, column) === UNSEEN);
-    if (target.hidden) return;
+    const place = document.querySelector(`[data-figure="${name}"]`);
+    place.hidden = codesOf(plane, row).every((code) => code === UNSEEN);
+    if (place.hidden) return;
     const model = (await gradscope.shown(name)).model;
-    if (turn === latest) fill(model, layers, plane, row, found);
+    if (turn === latest) fill(model, plane, row, found);
   }
 
   function told(mark) {
@@ -54,11 +56,10 @@ gradscope.story = (() => {
   return {
     async tell(row, found) {
       const turn = ++latest;
-      const layers = await gradscope.layers;
-      place("name").textContent = layers.name(row);
-      place("type").textContent = layers.type(row);
+      place("name").textContent = gradscope.layers.name(row);
+      place("type").textContent = gradscope.layers.type(row);
       place("findings").replaceChildren(...found.map(told));
-      await Promise.all(layers.planes.map((plane) => draw(layers, plane, row, found, turn)));
+      await Promise.all(gradscope.layers.planes.map((plane) => draw(plane, row, found, turn)));
     },
   };
 })();
