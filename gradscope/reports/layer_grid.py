@@ -150,7 +150,7 @@ class LayerGrid:
 def layer_grid(trace: Trace, *, most_cells: int = MOST_CELLS) -> LayerGrid | None:
     """The grid of a trace; None where it has no layer with a value."""
     columns = {plane: _columns(trace, plane) for plane in PLANES}
-    columns = {plane: found for plane, found in columns.items() if found}
+    columns = {plane: found for plane, found in columns.items() if _is_seen(trace, plane, list(found.values()))}
     layers = _layers(trace, {column for found in columns.values() for column in found.values()})
     if not layers or not len(trace.steps):
         return None
@@ -162,7 +162,16 @@ def layer_grid(trace: Trace, *, most_cells: int = MOST_CELLS) -> LayerGrid | Non
         layers=layers,
         first=trace.steps[starts],
         last=trace.steps[ends],
-        planes={plane: cells for plane, cells in planes.items() if cells.seen.any()},
+        planes=planes,
+    )
+
+
+def _is_seen(trace: Trace, plane: Plane, columns: list[int]) -> bool:
+    """Whether there is a number to show; a quantity that was never finite is shown as its rms alone."""
+    if not np.isnan(trace.statistics[plane.statistic][:, columns]).all():
+        return True
+    return plane.statistic is Statistic.RMS and bool(
+        (trace.statistics[Statistic.NONFINITE_COUNT][:, columns] > 0).any()
     )
 
 
@@ -241,4 +250,5 @@ def _values(trace: Trace, plane: Plane, columns: list[int]) -> Doubles:
     divisors = np.full(values.shape, np.nan)
     rows = [row for row, column in enumerate(under) if column is not None]
     divisors[rows] = trace.statistics[plane.statistic][:, [c for c in under if c is not None]].T
-    return np.divide(values, divisors, out=np.full(values.shape, np.nan), where=divisors > 0)
+    ratios: Doubles = np.divide(values, divisors, out=np.full(values.shape, np.nan), where=divisors > 0)
+    return ratios

@@ -8,7 +8,6 @@ from typing import Final
 
 import numpy as np
 from bokeh.models import (
-    ColorBar,
     ColumnDataSource,
     CustomJS,
     CustomJSTickFormatter,
@@ -17,6 +16,7 @@ from bokeh.models import (
     LogTicker,
     Range1d,
 )
+from bokeh.models.annotations import ColorBar
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 
@@ -91,8 +91,8 @@ def _map(grid: LayerGrid) -> figure:
         y_label="layer, input at the bottom",
     )
     drawn.name = "map"
-    drawn.x_range = Range1d(0, columns, bounds=(0, columns), min_interval=min(4, columns), name="map-columns")
-    drawn.y_range = Range1d(0, rows, bounds=(0, rows), min_interval=min(4, rows), name="map-rows")
+    drawn.x_range = Range1d(start=0, end=columns, bounds=(0, columns), min_interval=min(4, columns), name="map-columns")
+    drawn.y_range = Range1d(start=0, end=rows, bounds=(0, rows), min_interval=min(4, rows), name="map-rows")
     drawn.grid.visible = False
     drawn.image_rgba(
         image="image",
@@ -151,8 +151,8 @@ def _story(plane: Plane, first: int, last: int) -> figure:
     if plane.scale == "log":
         drawn.yaxis.ticker = LogTicker(desired_num_ticks=3, mantissas=[1, 2, 5])
     room = max(1.0, 0.02 * (last - first))
-    drawn.x_range = Range1d(first - room, last + room)
-    drawn.y_range = Range1d(0.1, 10, name=f"story-{plane.key}-values")
+    drawn.x_range = Range1d(start=first - room, end=last + room)
+    drawn.y_range = Range1d(start=0.1, end=10, name=f"story-{plane.key}-values")
     drawn.vspan(x="x", source=source("broken", "x"), line_color=NONFINITE_COLOUR, line_alpha=0.6)
     drawn.vspan(x="x", source=source("onsets", "x"), line_color="#d55e00", line_dash="dashed", line_width=2)
     line = source("line", "x", "y")
