@@ -21,7 +21,7 @@ MOST_BARS, FEWEST_BARS = 44, 4
 MOST_NAME = 36
 FEW_DECADES = 0.3  # where the largest bar is smaller, a third digit tells the others apart
 INCHES_PER_BAR = 0.26
-NUMBER, NUMBER_SIZE = 9, 0.694  # letters, with a gap; "x-small"
+NUMBER, NUMBER_SIZE = 11, 0.694  # letters, with a gap; "x-small"
 LABEL = {
     SHRINKS: "lost on the way back",
     GROWS: "gained",
@@ -147,6 +147,7 @@ def _colour(bar: Bar) -> str:
 
 def _with_room(axes: Axes, low: float, high: float) -> tuple[float, float]:
     """The limits of the bars with room for a number beside the longest of either side."""
+    sides = (low < 0) + (high > 0)
     share = min(NUMBER / letters(axes, "x", NUMBER_SIZE), 0.3)
-    pad = (high - low or 1.0) * share / (1 - share)
+    pad = (high - low or 1.0) * share / (1 - sides * share)
     return low - (pad if low < 0 else 0.0), high + (pad if high > 0 else 0.0)

@@ -200,14 +200,15 @@ def legend_beside(axes: Axes, explained: Sequence[Line2D] = ()) -> None:
 
 
 def legend_within(axes: Axes, explained: Sequence[Line2D] = ()) -> None:
-    """The same within the axes, where it hides least: beside them may be others."""
-    _legend(axes, explained, "best", None, "x-small")
+    """The same within the axes, where it hides least, and no cross at their top: beside them may be others."""
+    crosses = NONFINITE_LABEL in axes.get_legend_handles_labels()[1]
+    _legend(axes, explained, "lower right" if crosses else "best", None, "x-small")
 
 
 def _legend(
     axes: Axes,
     explained: Sequence[Line2D],
-    where: Literal["best", "center left"],
+    where: Literal["best", "center left", "lower right"],
     anchor: tuple[float, float] | None,
     size: str | float,
 ) -> None:

@@ -22,6 +22,16 @@ def deep(blocks):
     )
 
 
+def between(norms):
+    """Three layers that return gradients of these norms."""
+    return trace_of(
+        modules=["a", "b", "c"],
+        output_grad_l2_norm=norms,
+        input_grad_l2_norm=[np.nan, *norms[:-1]],
+        meta={"flow": links(*chain("in", "a", "b", "c", "out")).to_list()},
+    )
+
+
 def drawn(axes):
     names = [label.get_text() for label in axes.get_yticklabels()]
     return dict(zip(names, [bar.get_width() for bar in axes.patches], strict=True))
@@ -49,12 +59,7 @@ def test_a_deep_network_has_fewer_bars_that_still_add_up(most):
 
 
 def test_loss_and_gain_differ_in_colour_and_are_explained():
-    trace = trace_of(
-        modules=["a", "b", "c"],
-        output_grad_l2_norm=[1.0, 0.1, 1.0],
-        input_grad_l2_norm=[np.nan, 1.0, 0.1],
-        meta={"flow": links(*chain("in", "a", "b", "c", "out")).to_list()},
-    )
+    trace = between([1.0, 0.1, 1.0])
     figure = budget_bars(trace)
     faces = [bar.get_facecolor() for bar in figure.axes[0].patches]
     assert len(set(faces)) == 2
@@ -62,13 +67,17 @@ def test_loss_and_gain_differ_in_colour_and_are_explained():
     assert SHRINKS != GROWS != BESIDE
 
 
-def test_numbers_stay_within_the_axes():
+@pytest.mark.parametrize("norms", [[1.0, 0.1, 1.0], [1.0, 1e-12, 1e-6], [1e-12, 1e-6, 1.0], [1e12, 1e-9, 1.0]])
+def test_numbers_stay_within_the_axes(norms):
     figure = Figure(figsize=(4, 3), layout="constrained")
     axes = figure.add_subplot()
-    draw_budget(axes, sigmoid_chain())
+    draw_budget(axes, between(norms))
     figure.draw_without_rendering()
     box = axes.get_window_extent()
-    assert all(box.x0 <= text.get_window_extent().x0 for text in axes.texts)
+    assert len(axes.texts) == 2
+    for text in axes.texts:
+        assert box.x0 <= text.get_window_extent().x0
+        assert text.get_window_extent().x1 <= box.x1
 
 
 def test_no_budget_says_why():

@@ -101,6 +101,15 @@ def test_time_on_given_axes_has_its_legend_inside():
     assert legend.x1 <= inside.x1
 
 
+def test_a_legend_on_given_axes_hides_no_cross():
+    rms = np.array([[1.0, 1.0, np.nan, np.nan]])
+    trace = trace_of(output_grad_rms=rms, output_grad_nonfinite_count=np.isnan(rms) * 1.0)
+    axes = trace.plot.depth(ax=axes_of_ones_own())
+    axes.figure.draw_without_rendering()
+    (crosses,) = axes.collections
+    assert axes.get_legend().get_window_extent().y1 < crosses.get_window_extent().y0
+
+
 def test_given_axes_keep_the_callers_sizes():
     with mpl.rc_context({"lines.linewidth": 0.7, "font.size": 6}):
         axes = network(0.5).plot.depth(ax=axes_of_ones_own())
