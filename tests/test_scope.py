@@ -810,3 +810,17 @@ def test_an_attach_that_fails_gives_its_file_back(tmp_path: Path) -> None:
         gradscope.attach(net(), probes=[Broken()], trace=tmp_path / "run.h5")
     assert failure.tb is not None  # as a notebook keeps it, and with it the scope
     gradscope.attach(net(), trace=tmp_path / "run.h5").detach()
+
+
+def test_a_notebook_shows_what_is_recorded_so_far():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scope = gradscope.attach(model, optimizer=optimizer)
+    assert "no step has ended yet" in scope._repr_html_()
+    for _ in range(3):
+        model(torch.ones(4, 2)).sum().backward()
+        optimizer.step()
+    assert "recording, so far:" in scope._repr_html_()
+    assert "3 steps recorded" in scope._repr_html_()
+    scope.detach()
+    assert "detached; recorded:" in scope._repr_html_()
