@@ -18,6 +18,9 @@ from gradscope.rules.stretch import (
     Stretch,
     decades_in_words,
     enough_layers,
+    from_there,
+    grows_from,
+    named,
     other_remedy,
     steepest,
     stretch_of,
@@ -81,12 +84,16 @@ class ExplodingGradient(Rule):
 
     def _finding(self, trace: Trace, stretch: Stretch, lasting: Persistence) -> Finding:
         budget = way_back(trace, stretch)
+        begins = grows_from(trace, stretch, least=0.0)
+        where = named(stretch, begins)
+        first = f"; {where} is the first that makes it larger" if begins else ""
+        advice = from_there(stretch, begins).weight_advice(trace, "smaller")
         built_so = not stretch.scale <= 1 and lasting.first == 0
         return Finding(
             code=self.code,
             pathology=self.name,
             severity=Severity.ERROR if stretch.decades >= self.error_decades else Severity.WARNING,
-            module=stretch.layers[0].module,
+            module=where,
             sites=stretch.sites,
             first_step=stretch.first_step,
             last_step=stretch.last_step,
@@ -98,10 +105,10 @@ class ExplodingGradient(Rule):
                 f" factor of {number(10**stretch.per_layer)} per layer over {len(stretch.layers)} layers,"
                 f" {stretch.when}."
             ),
-            cause=f"{stretch.weights[0].upper()}{stretch.weights[1:]}.{decades_in_words(budget)}",
+            cause=f"{stretch.weights[0].upper()}{stretch.weights[1:]}{first}.{decades_in_words(budget)}",
             remedy=other_remedy(budget)
             or (
-                f"{stretch.weight_advice(trace, 'smaller')}; or put normalisation layers between."
+                f"{advice}; or put normalisation layers between."
                 if built_so
                 else "Lower the learning rate, or put a normalisation layer after each of these layers."
             ),

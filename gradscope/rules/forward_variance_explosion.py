@@ -15,7 +15,18 @@ from gradscope.rules.inflated import inflated
 from gradscope.rules.layers import Profile, fan_in, learned_layers, relative_scale
 from gradscope.rules.oversized import oversized
 from gradscope.rules.persistence import Persistence, persistence
-from gradscope.rules.stretch import Stretch, enough_layers, joins_along, scale_along, steepest
+from gradscope.rules.stretch import (
+    Stretch,
+    enough_layers,
+    from_there,
+    grows_from,
+    joins_along,
+    named,
+    other_remedy,
+    scale_along,
+    steepest,
+    way_back,
+)
 from gradscope.rules.wording import count, number
 from gradscope.trace import Trace
 
@@ -232,11 +243,16 @@ class ForwardVarianceExplosion(Rule):
     def _finding(self, trace: Trace, stretch: Stretch, lasting: Persistence, what: str) -> Finding:
         built_so = lasting.first == 0 and lasting.standing
         bar = self.begun_error_decades if built_so else self.error_decades
+        begins = grows_from(trace, stretch, least=self.least_scale)
+        where = named(stretch, begins)
+        first = f"; {where} is the first that makes its signal larger" if begins else ""
+        by_others = other_remedy(way_back(trace, stretch)) if stretch.scale < GROWTH else None
+        advice = from_there(stretch, begins).weight_advice(trace, "smaller")
         return Finding(
             code=self.code,
             pathology=self.name,
             severity=Severity.ERROR if stretch.decades >= bar else Severity.WARNING,
-            module=stretch.where,
+            module=where,
             sites=stretch.sites,
             first_step=stretch.first_step,
             last_step=stretch.last_step,
@@ -248,6 +264,6 @@ class ForwardVarianceExplosion(Rule):
                 f" {stretch.decades:.1f} decades over {len(stretch.layers)} layers, a factor of"
                 f" {number(10**stretch.per_layer)} per layer, {stretch.when}."
             ),
-            cause=f"{stretch.weights[0].upper()}{stretch.weights[1:]}.",
-            remedy=f"{stretch.weight_advice(trace, 'smaller')}; or put normalisation layers between.",
+            cause=f"{stretch.weights[0].upper()}{stretch.weights[1:]}{first}.",
+            remedy=by_others or f"{advice}; or put normalisation layers between.",
         )

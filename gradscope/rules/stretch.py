@@ -1,7 +1,7 @@
 """A stretch of layers along which something steadily grows or shrinks, in the words of a finding."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -11,7 +11,7 @@ from gradscope.errors import NotJudged
 from gradscope.kinds import Kind
 from gradscope.records import Quantity, Site, Statistic
 from gradscope.rules.activations import asked_gain
-from gradscope.rules.gain import LEAST_LAYERS, Bools, Rises
+from gradscope.rules.gain import GROWTH, LEAST_LAYERS, STEADY, Bools, Rises
 from gradscope.rules.layers import (
     LOOKUPS,
     Layer,
@@ -40,6 +40,7 @@ class Stretch:
         last_step: Number of the last.
         decades: End to end, median over these steps; positive.
         per_layer: Median change from layer to layer, in decades; positive.
+        changes: What each place adds to the decades, in the first of these steps; NaN of the first place.
         scale: Median of the `relative_scale` of the driving layers in the first of these steps; NaN where a
             parametrization sets it.
     """
@@ -52,6 +53,7 @@ class Stretch:
     last_step: int
     decades: float
     per_layer: float
+    changes: tuple[float, ...]
     scale: float
 
     @property
@@ -120,6 +122,7 @@ def stretch_of(trace: Trace, profile: Profile, rises: Rises, lasting: Persistenc
     made = any(has_made_weight(trace, layer) for layer in driving)
     scales = [float(relative_scale(trace, layer)[rows[0]]) for layer in driving]
     known = [scale for scale in scales if np.isfinite(scale)]
+    levels = profile.values[rows[0], foot : top + 1]
     return Stretch(
         layers=layers,
         driving=driving,
@@ -129,8 +132,38 @@ def stretch_of(trace: Trace, profile: Profile, rises: Rises, lasting: Persistenc
         last_step=int(trace.steps[lasting.last]),
         decades=float(np.median(rises.decades[rows])),
         per_layer=float(np.median(rises.per_layer[rows])),
+        changes=(float("nan"), *(np.diff(levels) * np.sign(levels[-1] - levels[0])).tolist()),
         scale=float(np.median(known)) if known and not made else float("nan"),
     )
+
+
+def grows_from(trace: Trace, stretch: Stretch, *, least: float) -> int:
+    """Index of the first place that makes more of what it is given: by its weights or by what it does; 0 if unknown.
+
+    The place with which a rise begins is the last before it, unless its own weights are about as large as those that
+    follow, and have at least `least` times the scale that keeps a signal.
+    """
+    for index, (place, change) in enumerate(zip(stretch.layers, stretch.changes, strict=True)):
+        scale = float(relative_scale(trace, place)[stretch.rows[0]]) if isinstance(place, Layer) else np.nan
+        if index == 0 and np.isnan(scale) and place.module_type not in LOOKUPS:
+            return 0
+        large = scale >= GROWTH or (index == 0 and scale >= max(least, stretch.scale / GROWTH))
+        if large or change >= STEADY * np.nanmedian(stretch.changes):
+            return index
+    return 0
+
+
+def from_there(stretch: Stretch, index: int) -> Stretch:
+    """What of it lies at or behind its place of that `index`; with joins, in the branches before that place, too."""
+    before = stretch.layers[index - 1].depth if index else -1
+    return replace(stretch, driving=tuple(layer for layer in stretch.driving if layer.depth > before))
+
+
+def named(stretch: Stretch, index: int) -> str:
+    """The module to look at if it begins there: where branches join, the first layer in those that join."""
+    place = stretch.layers[index]
+    inside = from_there(stretch, index).driving
+    return inside[0].module if inside and not isinstance(place, Layer) else module_of(place)
 
 
 def way_back(trace: Trace, stretch: Stretch) -> Budget | None:

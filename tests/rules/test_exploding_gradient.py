@@ -68,6 +68,15 @@ def test_weights_that_were_too_large_from_the_start_are_named():
     assert "Draw the weights smaller" in finding.remedy
 
 
+def test_the_first_layer_with_weights_so_large_is_named():
+    norms = np.r_[1, 1, 1, towards_input(4.0, 9) / 4**8]
+    large = {"weight_rms": np.where(np.arange(D) < 4, 0.2, 1.0), "output_grad_l2_norm": norms}
+    (finding,) = ExplodingGradient().check(trace_of(steps=20, numel=400, **large))
+    assert finding.module == "4"
+    assert "4 is the first that makes it larger" in finding.cause
+    assert "4 has an rms of 1" in finding.remedy
+
+
 def test_three_layers_are_too_few_to_judge():
     with pytest.raises(NotJudged, match="the trace has 3"):
         list(ExplodingGradient().check(trace(towards_input(9.0, 3))))

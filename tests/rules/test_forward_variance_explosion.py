@@ -95,3 +95,24 @@ def test_the_remedy_gives_the_std_that_keeps_the_spread():
 def test_three_layers_are_too_few_to_judge():
     with pytest.raises(NotJudged, match="the trace has 3"):
         list(ForwardVarianceExplosion().check(trace(along(9.0, 3))))
+
+
+def behind_sound_layers(rms):
+    std = np.r_[0.5, 0.45, 0.45 * along(3.0, D - 2)]
+    return trace_of(steps=20, numel=400, weight_rms=rms, output_std=std)
+
+
+PLACES = {
+    "the first with weights so large": (np.where(np.arange(D) < 3, 0.22, 0.7), "3", "3 has an rms of 0.7"),
+    "the first that returns more, weights as they may be": (np.where(np.arange(D) < 3, 0.2, 0.24), "3", ""),
+    "the first of all": (np.full(D, 0.7), "1", "2 has an rms of 0.7"),
+}
+
+
+@pytest.mark.parametrize(("rms", "module", "remedy"), PLACES.values(), ids=PLACES)
+def test_the_first_layer_that_makes_its_signal_larger_is_named(rms, module, remedy):
+    """The rise begins at 1, the last of the sound layers where those behind are to blame."""
+    (finding,) = ForwardVarianceExplosion().check(behind_sound_layers(rms))
+    assert finding.module == module
+    assert remedy in finding.remedy
+    assert (f"{module} is the first that makes its signal larger" in finding.cause) == (module != "1")
