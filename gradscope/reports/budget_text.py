@@ -21,6 +21,7 @@ BUDGET_SCHEMA = "gradscope/budget/1"
 MOST_LINES, LEAST_LINES = 60, 12  # fewer would tell nothing of a deep net
 LEAST_BAR, MOST_BAR = 8, 40
 GAP = 2
+BESIDE = "in brackets: within a branch or a recurrence, part of no sum"
 SHRINKS, GROWS = "#6f84f5", "#e0a020"  # as small and large in the charts
 
 
@@ -69,20 +70,36 @@ class BudgetView:
 def budget_lines(budget: Budget, options: ConsoleOptions) -> Iterator[Text]:
     """The sentence, then kinds and modules."""
     yield Text(on_one_line(budget.sentence))
-    yield Text(f"log10 of ‖∂L/∂x‖ / ‖∂L/∂y‖, {_counted(budget)}; negative is lost on the way back", "dim")
+    yield Text(what_it_counts(budget), "dim")
+    yield Text()
+    yield Text("By kind", "bold")
+    yield from table(kind_lines(budget), options)
+    yield Text()
+    yield Text.assemble(("By module", "bold"), ("   from the loss back", "dim"))
+    lines = module_lines(budget)
+    yield from table(lines, options)
+    if any(not line.counts for line in lines):
+        yield Text(BESIDE, "dim")
+
+
+def what_it_counts(budget: Budget) -> str:
+    """What a decade is of, over which steps, and what its sign means."""
+    return f"log10 of ‖∂L/∂x‖ / ‖∂L/∂y‖, {_counted(budget)}; negative is lost on the way back"
+
+
+def kind_lines(budget: Budget) -> list[Line]:
+    """A line for each kind, what a recurrence does through time last."""
     kinds = [Line(kind.value, 0, "", "", decades) for kind, decades in budget.by_kind.items()]
     through = sum(inner.decades for term in budget.beside for inner in term.within)
     if budget.beside:
         kinds.append(Line(Kind.RECURRENCE.value, 0, "", "", through, counts=False))
-    yield Text()
-    yield Text("By kind", "bold")
-    yield from table(kinds, options)
-    yield Text()
-    yield Text.assemble(("By module", "bold"), ("   from the loss back", "dim"))
-    lines = [*fitting(budget.terms), *(line for term in budget.beside for line in _line(term, "", 0, within=True))]
-    yield from table(lines, options)
-    if any(not line.counts for line in lines):
-        yield Text("in brackets: within a branch or a recurrence, part of no sum", "dim")
+    return kinds
+
+
+def module_lines(budget: Budget, *, most: int = MOST_LINES) -> list[Line]:
+    """The modules from the loss back, at most `most` lines of them, and the recurrences at which the way ends."""
+    beside = (line for term in budget.beside for line in _line(term, "", 0, within=True))
+    return [*fitting(budget.terms, most=most), *beside]
 
 
 def no_budget(trace: Trace) -> str:
@@ -196,7 +213,7 @@ def table(lines: Sequence[Line], options: ConsoleOptions) -> Iterator[Text]:
     ascii_only, width = options.ascii_only, options.max_width
     largest = max((abs(line.decades) for line in lines if line.counts and not math.isnan(line.decades)), default=0.0)
     rows = [
-        [_fit("  " * line.level + line.name, width * 2 // 5), on_one_line(line.what), line.gain, _decades(line)]
+        [_fit("  " * line.level + line.name, width * 2 // 5), on_one_line(line.what), line.gain, decades_of(line)]
         for line in lines
     ]
     sizes = [max((cell_len(row[c]) for row in rows), default=0) for c in range(4)]
@@ -222,7 +239,8 @@ def _fit(name: str, width: int) -> str:
     return shortened(on_one_line(name), width)
 
 
-def _decades(line: Line) -> str:
+def decades_of(line: Line) -> str:
+    """With a sign; in brackets what is part of no sum, "" where it is not known."""
     if math.isnan(line.decades):
         return ""
     text = signed(line.decades, 2)

@@ -76,7 +76,7 @@ def finding_with_symptoms(
             body.add_row(label, Text(_visible(text)))
     if follows:
         body.add_row("from", Text(_visible(follows).removeprefix("follows from ")))
-    for group in _by_code(symptoms).values():
+    for group in by_code(symptoms).values():
         body.add_row("also" if follows else "hence", _symptoms(group))
     return Group(head, Padding(body, (0, 0, 0, 2)))
 
@@ -88,9 +88,7 @@ def not_judged(diagnosis: Diagnosis) -> RenderableType:
 
 def grouped_by_reason(title: str, items: Sequence[tuple[str, str]]) -> RenderableType | None:
     """A line for each reason, behind the names of all that it holds for; None where there are no items."""
-    reasons: dict[str, list[str]] = {}
-    for name, reason in items:
-        reasons.setdefault(reason, []).append(name)
+    reasons = by_reason(items)
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(style="dim")
@@ -100,7 +98,16 @@ def grouped_by_reason(title: str, items: Sequence[tuple[str, str]]) -> Renderabl
     return grid if reasons else None
 
 
-def _by_code(symptoms: Iterable[Finding]) -> dict[str, list[Finding]]:
+def by_reason(items: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The names that share each reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in items:
+        reasons.setdefault(reason, []).append(name)
+    return reasons
+
+
+def by_code(symptoms: Iterable[Finding]) -> dict[str, list[Finding]]:
+    """Findings of each kind."""
     by_code: dict[str, list[Finding]] = {}
     for finding in symptoms:
         by_code.setdefault(finding.code, []).append(finding)

@@ -1,6 +1,5 @@
 """A trace and its diagnosis for a person at a terminal: verdict, findings, profiles, the way over the steps."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from gradscope.findings import Diagnosis, Json
-from gradscope.records import ORDINARY_EVENTS, Quantity, Statistic
+from gradscope.findings import Diagnosis
+from gradscope.records import Quantity, Statistic
 from gradscope.reports.bars import ASCII, BLOCKS, Glyphs, Panel, chart_heading, draw_panels, sparkline
 from gradscope.reports.base import Destination
 from gradscope.reports.by_rank import about_ranks
@@ -27,6 +26,7 @@ from gradscope.reports.profile import (
     time_profile,
     without_shared_prefix,
 )
+from gradscope.reports.run_words import blind_spots, events, particulars
 from gradscope.reports.through_time import through_time
 from gradscope.reports.wide import heading
 from gradscope.trace import Doubles, Trace
@@ -34,7 +34,6 @@ from gradscope.verdict import Verdict
 
 SPARK_WIDTH = 32
 MOST_PANELS = 6
-MOST_EVENTS = 3  # of one kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,39 +105,18 @@ class TraceReport:
         if over_steps is not None:
             yield Text()
             yield over_steps
-        if unseen := grouped_by_reason("not seen", _blind_spots(self.trace)):
+        if unseen := grouped_by_reason("not seen", blind_spots(self.trace)):
             yield Text()
             yield unseen
         if self.trace.events:
             yield Text()
-            yield from _events(self.trace)
+            for said, ordinary in events(self.trace):
+                yield Text(said, "dim" if ordinary else "yellow")
 
 
 def glyphs_for(options: ConsoleOptions) -> Glyphs:
     """Blocks where the encoding has them."""
     return ASCII if options.ascii_only else BLOCKS
-
-
-def _blind_spots(trace: Trace) -> list[tuple[str, str]]:
-    """What the recording could not see, and why."""
-    spots = trace.meta.get("blind_spots")
-    return [
-        (str(spot.get("module") or "(model)"), str(spot.get("why")))
-        for spot in (spots if isinstance(spots, list) else [])
-        if isinstance(spot, dict)
-    ]
-
-
-def _events(trace: Trace) -> Iterator[RenderableType]:
-    """What happened to the recording, the first few of each kind."""
-    for kind, count in Counter(event.kind for event in trace.events).items():
-        style = "dim" if kind in ORDINARY_EVENTS else "yellow"
-        for event in [event for event in trace.events if event.kind == kind][:MOST_EVENTS]:
-            place = "" if event.module in event.message else f"{event.module} "
-            what = "" if kind in ORDINARY_EVENTS else f"{event.kind} "
-            yield Text(f"step {event.step}: {what}{place}{event.message}", style)
-        if count > MOST_EVENTS:
-            yield Text(f"{kind} {count - MOST_EVENTS} more times", style)
 
 
 def ends_note(profile: Profile) -> str:
@@ -153,35 +131,6 @@ def ends_note(profile: Profile) -> str:
     if any(profile.cuts):  # several sequences: the ends of all of them say nothing
         return memory.removeprefix(", ")
     return f"{'first to last' if profile.reverse else 'last to first'} ×{ratio:.2g}{memory}"
-
-
-def particulars(trace: Trace) -> Iterator[str]:
-    """Model, parameters, optimizer, steps: what a reader must know to judge the rest."""
-    meta = trace.meta
-    if meta.get("scenario"):
-        yield f"{meta['scenario']}: {meta.get('variant')}, seed {meta.get('seed')}"
-    if meta.get("model"):
-        yield str(meta["model"])
-    parameters, trainable = meta.get("parameters"), meta.get("trainable")
-    if isinstance(parameters, int):
-        frozen = f", {trainable:,} trainable" if isinstance(trainable, int) and trainable != parameters else ""
-        yield f"{parameters:,} parameters{frozen}"
-    optimizers = meta.get("optimizers")
-    for optimizer in optimizers if isinstance(optimizers, list) else []:
-        yield _optimizer(optimizer)
-    steps = len(trace.steps)
-    span = f" ({trace.steps[0]} to {trace.steps[-1]})" if steps > 1 else ""
-    yield f"{steps} step{'s' if steps != 1 else ''} recorded{span}"
-    yield f"{len(trace.sites)} sites"
-    if trace.ranks is not None:
-        yield f"{len(trace.ranks.ranks)} ranks"
-
-
-def _optimizer(optimizer: Json) -> str:
-    if not isinstance(optimizer, dict):
-        return str(optimizer)
-    lr = optimizer.get("lr")
-    return f"{optimizer.get('type', 'optimizer')}" + (f" lr {lr:g}" if isinstance(lr, int | float) else "")
 
 
 def _profiles(trace: Trace) -> Iterator[tuple[str, Profile]]:

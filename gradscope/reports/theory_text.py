@@ -36,46 +36,79 @@ class TheoryView:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The sum of all layers, a line for each, and what a disagreement means."""
-        budget = budget_of(self.trace)
-        found = expectations(self.trace, budget) if budget is not None else ()
-        known = [one for one in found if not math.isnan(one.ratio)]
-        off = [one for one in known if not one.agrees]
-        layers = f"{len(known)} layer{'s' if len(known) != 1 else ''}"
-        said = f"{len(known) - len(off)} of {layers} as predicted" if known else "nothing to compare"
-        yield heading("gradscope theory", Text(said, "bold"), options)
-        if budget is None:
-            yield Text(f"{no_budget(self.trace)}.")
+        theory = theory_of(self.trace)
+        yield heading("gradscope theory", Text(theory.headline, "bold"), options)
+        if theory.reason:
+            yield Text(theory.reason)
             return
-        if not known:
-            yield Text(f"{_no_theory(found)}.")
-            return
-        yield Text(
-            f"χ is the factor of the gradient's squared norm per layer, in step {self.trace.steps[budget.rows[0]]}:"
-            f" σ_w² E[φ′(x)²] of the measured weights and activations; as predicted is {_tolerance(known)}",
-            "dim",
-        )
+        yield Text(theory.about, "dim")
         yield Text()
-        yield from _table(found[:MOST_LAYERS], options.max_width)
-        if len(found) > MOST_LAYERS:
-            yield Text(f"and {len(found) - MOST_LAYERS} more", "dim")
+        yield from _table(theory.found[:MOST_LAYERS], options.max_width)
+        if len(theory.found) > MOST_LAYERS:
+            yield Text(f"and {len(theory.found) - MOST_LAYERS} more", "dim")
         yield Text()
-        yield from self._sums(budget, found, known)
-        yield from _meanings(off)
-
-    def _sums(self, budget: Budget, found: Sequence[Expectation], known: Sequence[Expectation]) -> Iterator[Text]:
-        """End to end, at the beginning and at the end, where the layers are one chain."""
-        if not one_chain(self.trace, budget, found):
-            yield Text(NO_CHAIN)
-            return
-        yield Text(_sum(known))
-        if len(budget.rows) > 1:
-            later = [one for one in expectations(self.trace, budget, last=True) if not math.isnan(one.ratio)]
-            if later:
-                yield Text(f"In step {self.trace.steps[budget.rows[-1]]}: {_sum(later)}")
+        yield from map(Text, theory.sums)
+        for where, why in theory.partings:
+            yield Text.assemble((where, "yellow"), f": {why}.")
 
 
-def _meanings(off: Sequence[Expectation]) -> Iterator[Text]:
-    """Where theory and measurement part, by the kind of module at which they do."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Theory:
+    """What there is to say of a recording, in sentences.
+
+    Attributes:
+        found: All layers, those without a theory among them; the last layer first.
+        headline: How many are as predicted.
+        reason: Why there is nothing to compare; "" if there is.
+        about: What χ is, in which step, and what counts as agreement.
+        sums: End to end, at the beginning and at the end, where the layers are one chain.
+        partings: Where theory and measurement part, and what that means.
+    """
+
+    found: tuple[Expectation, ...]
+    headline: str
+    reason: str = ""
+    about: str = ""
+    sums: tuple[str, ...] = ()
+    partings: tuple[tuple[str, str], ...] = ()
+
+
+def theory_of(trace: Trace) -> Theory:
+    """Theory beside measurement, in the words that every view uses."""
+    budget = budget_of(trace)
+    if budget is None:
+        return Theory(found=(), headline="nothing to compare", reason=f"{no_budget(trace)}.")
+    found = expectations(trace, budget)
+    known = [one for one in found if not math.isnan(one.ratio)]
+    if not known:
+        return Theory(found=found, headline="nothing to compare", reason=f"{_no_theory(found)}.")
+    off = [one for one in known if not one.agrees]
+    layers = f"{len(known)} layer{'s' if len(known) != 1 else ''}"
+    return Theory(
+        found=found,
+        headline=f"{len(known) - len(off)} of {layers} as predicted",
+        about=(
+            f"χ is the factor of the gradient's squared norm per layer, in step {trace.steps[budget.rows[0]]}:"
+            f" σ_w² E[φ′(x)²] of the measured weights and activations; as predicted is {_tolerance(known)}"
+        ),
+        sums=tuple(_sums(trace, budget, found, known)),
+        partings=tuple(_partings(off)),
+    )
+
+
+def _sums(trace: Trace, budget: Budget, found: Sequence[Expectation], known: Sequence[Expectation]) -> Iterator[str]:
+    if not one_chain(trace, budget, found):
+        yield NO_CHAIN
+        return
+    yield _sum(known)
+    if len(budget.rows) > 1:
+        later = [one for one in expectations(trace, budget, last=True) if not math.isnan(one.ratio)]
+        if later:
+            yield f"In step {trace.steps[budget.rows[-1]]}: {_sum(later)}"
+
+
+def _partings(off: Sequence[Expectation]) -> Iterator[tuple[str, str]]:
+    """By the kind of module at which they part."""
     parted: dict[Kind, list[Piece]] = {}
     for one in off:
         if (worst := one.worst) is not None:
@@ -85,7 +118,7 @@ def _meanings(off: Sequence[Expectation]) -> Iterator[Text]:
             f"{on_one_line(p.term.module) or '(model)'} ×{p.measured / p.predicted:.2g}" for p in pieces[:MOST_NAMED]
         )
         more = f" and {len(pieces) - MOST_NAMED} more" if len(pieces) > MOST_NAMED else ""
-        yield Text.assemble((f"off at {shown}{more}", "yellow"), f": {meaning(kind)}.")
+        yield f"off at {shown}{more}", meaning(kind)
 
 
 def theory_document(trace: Trace) -> Json:
@@ -142,7 +175,7 @@ def _tolerance(known: Sequence[Expectation]) -> str:
 
 
 def _table(found: Sequence[Expectation], width: int) -> Iterator[Text]:
-    rows = [list(HEADS), *(_cells(one) for one in found)]
+    rows = [list(HEADS), *(cells(one) for one in found)]
     most = min(max(width - 2 * GAP - 28, 8), max(width * 2 // 5, 8))
     for row in rows:
         row[:2] = shortened(on_one_line(row[0]), most), on_one_line(row[1])
@@ -164,7 +197,8 @@ def _table(found: Sequence[Expectation], width: int) -> Iterator[Text]:
         yield text
 
 
-def _cells(one: Expectation) -> list[str]:
+def cells(one: Expectation) -> list[str]:
+    """A layer's line, under `HEADS`."""
     through = ", ".join(
         piece.term.module_type if not math.isnan(piece.predicted) else f"{piece.term.module_type} (no theory)"
         for piece in one.pieces

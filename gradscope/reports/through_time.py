@@ -44,7 +44,7 @@ def through_time(trace: Trace, width: int, glyphs: Glyphs = BLOCKS) -> Iterator[
         table.add_row(name, line, *(Text(column.cell(passage)) or Text("-", "dim") for column in columns))
     yield Text.assemble(("Through time", "bold"), ("   the gradient from the first position to the last", "dim"))
     yield table
-    for note in _notes(trace, shown):
+    for note in notes(trace, shown):
         yield Padding(Text(note.translate(IN_ASCII) if glyphs is ASCII else note, "dim"), (0, 0, 0, 2))
     if shown != found:
         yield Text(f"  and {len(found) - len(shown)} more", "dim")
@@ -92,7 +92,8 @@ def _medians(passage: Passage) -> Doubles:
     return column_medians(passage.rms)[passage.seen.any(axis=0)]
 
 
-def _notes(trace: Trace, shown: Sequence[Passage]) -> Iterator[str]:
+def notes(trace: Trace, shown: Sequence[Passage]) -> Iterator[str]:
+    """What must be known beside the numbers: changes over the run, what broke, cuts, and conditions that hold."""
     changes: dict[str, list[str]] = {}
     for passage in shown:
         first, last = (passage.memory(part=part) for part in ("first", "last"))
