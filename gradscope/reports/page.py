@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 from bokeh.embed import json_item
@@ -67,6 +68,7 @@ def page_of(title: str, sections: Sequence[Section]) -> str:
     template = environment().get_template("page.html")
     return template.render(
         title=title,
+        version=version("gradscope"),
         sections=sections,
         style=Markup(_text("page.css")),
         library=[Markup(_as_script(script)) for script in library()] if any(s.figures for s in sections) else [],

@@ -19,8 +19,10 @@ const gradscope = (() => {
       embedded.set(
         name,
         Bokeh.embed.embed_item(documentOf(`figure-${name}`), place.id).then((views) => {
+          const view = [...views][0];
           place.dataset.embedded = "yes";
-          return [...views][0];
+          place.dispatchEvent(new CustomEvent("embedded", { bubbles: true, detail: view }));
+          return view;
         }),
       );
     }
