@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command("report")
 @click.argument("trace", type=click.Path(path_type=Path))
 @click.option(
-    "--format", "name", metavar="NAME", help="text (default), json, csv, png or svg; `list reports` shows all."
+    "--format", "name", metavar="NAME", help="text (default), html, json, csv, png or svg; `list reports` shows all."
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE_OR_DIR", help="Write there.")
 @click.option("--view", "views", metavar="NAME", multiple=True, help="findings (default), budget or theory.")

@@ -19,7 +19,8 @@ from gradscope.reports.names import on_one_line, shortened
 from gradscope.reports.outstanding import Standing, standings
 from gradscope.reports.passage import column_medians, memory_words, passages
 from gradscope.reports.profile import FEWEST_LAYERS, FEWEST_TIMES, SYMBOL, depth_profile
-from gradscope.reports.run_words import particulars, series_over_steps
+from gradscope.reports.run_words import particulars
+from gradscope.reports.terminal import series_over_steps
 from gradscope.reports.verdict_words import counted, from_root, heads
 from gradscope.trace import Doubles, Trace
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bokeh.models import ColumnDataSource, HoverTool, Range1d
-from bokeh.models.annotations import Legend, LegendItem, Span
+from bokeh.models.annotations import Legend, Span
 from bokeh.plotting import figure
 
 from gradscope.expected import Expectation
@@ -71,10 +71,21 @@ def _drawn(layers: Sequence[Expectation]) -> figure:
     )
     values = [value for one in layers for value in (one.predicted, one.measured)]
     drawn.y_range = Range1d(start=min(values) / 2, end=max(values) * 2)
+    legend = Legend(orientation="horizontal", background_fill_alpha=0, border_line_alpha=0, label_text_color=NEUTRAL)
+    drawn.add_layout(legend, "above")
     drawn.add_layout(Span(location=1, dimension="width", line_color=NEUTRAL, line_dash="dashed"))
     drawn.segment("layer", "theory", "layer", "measured", source=source, color=NEUTRAL, line_width=1)
-    ring = drawn.scatter("layer", "theory", source=source, size=12, fill_alpha=0, line_color=COLOURS[1], line_width=2)
-    dot = drawn.scatter("layer", "measured", source=source, size=7, color=COLOURS[0])
+    ring = drawn.scatter(
+        "layer",
+        "theory",
+        source=source,
+        size=12,
+        fill_alpha=0,
+        line_color=COLOURS[1],
+        line_width=2,
+        legend_label="theory",
+    )
+    dot = drawn.scatter("layer", "measured", source=source, size=7, color=COLOURS[0], legend_label="measured")
     drawn.add_tools(
         HoverTool(
             renderers=[dot, ring],
@@ -82,12 +93,4 @@ def _drawn(layers: Sequence[Expectation]) -> figure:
             formatters={"@theory": "printf", "@measured": "printf"},
         )
     )
-    legend = Legend(
-        items=[LegendItem(label="theory", renderers=[ring]), LegendItem(label="measured", renderers=[dot])],
-        orientation="horizontal",
-        background_fill_alpha=0,
-        border_line_alpha=0,
-        label_text_color=NEUTRAL,
-    )
-    drawn.add_layout(legend, "above")
     return drawn

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from bokeh.models.annotations import Legend, LegendItem, Span
+from bokeh.models.annotations import Legend, Span
 from bokeh.plotting import figure
 
 from gradscope.findings import Diagnosis
@@ -120,11 +120,14 @@ def _drawn(profiles: Sequence[Profile]) -> figure:
     """The rms over the positions, a line for each layer, with its memory."""
     symbol = joined_symbols(one.symbol for one in profiles)
     drawn = plain_figure(height=320, x_label="position in the sequence", y_label=f"rms of {symbol}", y_type="log")
-    items = []
+    legend = Legend(background_fill_alpha=0, border_line_alpha=0, label_text_color=NEUTRAL, ncols=2, location="left")
+    drawn.add_layout(legend, "below")
     for index, one in enumerate(profiles):
         colour, dash = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
         heights = np.where(one.rms > 0, one.rms, np.nan)  # a logarithm has no zero
-        line = drawn.line(np.arange(float(len(one))), heights, color=colour, line_dash=dash, line_width=2)
+        drawn.line(
+            np.arange(float(len(one))), heights, color=colour, line_dash=dash, line_width=2, legend_label=_label(one)
+        )
         at, height = _memory(one)
         if np.isfinite(at):
             drawn.scatter([at], [height], size=13, fill_alpha=0, line_color=colour, line_width=3)
@@ -136,11 +139,6 @@ def _drawn(profiles: Sequence[Profile]) -> figure:
             )
         for cut in one.cuts:
             drawn.add_layout(Span(location=cut, dimension="height", line_color=colour, line_dash="dotted"))
-        items.append(LegendItem(label=_label(one), renderers=[line]))
-    legend = Legend(
-        items=items, background_fill_alpha=0, border_line_alpha=0, label_text_color=NEUTRAL, ncols=2, location="left"
-    )
-    drawn.add_layout(legend, "below")
     return drawn
 
 

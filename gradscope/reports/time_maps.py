@@ -18,8 +18,8 @@ from bokeh.models import (
     Range1d,
 )
 from bokeh.models.annotations import ColorBar, Span
-from bokeh.palettes import Viridis256
 from bokeh.models.renderers import GlyphRenderer
+from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 
 from gradscope.findings import Json
@@ -131,7 +131,7 @@ def _name_axes(drawn: figure, passage: Passage, steps: Ints, times: Ints) -> Non
         )
 
 
-def _hover(shown: GlyphRenderer[Image], passage: Passage, steps: Ints, times: Ints, name: str) -> HoverTool:
+def _hover(shown: "GlyphRenderer[Image]", passage: Passage, steps: Ints, times: Ints, name: str) -> HoverTool:
     def block(first: Ints, last: Ints) -> CustomJSHover:
         return CustomJSHover(
             args={"first": first.tolist(), "last": last.tolist()},

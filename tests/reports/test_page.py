@@ -31,8 +31,11 @@ class Elements(HTMLParser):
             self.scripts[self._inside] = data
 
 
+CONTEXT = {"verdict": EVIL, "state": "healthy", "about": EVIL, "ranks": "", "unjudged": False, "heads": []}
+
+
 def section(**changes):
-    given = {"anchor": "a", "title": EVIL, "template": "verdict.html", "context": {"verdict": EVIL, "heads": []}}
+    given = {"anchor": "a", "title": EVIL, "template": "verdict.html", "context": CONTEXT}
     return Section(**(given | changes))
 
 
