@@ -10,14 +10,13 @@ from bokeh.plotting import figure
 from gradscope.findings import Diagnosis
 from gradscope.reports.page import Section
 from gradscope.reports.page_figure import COLOURS, DASHES, NEUTRAL, plain_figure
+from gradscope.reports.page_map import NONFINITE_COLOUR, ZERO_COLOUR
 from gradscope.reports.passage import Passage, joined_symbols, memory_words, passages
 from gradscope.reports.profile import FEWEST_TIMES, Profile, passage_profile, time_profile
 from gradscope.reports.through_time import COLUMNS, Column, notes
 from gradscope.reports.time_maps import (
     ALL_COLUMNS,
     MOST_COLUMNS,
-    NONFINITE_COLOUR,
-    ZERO_COLOUR,
     TimeMap,
     time_map,
 )

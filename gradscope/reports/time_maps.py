@@ -25,11 +25,11 @@ from bokeh.plotting import figure
 from gradscope.findings import Json
 from gradscope.reports.codes import encoded
 from gradscope.reports.page_figure import NEUTRAL, plain_figure
+from gradscope.reports.page_map import NONFINITE_COLOUR, ZERO_COLOUR
 from gradscope.reports.passage import Passage
 from gradscope.reports.shrink import Cells, shrunk, starts_of
 from gradscope.trace import Ints
 
-NONFINITE_COLOUR, ZERO_COLOUR = "#ff2d95", "#4a4f57"  # unlike anything in viridis
 MOST_ROWS, MOST_COLUMNS = 200, 360  # as many as have a pixel each on a narrow screen
 ALL_COLUMNS = 4000  # of all layers together: a page stays small
 _HEIGHT: Final = 300

@@ -3,13 +3,14 @@
 import pytest
 from browser import visit
 from builders import trace_of
-from examples import HEALTHY, SICK, diagnosis, finding, recurrent, sigmoid_chain
+from examples import HEALTHY, SICK, diagnosis, finding, network, recurrent, sigmoid_chain
 
 from gradscope.findings import Role, Severity, Unjudged
 from gradscope.records import Event
 from gradscope.reports.trace_page import trace_page
 
 EVIL = "</script><img src=x onerror=alert(1)>"
+SLOWEST = 120_000  # ms, of a figure on a busy machine
 MAP = "gradscope.map ??= { shown: [], show(module) { this.shown.push(module); } };"
 
 
@@ -22,6 +23,12 @@ def written(tmp_path):
         return path
 
     return write
+
+
+def fill(page):
+    """Brings the map of the first sequence into view, and waits until it is drawn."""
+    page.evaluate("gradscope.figure('time-map-0')")
+    page.wait_for_selector("[data-figure='time-map-0'][data-filled]", timeout=SLOWEST)
 
 
 def column(page, number):
@@ -48,8 +55,7 @@ def test_names_run_nothing(browser, written):
     with visit(browser, written(trace, said, MAP)) as visited:
         dialogs = []
         visited.page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-        visited.page.evaluate("gradscope.embedAll()")
-        visited.page.wait_for_selector("[data-filled]")
+        fill(visited.page)
         assert visited.page.locator("img").count() == 0
         assert EVIL in visited.page.inner_text("#verdict")
         assert column(visited.page, 3) == [EVIL, f"{EVIL}2"]
@@ -138,14 +144,21 @@ def test_symptoms_are_folded_and_a_healthy_run_is_calm(browser, written):
         assert visited.page.locator("#findings, .badge").count() == 0
 
 
-@pytest.mark.parametrize("width", [700, 1400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_wider_than_the_window(browser, written, width, scheme):
-    trace = recurrent(0.5, mode="LSTM", layers=["l0", "l1"])
-    with visit(browser, written(trace, SICK), width=width, scheme=scheme) as visited:
-        visited.page.evaluate("gradscope.embedAll()")
-        visited.page.wait_for_selector("[data-figure='time-map-1'][data-filled]")
-        assert visited.page.evaluate("document.documentElement.scrollWidth") <= width
+def test_nothing_is_wider_than_the_window(browser, written, scheme):
+    with visit(browser, written(recurrent(0.5), SICK), width=1400, scheme=scheme) as visited:
+        fill(visited.page)
+        for width in (1400, 700):
+            visited.page.set_viewport_size({"width": width, "height": 900})
+            assert visited.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert visited.complaints == []
+
+
+def test_a_row_leads_to_the_story_of_its_layer(browser, written):
+    with visit(browser, written(network(0.5), SICK)) as visited:
+        visited.page.wait_for_selector("[data-ready]", timeout=SLOWEST)
+        visited.page.get_by_role("cell", name="layers.7", exact=True).click()
+        assert visited.page.inner_text("#story-name") == "layers.7"
     assert visited.complaints == []
 
 
@@ -153,8 +166,7 @@ def test_a_broken_cell_is_seen_in_the_map_of_time(browser, written):
     trace = recurrent([0.8] * 5 + [float("inf")] + [0.8] * 4, length=60)
     with visit(browser, written(trace, HEALTHY)) as visited:
         page = visited.page
-        page.locator("[data-figure='time-map-0']").scroll_into_view_if_needed()
-        page.wait_for_selector("[data-figure='time-map-0'][data-filled]")
+        fill(page)
         told = page.evaluate(
             "gradscope.figure('time-map-0').then((view) => {"
             " const { special } = view.model.document.get_model_by_name('time-map-0').data;"
@@ -162,8 +174,9 @@ def test_a_broken_cell_is_seen_in_the_map_of_time(browser, written):
         )
         assert told[0] == [60, 10]
         assert told[1] == 59  # all but the last position, at which the loss's own gradient arrives
-        page.locator("[data-figure='time-map-0']").hover(position={"x": 300, "y": 100})
-        page.wait_for_function("document.querySelector('[data-figure=time-map-0]').children.length > 0")
+        assert page.evaluate("gradscope.time.text('time-map-0', gradscope.codes.NONFINITE)") == "NaN or Inf"
+        assert page.evaluate("gradscope.time.block([0, 4], [3, 7], 1.2)") == "4 to 7"
+        assert [page.evaluate(f"gradscope.time.at([0, 4], {tick})") for tick in (1, 0.5, 2)] == ["4", "", ""]
 
 
 def test_the_page_of_one_measurement_opens(browser, written):
