@@ -67,7 +67,7 @@ def budget_section(trace: Trace, _: Diagnosis) -> Section:
 
 def tree(lines: Sequence[Line]) -> list[Branch]:
     """The lines by their levels, one within the other."""
-    largest = max((abs(line.decades) for line in lines if line.counts and not math.isnan(line.decades)), default=0.0)
+    largest = max((abs(line.decades) for line in lines if not math.isnan(line.decades)), default=0.0)
     roots: list[Branch] = []
     path: list[Branch] = []
     for line in lines:
@@ -85,7 +85,7 @@ def _branch(line: Line, largest: float, *, unfolded: bool) -> Branch:
         what=line.what,
         gain=line.gain,
         decades=decades_of(line),
-        width=round(100 * min(abs(line.decades) / largest, 1.0), 1) if known else 0.0,
+        width=round(100 * abs(line.decades) / largest, 1) if known else 0.0,
         lost=line.decades < 0,
         counts=line.counts,
         note=line.note,

@@ -32,10 +32,10 @@ def test_bars_are_shares_of_the_largest_and_part_by_direction():
     assert (unknown.width, unknown.decades) == (0.0, "")
 
 
-def test_what_belongs_to_no_sum_is_no_measure_for_the_others():
+def test_all_bars_have_one_scale():
     inside, counted = tree([Line("t", 0, "", "", -20.0, counts=False), Line("a", 0, "", "", -2.0)])
     assert (inside.width, inside.decades) == (100.0, "(−20.00)")
-    assert counted.width == 100.0
+    assert counted.width == 10.0
 
 
 def test_a_large_tree_is_folded_and_a_huge_one_added_up():

@@ -19,10 +19,8 @@ const gradscope = (() => {
       embedded.set(
         name,
         Bokeh.embed.embed_item(documentOf(`figure-${name}`), place.id).then((views) => {
-          const view = [...views][0];
           place.dataset.embedded = "yes";
-          place.dispatchEvent(new CustomEvent("embedded", { bubbles: true, detail: view }));
-          return view;
+          return [...views][0];
         }),
       );
     }
@@ -31,7 +29,7 @@ const gradscope = (() => {
 
   function embedAll() {
     for (const seen of wanted.values()) seen();
-    return Promise.all([...embedded.values()]);
+    return Promise.all([...shown.values()]);
   }
 
   const wanted = new Map(); // place of a figure that was not yet in view → what embeds it

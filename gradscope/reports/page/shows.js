@@ -9,7 +9,6 @@ document.addEventListener("DOMContentLoaded", () => {
     if (map.show(element.dataset.shows) === false) return;
     for (const row of document.querySelectorAll("tr[aria-current]")) row.removeAttribute("aria-current");
     if (element.matches("tr")) element.setAttribute("aria-current", "true");
-    document.getElementById("map")?.scrollIntoView();
   }
 
   for (const element of document.querySelectorAll("[data-shows]")) {

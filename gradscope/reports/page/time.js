@@ -27,10 +27,9 @@ gradscope.time = (() => {
     document.querySelector(`[data-figure="${CSS.escape(name)}"]`).dataset.filled = "yes";
   }
 
-  document.addEventListener("embedded", (event) => {
-    const name = event.target.dataset.figure;
-    if (name.startsWith("time-map-")) fill(name, event.detail);
-  });
+  for (const { dataset } of document.querySelectorAll('[data-figure^="time-map-"]')) {
+    gradscope.shown(dataset.figure).then((view) => fill(dataset.figure, view));
+  }
 
   return {
     // The number at a cell as a person reads it.
