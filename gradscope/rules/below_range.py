@@ -46,7 +46,8 @@ def still_learning(trace: Trace) -> NDArray[np.bool_]:
 def lost_below(trace: Trace, quantity: Quantity, least: float) -> list[Lost]:
     """The sites of `quantity` in float16 that have less than `least` spacings, in the order in which they come to be.
 
-    What is all zero counts where it is made from numbers that are about to go: else it has another reason.
+    What is all zero counts where it is made from numbers that are about to go, or where all that a gradient comes to in
+    other steps is below the range: else it has another reason.
     """
     columns = [c for c in trace.columns(quantity) if is_half(trace, trace.sites[c].module)]
     if quantity in GRADIENT_QUANTITIES:
@@ -59,6 +60,8 @@ def lost_below(trace: Trace, quantity: Quantity, least: float) -> list[Lost]:
         low = (spacings < least) & ~zero
         if source is not None:
             low |= zero & (source < _ABOUT_TO_GO)
+        if quantity in GRADIENT_QUANTITIES and low.any() and not (spacings >= least).any():
+            low |= zero  # whatever came of it in other steps was no more than the last bit
         lasting = persistence(low, judged & ~np.isnan(spacings))
         if lasting is not None:
             rows = lasting.rows

@@ -25,8 +25,9 @@ class LowPrecisionUnderflow(Rule):
 
     What it means: part of the gradient, or of each update, never happens; layers far from the loss stop learning first.
     How it is measured: in float16, rms of what is not zero over the smallest number above zero, 2^-24: it does not
-        depend on how much is zero by nature. What is all zero counts where it is made from something that small. Of
-        weights in 16 bits, the share of the elements with a gradient that an update leaves as they are.
+        depend on how much is zero by nature. What is all zero counts where it is made from something that small, or is
+        that small in every other step. Of weights in 16 bits, the share of the elements with a gradient that an update
+        leaves as they are.
     Why the threshold: of normal numbers with an rms of two spacings a fifth rounds to zero, and the rest is off by an
         eighth; at half a spacing two thirds are lost. An update is rounded away below half a spacing of the weight, a
         relative 2^-9 of bfloat16 and 2^-12 of float16. Of normal updates the smaller half carries 7 % of the square,

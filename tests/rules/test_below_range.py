@@ -46,6 +46,20 @@ def test_where_the_loss_hands_back_nothing_it_depends_on_how_small_the_loss_is()
     assert lost_in(stored([0.0, 0.0, 0.0], loss=np.nan)) == []
 
 
+def test_zeros_beside_steps_that_show_only_the_last_bit_are_lost_as_well():
+    """A term of a tiny weight: the loss itself, which other terms make large, does not tell."""
+    some = stored([0.0, 0.0, 3e-8])
+    whole = stored([0.0, 0.0, 1e-4])
+    often = np.arange(STEPS)[:, None] % 4 > 0
+    for beside, modules in ((some, ["c"]), (whole, [])):
+        found = stored([0.0, 0.0, 0.0])
+        for name, values in found.statistics.items():
+            values[:] = np.where(often, values, beside.statistics[name])
+        lost = lost_below(found, Quantity.OUTPUT_GRAD, 2.0)
+        assert [found.sites[one.column].module for one in lost][:1] == modules
+        assert all(one.gone == 0.75 for one in lost[:1])
+
+
 def test_a_loss_scale_that_the_recording_took_out_again_counts():
     assert lost_in(stored([3e-8, 3e-8, 3e-8], scale=65536.0)) == []
 
