@@ -11,6 +11,7 @@ from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
 from gradscope.rules.gain import Bools
 from gradscope.rules.learning import Optimizer, norms, optimizer_of, trainable_parameters, update_ratios
+from gradscope.rules.losses import has_fallen
 from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Ints, Trace
 
@@ -28,7 +29,8 @@ class ClippingDominates(Rule):
         moves no weight by 1e-4 of itself in any step; a warning where the model learns slower than its learning rate
         says; worth knowing where that costs nothing: under an optimizer that divides the gradient's size out, as long
         as what is left stays above its eps, and where the steps are of a usual size (1e-3 of some weight) and would be
-        too large without clipping (0.3), so that the two together are the learning rate.
+        too large without clipping (0.3), so that the two together are the learning rate. From a hundredth on that is
+        so only where the loss comes down, by a quarter at least: the ratio of two numbers that wrong is chance.
     What to try: a clip threshold at the 90th percentile of the observed norms, which the message gives.
     Where it stays silent: clipping now and then, or by a small factor; a factor that is the same in every step, or
         a power of two in each, which is a loss scale and no clipping; on top of such a scale, what it leaves.
@@ -47,6 +49,8 @@ class ClippingDominates(Rule):
     still: float = 1e-4
     usual: float = 1e-3
     too_large: float = 0.3
+    extreme_factor: float = 100.0
+    learned: float = 0.75  # of the first loss
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding, for the model as a whole."""
@@ -75,6 +79,7 @@ class ClippingDominates(Rule):
         moved = _largest_ratios(trace)[known]
         usual = float(np.nanmedian(moved)) if np.isfinite(moved).any() else float("nan")
         enough = usual >= self.usual and usual * typical >= self.too_large
+        enough &= typical < self.extreme_factor or not self._stays(trace)
         severity = Severity.INFO if above_eps or enough else Severity.WARNING
         if severity is Severity.WARNING and np.nanmax(moved, initial=-1.0) < self.still and usual >= 0:
             severity = Severity.ERROR
@@ -104,6 +109,11 @@ class ClippingDominates(Rule):
             ),
             remedy=self._remedy(optimizer, high, usual, typical, by_norm=scales_all_alike(trace, rows)),
         )
+
+    def _stays(self, trace: Trace) -> bool:
+        """Whether the loss is known and does not come down."""
+        known = int(np.isfinite(trace.per_step["loss"]).sum()) >= 2 * self.min_steps
+        return known and not has_fallen(trace, to=self.learned)
 
     def _begin(self, known: Bools, factor: Doubles) -> int:
         """The step from which on clipping is judged: 0, or where heavy clipping begins that lasts to the end."""

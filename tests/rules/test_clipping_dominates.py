@@ -77,6 +77,27 @@ def test_severity_follows_the_steps_that_are_left(ratio, severity):
     assert f"The weight that moves most does so by {ratio:g} of its norm in the median step" in finding.cause
 
 
+@pytest.mark.parametrize(
+    ("limit", "end", "severity"),
+    [(0.001, 0.95, Severity.WARNING), (0.001, 0.5, Severity.INFO), (0.1, 0.95, Severity.INFO)],
+    ids=["the loss stays", "the loss falls", "by a smaller factor"],
+)
+def test_a_clip_by_thousands_is_excused_only_where_the_loss_comes_down(limit, end, severity):
+    found = trace_of(
+        total_norm_l2_norm=np.stack([RAW, np.full(40, limit)], axis=1),
+        weight_l2_norm=np.ones(2),
+        weight_grad_l2_norm=np.ones(2),
+        weight_update_l2_norm=np.array([2e-2, 1e-3]),
+        loss=np.linspace(1, end, 40),
+    )
+    names = iter(["raw", "applied"])
+    sites = tuple(
+        replace(site, module="", name=next(names)) if site.quantity == "total_norm" else site for site in found.sites
+    )
+    (finding,) = ClippingDominates().check(replace(found, sites=sites))
+    assert finding.severity is severity
+
+
 def test_of_a_clip_by_parts_the_cosine_is_told():
     found = trace_of(
         total_norm_l2_norm=np.stack([RAW, 0.01 + 0.001 * RAW], axis=1),
