@@ -12,6 +12,7 @@ from gradscope.rules.chains import gradient_profiles
 from gradscope.rules.gain import Bools, steady_growth, steepest_rises
 from gradscope.rules.learning import is_replaced
 from gradscope.rules.persistence import Persistence
+from gradscope.rules.spike import SPIKE, Spike, spike
 from gradscope.rules.stretch import (
     Judged,
     Lasting,
@@ -42,11 +43,13 @@ class ExplodingGradient(Rule):
         A growth of 1.5 decades counts if the run begins with it; a network that learns makes its layers larger, so
         what training has made counts from 3 decades on, and so does what a deep net begins with at 1.1 per layer:
         over three decades no learning rate serves both ends. These count as well where they last for the one step that
-        replaces the weights of the earliest layer. It is an error from 4 decades on.
+        replaces the weights of the earliest layer. It is an error from 4 decades on. So is a norm of all gradients that
+        is a thousand times the largest of the ten steps before, in a step that replaces a weight when none of those had
+        moved one by a tenth, nor the rate was raised, and half of the loss before is not seen again.
     What to try: the initialisation that the activation asks for, normalisation, a lower learning rate; clipping treats
         the symptom.
     Where it stays silent: growth of less than 1.6 per layer, such as BatchNorm's, unless it adds up to 3 decades;
-        one spike; fewer than four layers.
+        one spike that the run gets over, or that growing steps lead to; fewer than four layers.
     Source: Glorot & Bengio 2010, section 4.2; He et al. 2015, section 2.2; Yang et al. 2019 for BatchNorm.
     """
 
@@ -57,15 +60,50 @@ class ExplodingGradient(Rule):
     min_decades: float = 1.5
     learned_decades: float = 3.0
     error_decades: float = 4.0
+    far_loss: float = 10.0
 
     def check(self, trace: Trace) -> Iterator[Finding]:
         """At most one finding: the steepest stretch."""
         judged = [(profile, steepest_rises(-profile.values)) for profile in gradient_profiles(trace)]
-        enough_layers(trace, judged, Quantity.OUTPUT_GRAD)
+        peak = spike(trace)
+        if peak is None:
+            enough_layers(trace, judged, Quantity.OUTPUT_GRAD)
         growing = [steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades) for _, rises in judged]
         found = [*steepest(trace, judged, growing)] or [*self._blown_away(trace, judged, growing)]
+        if peak is not None and not any(stretch.first_step < trace.steps[peak.row] for stretch, _ in found):
+            yield self._of_spike(trace, peak)
+            return
         for stretch, lasting in found:
             yield self._finding(trace, stretch, lasting)
+
+    def _of_spike(self, trace: Trace, peak: Spike) -> Finding:
+        step, factor = int(trace.steps[peak.row]), peak.norm / peak.before
+        loss = float(trace.per_step["loss"][peak.row]) / peak.after.before
+        batch = f", whose loss is {number(loss)} times that of those before" if loss > self.far_loss else ""
+        return Finding(
+            code=self.code,
+            pathology=self.name,
+            severity=Severity.ERROR,
+            module="",
+            sites=(peak.site,),
+            first_step=step,
+            last_step=step,
+            measured=float(np.log10(factor)),
+            threshold=float(np.log10(SPIKE)),
+            unit="decades",
+            message=(
+                f"The norm of all gradients is {number(peak.norm)} at step {step}, {number(factor)} times the largest"
+                f" of the steps before, and the step moves a weight of {peak.module or 'the model'} by"
+                f" {number(peak.moved)} of its norm."
+            ),
+            cause=(
+                f"The steps before were small and the rate was the same: it comes with the batch of step {step}{batch}."
+            ),
+            remedy=(
+                f"Look in the batch of step {step} for values that stand for something else, as 99999 for a missing"
+                f" one, and mask them; clipping the total norm at {number(2 * peak.before)} keeps such a step harmless."
+            ),
+        )
 
     def _blown_away(self, trace: Trace, judged: Judged, growing: Sequence[Bools]) -> Iterator[Lasting]:
         """What did not last since the step that it made replaced the weights that it begins at."""
