@@ -138,6 +138,7 @@ class NoGradient(Rule):
             severity = Severity.INFO
         elif ran and (by is not None or front or not never or everything):
             severity = Severity.ERROR
+        zeros = not never and fed and _are_zero(trace, members)
         kind = "never got a gradient" if never else "got a gradient of exactly zero"
         return Finding(
             code=self.code,
@@ -155,8 +156,18 @@ class NoGradient(Rule):
                 f"{count(len(members), 'parameter')} of {region} ({_size(trace, members)}) {kind} in"
                 f" {len(trace.steps)} recorded steps."
             ),
-            cause=_cause(by, never=never, ran=ran, everything=everything) if fed else "It ran, but never on a sample.",
-            remedy=_remedy(region, by, fed=fed, never=never),
+            cause=(
+                "Its own weights are zero, so that each multiplies the other's gradient by zero."
+                if zeros
+                else _cause(by, never=never, ran=ran, everything=everything)
+                if fed
+                else "It ran, but never on a sample."
+            ),
+            remedy=(
+                f"Draw the weight of {members[0].module} at random: of two factors only one may start at zero."
+                if zeros
+                else _remedy(region, by, fed=fed, never=never)
+            ),
         )
 
 
@@ -165,6 +176,12 @@ def _is_empty(trace: Trace, parameter: Parameter) -> bool:
     if parameter.weight is None:
         return not parameter.size > 0
     return bool((trace.statistics[Statistic.NUMEL][:, parameter.weight] == 0).any())
+
+
+def _are_zero(trace: Trace, members: list[Parameter]) -> bool:
+    """Whether all weights, two at least, are zero in the first record."""
+    weights = [p for p in members if p.is_weight]
+    return len(weights) > 1 and all(norms(trace, p.weight)[0] == 0 for p in weights)
 
 
 def _ran_in(trace: Trace, module: str, start: int) -> bool:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from gradscope.findings import Finding, Role, Severity
 from gradscope.flow import flow_of
 from gradscope.records import Quantity
+from gradscope.rules.learning import has_optimizer, norms, trainable_parameters
 from gradscope.trace import Trace
 
 
@@ -52,17 +53,33 @@ class Passage:
     def __init__(self, trace: Trace) -> None:
         self._flow = flow_of(trace)
         self._seen = frozenset(self._flow.modules) if self._flow is not None else frozenset()
+        self._trace = trace
         self._after: dict[frozenset[str], frozenset[str]] = {}
 
     def leads(self, one: Finding, other: Finding) -> bool | None:
         """Whether something that `one` speaks of is, or comes before, something of `other`; None if that is unknown."""
-        here, there = self._modules(one), self._modules(other)
+        here, there = self._seen & self.modules(one), self._seen & self.modules(other)
         if not here or not there:
             return None
         return bool(there & (here | self._following(here)))
 
-    def _modules(self, finding: Finding) -> frozenset[str]:
-        return self._seen & {site.module for site in finding.sites}
+    def modules(self, finding: Finding) -> frozenset[str]:
+        """All that it speaks of."""
+        return frozenset(site.module for site in finding.sites)
+
+    def has_way_around(self, modules: frozenset[str]) -> bool:
+        """Whether something gets from the input to the output without any of them."""
+        return self._flow is not None and modules.isdisjoint(self._flow.backbone)
+
+    def start_at_zero(self, modules: frozenset[str]) -> bool:
+        """Whether every weight of theirs is zero in the first record."""
+        weights = [p for p in trainable_parameters(self._trace) if p.module in modules and p.is_weight]
+        return bool(weights) and all(norms(self._trace, p.weight)[0] == 0 for p in weights)
+
+    def are_left_out(self, modules: frozenset[str]) -> bool:
+        """Whether no optimizer moves any weight of theirs."""
+        weights = [p for p in trainable_parameters(self._trace) if p.module in modules and p.is_weight]
+        return has_optimizer(self._trace) and all(p.update is None for p in weights)
 
     def _following(self, modules: frozenset[str]) -> frozenset[str]:
         assert self._flow is not None  # else no module is known
@@ -124,6 +141,25 @@ def _same_module(cause: Finding, effect: Finding, passage: Passage) -> bool:
     return cause.module == effect.module
 
 
+def _from_zeros(cause: Finding, effect: Finding, passage: Passage) -> bool:
+    """All of the effect's weights are zero, gradients of zero are all that they get, and the model has a way around.
+
+    So are two factors of an adapter that both start at zero; a whole net of zeros was merely drawn so.
+    """
+    modules = passage.modules(effect)
+    return passage.start_at_zero(modules) and modules <= passage.modules(cause) and passage.has_way_around(modules)
+
+
+def _from_nobody(cause: Finding, effect: Finding, passage: Passage) -> bool:
+    """All of the effect's weights are zero, and no optimizer holds them, of which the cause speaks."""
+    modules = passage.modules(effect)
+    return _is_left_out(cause) and passage.start_at_zero(modules) and passage.are_left_out(modules)
+
+
+def _not_from_zeros(cause: Finding, effect: Finding, passage: Passage) -> bool:
+    return not _from_zeros(effect, cause, passage)
+
+
 def _earlier(cause: Finding, effect: Finding, passage: Passage) -> bool:
     """The cause began in an earlier step."""
     return cause.first_step < effect.first_step
@@ -154,7 +190,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS502", _anywhere),
     ),
     "GS103": (
-        ("GS504", _anywhere),
+        ("GS504", _not_from_zeros),
         ("GS104", _anywhere),
         ("GS201", _same_module),
         ("GS401", _earlier),
@@ -259,6 +295,7 @@ EXPLAINED_BY: dict[str, tuple[tuple[str, Guard], ...]] = {
         ("GS502", _anywhere),
         ("GS401", _anywhere),
     ),
+    "GS504": (("GS501", _from_nobody), ("GS103", _from_zeros)),
     "GS502": (("GS505", _anywhere), ("GS202", _anywhere), ("GS305", _anywhere), ("GS102", _anywhere)),
     "GS503": (
         ("GS505", _anywhere),
@@ -285,6 +322,8 @@ def _parent(at: int, found: list[Finding], passage: Passage, parents: Mapping[in
     effect = found[at]
     if effect.code in OUTCOMES:
         return _worst(found)
+    if _is_left_out(effect):
+        return None
     for code, guard in EXPLAINED_BY.get(effect.code, ()):
         for index, cause in enumerate(found):
             costs = cause.severity is not Severity.INFO or effect.severity is Severity.INFO
@@ -292,6 +331,11 @@ def _parent(at: int, found: list[Finding], passage: Passage, parents: Mapping[in
             if first and guard(cause, effect, passage) and not _follows(index, at, parents):
                 return index
     return None
+
+
+def _is_left_out(finding: Finding) -> bool:
+    """Whether it speaks of what no optimizer holds: so the loop was written, whatever else goes on."""
+    return finding.code == "GS501" and all(site.quantity is Quantity.WEIGHT_GRAD for site in finding.sites)
 
 
 def _follows(index: int | None, origin: int, parents: Mapping[int, int | None]) -> bool:
@@ -310,6 +354,8 @@ def _worst(found: list[Finding]) -> int | None:
 def _comes_first(cause: Finding, effect: Finding) -> bool:
     if cause.code == "GS505" and effect.first_step <= cause.first_step <= 1:
         return effect.code != cause.code  # nothing can be left over in the first step: the loop was so from there on
+    if effect.code == "GS504":  # what stays as it was drawn, of what never let it move
+        return cause.first_step <= effect.first_step
     if cause.first_step != effect.first_step:
         return cause.first_step < effect.first_step
     if cause.code == "GS502" and _stuck_choice(effect):

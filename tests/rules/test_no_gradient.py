@@ -45,6 +45,14 @@ def test_a_region_that_is_cut_off_is_one_finding(value, said):
     assert "67% of all trainable" in finding.message
 
 
+def test_of_two_factors_that_are_zero_it_is_said_that_these_are_the_cause():
+    found = replace(trace([0, 0, 1]), statistics=dict(trace([0, 0, 1]).statistics))
+    found.statistics["l2_norm"][:, [i for i, s in enumerate(found.sites[:3]) if s.module != "back.1"]] = 0.0
+    (finding,) = NoGradient().check(found)
+    assert "Its own weights are zero" in finding.cause
+    assert finding.remedy.startswith("Draw the weight of front.0 at random")
+
+
 def test_an_output_that_nobody_uses_costs_only_itself():
     (finding,) = NoGradient().check(trace([1, NAN, 1]))
     assert (finding.module, finding.severity) == ("front.2", Severity.WARNING)

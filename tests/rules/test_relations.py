@@ -1,8 +1,9 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
-from builders import trace_of
+from builders import links, trace_of
 
 from gradscope.findings import Finding, Role, Severity
 from gradscope.links import INPUT, OUTPUT, End, Link, Links, Side
@@ -121,12 +122,12 @@ def test_roots_come_first_and_the_worst_of_them_first():
 
 def branches(*chains):
     """A trace whose forward pass is the given chains of modules, each from the input to the output."""
-    links = Links()
+    made = Links()
     for chain in chains:
         ends = [INPUT, *chain, OUTPUT]
         for source, target in pairwise(ends):
-            links.add(Link(End(source, Side.RETURNED), End(target, Side.GIVEN)), 0, 0)
-    return trace_of(output_rms=[1.0], meta={"flow": links.to_list()})
+            made.add(Link(End(source, Side.RETURNED), End(target, Side.GIVEN)), 0, 0)
+    return trace_of(output_rms=[1.0], meta={"flow": made.to_list()})
 
 
 def test_a_forgotten_clear_was_forgotten_from_the_start():
@@ -192,3 +193,40 @@ def test_a_circle_of_explanations_has_a_root():
     found = relate(circle, TRACE)
     assert [f.role for f in found] == [Role.ROOT, Role.SYMPTOM, Role.SYMPTOM]
     assert {f.caused_by for f in found[1:]} == {(found[0].module, found[0].code)}
+
+
+def adapted(*, held=True, around=True):
+    """Two factors, a and b, that start at zero, beside a layer of their own or behind it."""
+    edges = [("in", "a"), ("a", "b"), ("b", "out"), *([("in", "base"), ("base", "out")] if around else [])]
+    return trace_of(
+        modules=["a", "b"],
+        weight_l2_norm=np.zeros(2),
+        weight_grad_l2_norm=np.zeros(2),
+        **({"weight_update_l2_norm": np.zeros(2)} if held else {}),
+        meta={"flow": links(*edges).to_list(), "optimizers": [{"type": "SGD"}]},
+    )
+
+
+def about(code, quantity, *modules):
+    sites = [Site(module=m, module_type="Linear", quantity=quantity, name="weight", depth=2) for m in modules]
+    return replace(finding(code), sites=tuple(sites), module=modules[0])
+
+
+@pytest.mark.parametrize(
+    ("around", "root", "symptom"), [(True, "GS103", "GS504"), (False, "GS504", "GS103")], ids=["adapter", "whole net"]
+)
+def test_two_factors_of_zero_beside_a_path_pass_nothing_on_and_stay_alike_for_it(around, root, symptom):
+    alike, nothing = about("GS504", Quantity.WEIGHT, "a", "b"), about("GS103", Quantity.WEIGHT_GRAD, "a", "b")
+    for both in ((alike, nothing), (nothing, alike)):
+        found = roles(*both, trace=adapted(around=around))
+        assert found == {root: ROOT, symptom: (Role.SYMPTOM, root)}
+
+
+def test_zeros_that_no_optimizer_holds_stay_alike_for_it():
+    alike, out = about("GS504", Quantity.WEIGHT, "a", "b"), about("GS501", Quantity.WEIGHT_GRAD, "b")
+    same = about("GS303", Quantity.OUTPUT, "b")
+    for all_of_them in ((alike, out, same), (same, out, alike)):
+        found = roles(*all_of_them, trace=adapted(held=False))
+        assert found == {"GS501": ROOT, "GS504": (Role.SYMPTOM, "GS501"), "GS303": (Role.SYMPTOM, "GS501")}
+    slow = about("GS501", Quantity.WEIGHT_UPDATE, "b")
+    assert roles(alike, slow, trace=adapted())["GS501"] == (Role.SYMPTOM, "GS504")
