@@ -11,6 +11,8 @@ from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.records import Quantity, Site, Statistic
 from gradscope.rules.base import Rule
+from gradscope.rules.faint_loss import faint_finding, faintness
+from gradscope.rules.idle_heads import idle_finding, idle_heads
 from gradscope.rules.layers import learned_layers
 from gradscope.rules.learning import effective_update_ratios, has_optimizer, promised, trainable_parameters
 from gradscope.rules.wording import number
@@ -38,10 +40,13 @@ class ZeroLossGradient(Rule):
         of what the outputs would change it by: of a margin that is met by chance, not of a mistake or a reward.
         Exactly nothing from some step on, for a quarter of the run and ten steps, counts where the loss had not
         come down to half of the first by then, nor could the last step take half of it off: Σ ‖∂L/∂w‖ ‖Δw‖ / L.
+        A slope of 1e-4 or less, ‖∂L/∂y‖ √n of what is near 1 for a mean over n elements, counts where it leaves all
+        weights where they are, at a rate that would move them. An output by itself counts where it is handed exactly
+        zero in every step while others learn.
     What to try: a loss whose slope is not zero where the outputs are now: a larger margin, no clamp, no rounding or
         argmax on the way.
     Where it stays silent: losses that become zero in training; steps without a reward, or that a gradient scaler has
-        skipped; a path that the model itself cuts.
+        skipped; a path that the model itself cuts; an output that the loss does not use, which gets no gradient at all.
     Source: follows from the chain rule.
     """
 
@@ -62,7 +67,7 @@ class ZeroLossGradient(Rule):
     unlearned: float = 0.5  # of the first loss
 
     def check(self, trace: Trace) -> Iterator[Finding]:
-        """At most one finding."""
+        """At most one finding for the model as a whole; else one for each of its heads that gets nothing."""
         columns = trace.columns(Quantity.OUTPUT)
         ran = (trace.statistics[Statistic.NUMEL][:, columns] > 0).any(axis=1)  # an empty batch says nothing
         skipped = {event.step for event in trace.events if event.kind == "step-skipped"}
@@ -83,6 +88,13 @@ class ZeroLossGradient(Rule):
             nothing = self._stopped(trace.per_step["loss"][judged], promised(trace)[judged], (share == 0) & reached)
         if nothing.any():
             yield self._finding(trace, judged[nothing], share[nothing], none=not reached.any())
+            return
+        slope = faintness(trace)
+        if slope is not None:
+            yield faint_finding(self.code, self.name, trace, _last_output(trace), slope)
+            return
+        for site in idle_heads(trace, self.min_steps):
+            yield idle_finding(self.code, self.name, trace, site)
 
     def _nearly_all(self, nothing: NDArray[np.bool_], share: Doubles) -> bool:
         """Whether the steps with something are too few to tell of, or few, early, and mere tips of a loss."""
