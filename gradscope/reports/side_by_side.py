@@ -1,10 +1,9 @@
 """A comparison for a person at a terminal: question, table, profiles on one axis, findings, lesson."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from textwrap import fill
 
-import numpy as np
 from rich.box import Box
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
@@ -12,9 +11,22 @@ from rich.table import Table
 from rich.text import Text
 
 from gradscope.exhibits import Cell
-from gradscope.findings import Finding
 from gradscope.reports.bars import Panel, chart_heading, draw_panels
 from gradscope.reports.comparison import ComparedVariant, Comparison
+from gradscope.reports.comparison_words import (
+    Case,
+    Number,
+    alike,
+    codes_of,
+    exact,
+    findings_title,
+    lacking,
+    lesson_parts,
+    lesson_title,
+    numbers_of,
+    right_and_wrong,
+    without_finding,
+)
 from gradscope.reports.diagnosis_text import HEALTHY_STYLE, SEVERITY_STYLE
 from gradscope.reports.passage import joined_symbols
 from gradscope.reports.profile import Profile, depth_story, time_profile
@@ -22,8 +34,8 @@ from gradscope.reports.terminal import ends_note, glyphs_for
 from gradscope.reports.wide import heading
 
 WRONG_STYLE = "bold red"
-NUMBER_FORMAT = ".3g"
 COLUMN_GAP = 2
+SIGNS_IN_ASCII = {"-": "-", "nan": "-"}
 NAME_WIDTH = 22
 ONLY_A_LINE_UNDER_THE_HEAD = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
 THE_SAME_IN_ASCII = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
@@ -54,25 +66,23 @@ class ComparisonReport:
         yield from _findings(comparison)
         yield from _not_judged(comparison)
         yield Text()
-        yield Text(
-            "What it shows" if comparison.as_expected else "What it shows where it comes out as expected", "bold"
-        )
+        yield Text(lesson_title(comparison), "bold")
         yield Padding(_lesson(comparison), (0, 0, 0, 2))
 
 
 def _lesson(comparison: Comparison) -> Text:
     """The lesson, with a metric in backticks called as its column is."""
-    text = Text()
-    for index, part in enumerate(comparison.lesson.split("`")):
-        text.append(part.replace("_", " ") if index % 2 else part, "italic" if index % 2 else "")
-    return text
+    return Text.assemble(*((part, "italic" if metric else "") for part, metric in lesson_parts(comparison)))
 
 
 def _tables(comparison: Comparison, options: ConsoleOptions) -> Iterator[Table]:
     """One table; more where the numbers do not fit beside each other, each with the variants' names."""
     several, ascii_only = len(comparison.seeds) > 1, options.ascii_only
     names = _Column("", [_name(v, several, ascii_only) for v in comparison.variants], "left")
-    numbers = [_metric(comparison, name) for name in _metric_names(comparison)] + [_losses(comparison, ascii_only)]
+    numbers = [
+        _Column(column.head, [_number(cell) for cell in column.cells])
+        for column in numbers_of(comparison, arrow="->" if ascii_only else "→")
+    ]
     for codes_in_a_line in (3, 2, 1):
         codes = _Column("findings", [_codes(v, codes_in_a_line) for v in comparison.variants], "left")
         if _width([names, codes, *numbers]) <= options.max_width:
@@ -123,11 +133,9 @@ def _table(columns: Sequence[_Column], ascii_only: bool) -> Table:
 
 def _name(variant: ComparedVariant, several: bool, ascii_only: bool) -> Text:
     """Whether it came out as expected, its name and, with several seeds, how many of them did."""
-    wrong = sum(
-        bool(run.diagnosis.codes & variant.forbid or variant.expect - run.diagnosis.codes) for run in variant.runs
-    )
+    right, wrong = right_and_wrong(variant)
     mark = ("!!" if wrong else "ok") if ascii_only else ("✗" if wrong else "✓")
-    share = f" {len(variant.runs) - wrong}/{len(variant.runs)}" if several else ""
+    share = f" {right}/{right + wrong}" if several else ""
     indent = " " * (len(mark) + 1)
     text = Text(fill(f"{mark} {variant.name}{share}", NAME_WIDTH, subsequent_indent=indent), "bold")
     text.stylize(WRONG_STYLE if wrong else HEALTHY_STYLE, 0, len(mark))
@@ -136,48 +144,21 @@ def _name(variant: ComparedVariant, several: bool, ascii_only: bool) -> Text:
 
 def _codes(variant: ComparedVariant, in_a_line: int) -> Text:
     """Codes of warnings and errors: expected ones bold, forbidden ones red, with the share of the seeds."""
-    seen = sorted({code for run in variant.runs for code in run.diagnosis.codes})
-    cells = []
-    for code in seen:
-        count = sum(code in run.diagnosis.codes for run in variant.runs)
-        style = WRONG_STYLE if code in variant.forbid else "bold" if code in variant.expect else ""
-        cells.append(Text(code if count == len(variant.runs) else f"{code} {count}/{len(variant.runs)}", style))
+    cells = [
+        Text(share.text, WRONG_STYLE if share.forbidden else "bold" if share.expected else "")
+        for share in codes_of(variant)
+    ]
     if not cells:
         return Text("none", "green")
     return Text("\n").join(Text(" ").join(cells[i : i + in_a_line]) for i in range(0, len(cells), in_a_line))
 
 
-def _metric_names(comparison: Comparison) -> list[str]:
-    return list(dict.fromkeys(name for v in comparison.variants for run in v.runs for name in run.metrics))
-
-
-def _metric(comparison: Comparison, name: str) -> _Column:
-    unit = comparison.units.get(name, NUMBER_FORMAT)
-    cells = [_number([run.metrics.get(name, np.nan) for run in v.runs], unit) for v in comparison.variants]
-    return _Column(name.replace("_", " "), cells)
-
-
-def _losses(comparison: Comparison, ascii_only: bool) -> _Column:
-    arrow = "->" if ascii_only else "→"
-
-    def cell(variant: ComparedVariant) -> Text:
-        first, last = (np.array([getattr(r, end) for r in variant.runs]) for end in ("loss_first", "loss_last"))
-        diverged = not np.isfinite(last).all()
-        return Text(f"{np.median(first):.3g}{arrow}{np.median(last):.3g}", WRONG_STYLE if diverged else "")
-
-    return _Column("loss", [cell(v) for v in comparison.variants])
-
-
-def _number(values: Sequence[float], unit: str) -> Text:
+def _number(number: Number) -> Text:
     """The median over the seeds, and under it their range."""
-    known = np.array([value for value in values if not np.isnan(value)])
-    if not len(known):
+    if not number.middle:
         return Text("–", "dim")
-    middle = format(float(np.median(known)), unit)
-    if len(values) == 1:
-        return Text(middle)
-    low, high = format(float(known.min()), unit), format(float(known.max()), unit)
-    return Text.assemble(middle, ("" if low == high else f"\n{low}…{high}", "dim"))
+    spread = f"\n{number.spread}" if number.spread else ""
+    return Text.assemble((number.middle, WRONG_STYLE if number.diverged else ""), (spread, "dim"))
 
 
 def _notes_on_table(comparison: Comparison) -> Iterator[Text]:
@@ -210,18 +191,8 @@ def _exhibits(comparison: Comparison, options: ConsoleOptions) -> Iterator[Rende
 
 def _cell(cell: Cell, decimals: int, ascii_only: bool) -> Text:
     """A number with its decimals, a vector's under each other in their columns; a zero has no sign."""
-    if isinstance(cell, str):
-        return Text(cell)
-    if isinstance(cell, tuple):
-        return Text(" ").join(Text(_fixed(value, decimals, ascii_only).rjust(decimals + 3)) for value in cell)
-    return Text(_fixed(cell, decimals, ascii_only))
-
-
-def _fixed(value: float, decimals: int, ascii_only: bool) -> str:
-    if np.isnan(value):
-        return "-" if ascii_only else "–"
-    text = format(value if round(value, decimals) else 0.0, f".{decimals}f")
-    return text if ascii_only else text.replace("-", "−")
+    parts = exact(cell, decimals, SIGNS_IN_ASCII if ascii_only else None)
+    return Text(" ").join(Text(part.rjust(decimals + 3)) for part in parts) if isinstance(cell, tuple) else Text(*parts)
 
 
 def _charts(comparison: Comparison) -> Iterator[tuple[str, list[Panel]]]:
@@ -248,53 +219,36 @@ def _panels(comparison: Comparison, profiles: Sequence[Profile | None]) -> list[
 
 
 def _findings(comparison: Comparison) -> Iterator[RenderableType]:
-    """The roots of the first seed; those with the same cause and remedy stand together, a line for each variant."""
-    groups: dict[tuple[str, str, str, str], list[tuple[str, Finding, Sequence[Finding]]]] = {}
-    healthy = []
-    for variant in comparison.variants:
-        diagnosis = variant.runs[0].diagnosis
-        if not diagnosis.findings:
-            healthy.append(variant.name)
-        for root in diagnosis.roots:
-            key = (root.code, root.severity.value, root.cause, root.remedy)
-            groups.setdefault(key, []).append((variant.name, root, diagnosis.symptoms_of(root)))
+    """A group for each cause and remedy, with a line for each variant."""
+    groups, healthy = alike(comparison), without_finding(comparison)
     if groups:
         yield Text()
-        seed = f" of seed {comparison.seeds[0]}" if len(comparison.seeds) > 1 else ""
-        yield Text(f"Findings{seed}", "bold")
-    for index, (_, members) in enumerate(sorted(groups.items(), key=lambda item: -item[1][0][1].severity.rank)):
+        yield Text(findings_title(comparison), "bold")
+    for index, cases in enumerate(groups):
         if index:
             yield Text()
-        yield from _group(members)
+        yield from _group(cases)
     if healthy:
         yield Text()
         yield Text.assemble(("no finding  ", HEALTHY_STYLE), " · ".join(healthy))
 
 
 def _not_judged(comparison: Comparison) -> Iterator[RenderableType]:
-    """The rules that lacked data, by what was missing; not judged is not clean."""
-    lacking: dict[tuple[str, str], list[str]] = {}
-    for variant in comparison.variants:
-        for item in variant.runs[0].diagnosis.not_judged:
-            lacking.setdefault((item.rule, item.reason), []).append(variant.name)
-    lines: dict[tuple[str, str], list[str]] = {}
-    for (rule, reason), names in lacking.items():
-        some = " · ".join(names) if len(names) <= 2 else f"{len(names)} of {len(comparison.variants)} variants"
-        where = "" if len(names) == len(comparison.variants) else f" ({some})"
-        lines.setdefault((reason, where), []).append(rule)
+    """The rules that lacked data, a line for what was missing."""
+    lines = lacking(comparison)
     if not lines:
         return
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(style="dim")
-    for index, ((reason, where), rules) in enumerate(lines.items()):
-        grid.add_row("" if index else "not judged", Text(f"{', '.join(rules)}: {reason}{where}"))
+    for index, line in enumerate(lines):
+        grid.add_row("" if index else "not judged", Text(line))
     yield Text()
     yield grid
 
 
-def _group(members: Sequence[tuple[str, Finding, Sequence[Finding]]]) -> Iterator[RenderableType]:
-    first = members[0][1]
+def _group(cases: Sequence[Case]) -> Iterator[RenderableType]:
+    first = cases[0].finding
     yield Text.assemble(
         "  ",
         (first.severity.value, SEVERITY_STYLE[first.severity]),
@@ -304,15 +258,11 @@ def _group(members: Sequence[tuple[str, Finding, Sequence[Finding]]]) -> Iterato
     body = Table.grid(padding=(0, 1))
     body.add_column(style="dim", no_wrap=True, min_width=6)
     body.add_column()
-    for name, finding, symptoms in members:
-        hence = f"  hence {' '.join(_distinct(s.code for s in symptoms))}" if symptoms else ""
-        place = (f" {finding.module or '(model)'}: ", "cyan")
-        body.add_row("", Text.assemble((name, "bold"), " at", place, finding.message, (hence, "dim")))
+    for case in cases:
+        hence = f"  hence {' '.join(case.hence)}" if case.hence else ""
+        place = (f" {case.finding.module or '(model)'}: ", "cyan")
+        body.add_row("", Text.assemble((case.variant, "bold"), " at", place, case.finding.message, (hence, "dim")))
     for label, text in (("cause", first.cause), ("remedy", first.remedy)):
         if text:
             body.add_row(label, Text(text))
     yield Padding(body, (0, 0, 0, 4))
-
-
-def _distinct(words: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(words))
