@@ -17,8 +17,9 @@ from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from gradscope.records import Statistic
+from gradscope.reports.decades import ends_of_axis
 from gradscope.reports.profile import without_shared_prefix
-from gradscope.trace import Doubles, Floats, Ints, Trace
+from gradscope.trace import Doubles, Ints, Trace
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
 MARKERS = "osD^vPX<"
@@ -45,8 +46,6 @@ styled = rc_context(STYLE)  # type: ignore[arg-type]  # the stubs want the keys 
 SIZE = (11.0, 6.2)  # inches, the 16:9 of a slide
 DPI = 140
 MOST_TICKS = 16
-MOST_DECADES_ABOVE = 8.0  # of the median of everything drawn
-LEAST_DECADES = 4.0  # a log axis spans at least this, so that a healthy profile looks flat
 PALE = 0.3
 LETTER = 0.6  # its mean width, by the font's size
 TICK_SIZE = 0.833  # "small", by the font's size
@@ -79,17 +78,8 @@ def panel_figure(count: int, heading: str) -> tuple[Figure, int, int]:
 
 
 def log_axis(axes: Axes, values: Sequence[Doubles], usual: Sequence[Doubles] = ()) -> None:
-    """A logarithmic axis for `values`; what explodes leaves it at the top, so that the rest can still be told apart.
-
-    It explodes if it is `MOST_DECADES_ABOVE` above the median of `usual`, or of all values.
-    """
-    everything = np.concatenate([np.zeros(0), *(v.ravel() for v in values)])
-    positive = everything[np.isfinite(everything) & (everything > 0)]
-    low, high = decades(positive)
-    normal = np.concatenate([np.zeros(0), *usual]) if usual else positive
-    normal = normal[np.isfinite(normal) & (normal > 0)]
-    if len(normal):
-        high = min(high, max(float(np.log10(np.median(normal))) + MOST_DECADES_ABOVE, low + LEAST_DECADES))
+    """A logarithmic axis for `values`, as far as `ends_of_axis` has it."""
+    low, high = ends_of_axis(values, usual)
     axes.set_yscale("log")
     axes.set_ylim(10 ** (low - 0.2), 10 ** (high + 0.2))
     axes.yaxis.set_major_locator(LogLocator(numticks=9))
@@ -112,15 +102,6 @@ def limits(stat: Statistic, values: Doubles) -> tuple[float, float]:
 def stat_of(stat: Statistic, symbol: str) -> str:
     """``rms of ∂L/∂y``, ``dead fraction of y``."""
     return f"{stat.value.replace('_', ' ')} of {symbol}"
-
-
-def decades(positive: Doubles | Floats) -> tuple[float, float]:
-    """log₁₀ of the smallest and the largest, at least `LEAST_DECADES` apart."""
-    if not positive.size:
-        return -LEAST_DECADES, 0.0
-    low, high = float(np.log10(positive.min())), float(np.log10(positive.max()))
-    missing = max(LEAST_DECADES - (high - low), 0.0)
-    return low - missing / 2, high + missing / 2
 
 
 def name_ticks(axes: Axes, names: Sequence[str], axis: Literal["x", "y"] = "x", most: int = MOST_TICKS) -> None:
@@ -162,11 +143,6 @@ def look_of(index: int, points: int) -> Look:
         "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
         "markevery": (index * every // len(MARKERS) % every, every),  # staggered: lines that coincide stay apart
     }
-
-
-def drawable(values: Doubles) -> Doubles:
-    """Zero, NaN and Inf become gaps in a line on a logarithmic axis."""
-    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
 def mark_nonfinite(axes: Axes, where: Ints, broken: NDArray[np.bool_], index: int) -> None:

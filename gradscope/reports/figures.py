@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from gradscope.budget import budget_of
 from gradscope.records import Quantity, Statistic
@@ -21,7 +20,6 @@ from gradscope.reports.canvas import (
     PALE,
     Look,
     Traces,
-    drawable,
     is_size,
     legend_beside,
     limits,
@@ -35,9 +33,11 @@ from gradscope.reports.canvas import (
     wrapped,
 )
 from gradscope.reports.comparison import Comparison
+from gradscope.reports.decades import drawable
 from gradscope.reports.heatmaps import heatmaps, heatmaps_through_time
 from gradscope.reports.passage import passages
 from gradscope.reports.profile import FEWEST_TIMES, Profile, depth_profile, depth_story, time_profile
+from gradscope.reports.step_curves import broken_steps, losses_of, norms_of, running_median, spreads_out
 from gradscope.reports.time_figures import gradient_by_time, gradient_split, with_two_sources
 from gradscope.trace import Doubles, Ints, Trace
 
@@ -71,7 +71,7 @@ def figures_of(source: Comparison | Trace) -> Iterator[tuple[str, Figure]]:
         yield "gradient-by-depth", gradient_by_depth(deep, title)
     if any(time_profile(runs) for runs in traces.values()):
         yield "gradient-by-time", gradient_by_time(traces, title)
-    if any(_norm(run, "raw") is not None for runs in traces.values() for run in runs):
+    if any(norms_of(run)[0] is not None for runs in traces.values() for run in runs):
         yield "gradient-norm", gradient_norm(traces, title)
     if any(np.isfinite(run.per_step["loss"]).any() for runs in traces.values() for run in runs):
         yield "loss", loss_curves(traces, title)
@@ -121,18 +121,18 @@ def gradient_norm(traces: Traces, title: str = "") -> Figure:
     figure, axes = titled_figure(title, "gradient norm by step")
     seen, clipped = [], False
     for index, (name, runs) in enumerate(traces.items()):
-        raw, applied = _norm(runs[0], "raw"), _norm(runs[0], "applied")
+        raw, applied = norms_of(runs[0])
         if raw is None:
             continue
         seen.append(raw)
         look = look_of(index, len(raw))
         _step_line(axes, runs[0].steps, drawable(raw), name, look)
-        if applied is not None and not np.allclose(raw, applied, rtol=1e-3, equal_nan=True):
+        if applied is not None:
             seen.append(applied)
             look["linestyle"], look["marker"] = (0, (2, 1.5)), ""
             _step_line(axes, runs[0].steps, drawable(applied), "_", look)
             clipped = True
-        mark_nonfinite(axes, runs[0].steps, _broken(runs[0], Quantity.TOTAL_NORM), index)
+        mark_nonfinite(axes, runs[0].steps, broken_steps(runs[0], Quantity.TOTAL_NORM), index)
     if clipped:
         axes.plot([], [], color="#555555", linestyle=(0, (2, 1.5)), label="as the optimizer\nread it")
     log_axis(axes, seen)
@@ -148,22 +148,17 @@ def loss_curves(traces: Traces, title: str = "") -> Figure:
     figure, axes = titled_figure(title, "loss")
     everything = []
     for index, (name, runs) in enumerate(traces.items()):
-        runs = [run for run in runs if len(run.steps) == len(runs[0].steps)]
-        losses = np.stack([run.per_step["loss"] for run in runs])
-        finite = np.where(np.isfinite(losses), losses, np.nan)
-        known = ~np.isnan(finite).all(axis=0)
-        broken = np.any([_broken(run, Quantity.LOSS) for run in runs], axis=0) | np.isinf(losses).any(axis=0)
-        mark_nonfinite(axes, runs[0].steps, broken, index)
-        if not known.any():
+        found = losses_of(runs)
+        mark_nonfinite(axes, found.steps, found.broken, index)
+        if not found.known.any():
             continue
-        steps, finite = runs[0].steps[known], finite[:, known]
-        _step_line(axes, steps, np.nanmedian(finite, axis=0), name, look_of(index, len(steps)))
+        steps, middle, low, high = (of[found.known] for of in (found.steps, found.middle, found.low, found.high))
+        _step_line(axes, steps, middle, name, look_of(index, len(steps)))
         if len(runs) > 1:
-            low, high = np.nanmin(finite, axis=0), np.nanmax(finite, axis=0)
             axes.fill_between(steps, low, high, color=COLOURS[index % len(COLOURS)], alpha=0.15, linewidth=0)
-        everything.append(finite.ravel())
+        everything += [low, high]
     values = np.concatenate([np.zeros(0), *everything])
-    if len(values) and np.nanmin(values) > 0 and np.nanmax(values) > 100 * np.nanmedian(values):
+    if spreads_out(values):
         log_axis(axes, everything)  # one variant explodes: the others would lie on the axis
     _step_axis(axes)
     axes.set_ylabel("loss")
@@ -173,32 +168,13 @@ def loss_curves(traces: Traces, title: str = "") -> Figure:
 
 def _step_line(axes: Axes, steps: Ints, values: Doubles, name: str, look: Look) -> None:
     """A series over the steps; where there are many, its running median, with the series itself pale behind it."""
-    window = len(steps) // 25
-    if window > 1:
+    if (smoothed := running_median(values)) is not None:
         axes.plot(steps, values, color=look["color"], linewidth=0.8, alpha=PALE)
-        values = _running_median(values, window)
+        values = smoothed
     axes.plot(steps, values, label=wrapped(name), **look)
-
-
-def _running_median(values: Doubles, window: int) -> Doubles:
-    """The median of the `window` steps around each step, fewer at the ends; NaN stays where it was."""
-    half = window // 2
-    known = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
-    return np.array([np.nanmedian(k) if np.isfinite(v) else np.nan for v, k in zip(values, known, strict=True)])
 
 
 def _step_axis(axes: Axes) -> None:
     smoothed = any(line.get_alpha() == PALE for line in axes.lines)
     axes.set_xlabel("step (running median; pale, every step)" if smoothed else "step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _norm(trace: Trace, name: str) -> Doubles | None:
-    if not trace.columns(Quantity.TOTAL_NORM, "", name):
-        return None
-    return trace.series("", Quantity.TOTAL_NORM, Statistic.L2_NORM, name=name).astype(np.float64)
-
-
-def _broken(trace: Trace, quantity: Quantity) -> NDArray[np.bool_]:
-    """In which steps something of `quantity` was NaN or Inf. Shape (step,)."""
-    return np.asarray((trace.statistics[Statistic.NONFINITE_COUNT][:, trace.columns(quantity)] > 0).any(axis=1))

@@ -14,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gradscope.records import Quantity, Statistic
-from gradscope.reports.canvas import MOST_TICKS, decades, is_size, limits, name_ticks, panel_figure, stat_of, styled
+from gradscope.reports.canvas import MOST_TICKS, is_size, limits, name_ticks, panel_figure, stat_of, styled
+from gradscope.reports.decades import decades
 from gradscope.reports.passage import Passage, joined_symbols, passages
 from gradscope.reports.profile import SYMBOL, layers, place
 from gradscope.trace import Doubles, Ints, Trace

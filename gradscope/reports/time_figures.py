@@ -12,7 +12,6 @@ from matplotlib.ticker import MaxNLocator
 from gradscope.reports.canvas import (
     COLOURS,
     Traces,
-    drawable,
     legend_beside,
     log_axis,
     look_of,
@@ -22,6 +21,7 @@ from gradscope.reports.canvas import (
     titled_figure,
     wrapped,
 )
+from gradscope.reports.decades import drawable
 from gradscope.reports.passage import PARTS, Part, Passage, column_medians, joined_symbols, memory_words, passages
 from gradscope.reports.profile import FEWEST_TIMES, Profile, passage_profile, time_profile
 from gradscope.trace import Doubles, Ints, Trace

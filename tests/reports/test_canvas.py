@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from gradscope.reports.canvas import LEAST_DECADES, MOST_DECADES_ABOVE, decades, drawable, log_axis
+from gradscope.reports.canvas import log_axis
+from gradscope.reports.decades import LEAST_DECADES, MOST_DECADES_ABOVE, decades, drawable
 
 
 def limits(*arguments):
