@@ -37,6 +37,12 @@ def ends_of_axis(values: Sequence[Doubles], usual: Sequence[Doubles] = ()) -> tu
     return low, high
 
 
+def ends_of_colours(values: Doubles) -> tuple[float, float]:
+    """The same for colours; a few cells of an explosion must not leave one colour for all others."""
+    positive = _positive([values])
+    return decades(np.quantile(positive, [0.002, 0.99]) if len(positive) else positive)
+
+
 def _positive(values: Sequence[Doubles]) -> Doubles:
     everything: Doubles = np.concatenate([np.zeros(0), *(v.ravel() for v in values)])
     return everything[np.isfinite(everything) & (everything > 0)]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gradscope.records import Quantity, Statistic
 from gradscope.reports.canvas import MOST_TICKS, is_size, limits, name_ticks, panel_figure, stat_of, styled
-from gradscope.reports.decades import decades
+from gradscope.reports.decades import ends_of_colours
 from gradscope.reports.passage import Passage, joined_symbols, passages
 from gradscope.reports.profile import SYMBOL, layers, place
 from gradscope.trace import Doubles, Ints, Trace
@@ -158,12 +158,11 @@ def draw_map(axes: Axes, grid: Grid, symbol: str) -> list[Patch]:
 
 
 def colours(grids: Sequence[Grid]) -> Normalize:
-    """What all of them share; a few cells of an explosion must not leave one colour for all others."""
+    """What all of them share."""
     values = np.concatenate([grid.values.ravel() for grid in grids])
     if not is_size(grids[0].stat):
         return Normalize(*limits(grids[0].stat, values))
-    positive = values[np.isfinite(values) & (values > 0)]
-    return Normalize(*decades(np.quantile(positive, [0.002, 0.99]) if len(positive) else positive))
+    return Normalize(*ends_of_colours(values))
 
 
 def _step_axis(axes: Axes, steps: Ints, bins: int) -> None:

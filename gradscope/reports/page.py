@@ -39,6 +39,7 @@ class Section:
         figures: By the names under which the template places them; a name is unique in a page.
         data: JSON documents for the scripts, by names that are unique in a page.
         scripts: Files in the folder `page` that bring it to life; a page includes each once.
+        styles: Files in the folder `page` with what it looks like, beside `page.css`; likewise.
     """
 
     anchor: str
@@ -48,6 +49,7 @@ class Section:
     figures: Mapping[str, UIElement] = field(default_factory=dict)
     data: Mapping[str, Json] = field(default_factory=dict)
     scripts: tuple[str, ...] = ()
+    styles: tuple[str, ...] = ()
 
 
 def page_of(title: str, sections: Sequence[Section]) -> str:
@@ -64,13 +66,14 @@ def page_of(title: str, sections: Sequence[Section]) -> str:
             if name in documents:
                 raise ValueError(f"two sections of the page have a {name!r}")
             documents[name] = _for_script(document)
+    styles = dict.fromkeys(["page.css", *(name for section in sections for name in section.styles)])
     scripts = dict.fromkeys(["page.js", *(name for section in sections for name in section.scripts)])
     template = environment().get_template("page.html")
     return template.render(
         title=title,
         version=version("gradscope"),
         sections=sections,
-        style=Markup(_text("page.css")),
+        style=Markup("".join(map(_text, styles))),
         library=[Markup(_as_script(script)) for script in library()] if any(s.figures for s in sections) else [],
         scripts=[Markup(_as_script(_text(name))) for name in scripts],
         documents={name: Markup(text) for name, text in documents.items()},

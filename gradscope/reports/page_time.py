@@ -20,7 +20,7 @@ from gradscope.reports.time_maps import (
     TimeMap,
     time_map,
 )
-from gradscope.trace import Doubles, Trace
+from gradscope.trace import Trace
 
 OPEN_MAPS = 4  # layers whose map is unfolded; of more a reader chooses
 MOST_LINES = 12  # of the profiles
@@ -65,7 +65,7 @@ def time_section(trace: Trace, _: Diagnosis) -> Section | None:
             "table_heads": [" ".join(column.head).strip() for column in _columns(found)],
             "rows": [_row(one, found) for one in found],
             "profiles": bool(profiles),
-            "rings": any(np.isfinite(_memory(one)[0]) for one in profiles),
+            "rings": any(np.isfinite(one.memory_mark[0]) for one in profiles),
             "cuts": any(one.cuts for one in profiles),
             "maps": [
                 _place(one, name, made, len(found)) for one, (name, made) in zip(found, maps.items(), strict=True)
@@ -127,7 +127,7 @@ def _drawn(profiles: Sequence[Profile]) -> figure:
         drawn.line(
             np.arange(float(len(one))), heights, color=colour, line_dash=dash, line_width=2, legend_label=_label(one)
         )
-        at, height = _memory(one)
+        at, height = one.memory_mark
         if np.isfinite(at):
             drawn.scatter([at], [height], size=13, fill_alpha=0, line_color=colour, line_width=3)
         broken = np.flatnonzero(one.nonfinite)
@@ -144,13 +144,3 @@ def _drawn(profiles: Sequence[Profile]) -> figure:
 def _label(one: Profile) -> str:
     memory = f", memory {memory_words(one.memory, one.lag)}" if not np.isnan(one.memory) else ""
     return f"{one.where or '(model)'}{memory}"
-
-
-def _memory(one: Profile) -> tuple[float, float]:
-    """Where of a gradient from the end of the sequence a thousandth is left, and the line's height there."""
-    seen = np.flatnonzero(np.isfinite(one.rms) & (one.rms > 0))
-    if not len(seen) or not one.memory <= one.lag:
-        return np.nan, np.nan
-    at = seen[0] + one.memory if one.reverse else seen[-1] - one.memory
-    known: Doubles = np.log10(one.rms[seen])
-    return float(at), float(10 ** np.interp(at, seen, known))

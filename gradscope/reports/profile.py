@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.records import PARAMETER_QUANTITIES, Quantity, Site, Statistic
+from gradscope.reports.decades import drawable
 from gradscope.reports.passage import Part, Passage, column_medians, median, passages, rows_of
-from gradscope.trace import Doubles, Floats, Trace
+from gradscope.trace import Doubles, Floats, Ints, Trace
 
 # Where no state's gradient was recorded. The gradient of a fused layer's output sequence is only its local part.
 TIME_QUANTITIES = (Quantity.INPUT_GRAD, Quantity.OUTPUT_GRAD)
@@ -85,6 +86,26 @@ class Profile:
         """The first place's rms over the last's, in reverse the other way; what is left of a gradient after its way."""
         ends = self.rms[np.isfinite(self.rms)][:: -1 if self.reverse else 1]
         return float(ends[0] / ends[-1]) if len(ends) and ends[-1] > 0 else float("nan")
+
+    @property
+    def memory_mark(self) -> tuple[float, float]:
+        """The position at which the memory ends, and the height of the line there; NaN where it does not end."""
+        seen = np.flatnonzero(drawable(self.rms) > 0)
+        if not len(seen) or not self.memory <= self.lag:
+            return np.nan, np.nan
+        at = seen[0] + self.memory if self.reverse else seen[-1] - self.memory
+        known: Doubles = np.log10(self.rms[seen])
+        return float(at), float(10 ** np.interp(at, seen, known))
+
+    def line(self, where: Ints) -> tuple[Doubles, Doubles]:
+        """The places `where` with their rms, for a logarithmic axis: with gaps, one of them before each cut."""
+        inside = [cut for cut in self.cuts if 0 < cut < len(self)]
+        return np.insert(where.astype(np.float64), inside, np.nan), np.insert(drawable(self.rms), inside, np.nan)
+
+
+def positions(profile: Profile, aligned: bool) -> Ints:
+    """Of an axis of time; aligned at the ends of sequences, the last is 0."""
+    return np.arange(len(profile)) - (len(profile) - 1 if aligned else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

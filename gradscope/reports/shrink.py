@@ -51,6 +51,15 @@ def shrunk(cells: Cells, starts: Ints) -> Cells:
     )
 
 
+def shrunk_both_ways(cells: Cells, steps: Ints, places: Ints) -> Cells:
+    """The same for blocks of steps, and then for blocks of places that begin at `places`."""
+    return _turned(shrunk(_turned(shrunk(cells, steps)), places))
+
+
+def _turned(cells: Cells) -> Cells:
+    return Cells(values=cells.values.T, nonfinite=cells.nonfinite.T, seen=cells.seen.T)
+
+
 def _medians(logs: Doubles) -> Doubles:
     """Of each row, without NaN; 0 for a row that has no number."""
     known = ~np.isnan(logs).all(axis=1)

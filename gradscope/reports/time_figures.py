@@ -23,7 +23,7 @@ from gradscope.reports.canvas import (
 )
 from gradscope.reports.decades import drawable
 from gradscope.reports.passage import PARTS, Part, Passage, column_medians, joined_symbols, memory_words, passages
-from gradscope.reports.profile import FEWEST_TIMES, Profile, passage_profile, time_profile
+from gradscope.reports.profile import FEWEST_TIMES, Profile, passage_profile, positions, time_profile
 from gradscope.trace import Doubles, Ints, Trace
 
 FEWEST_STEPS_FOR_TENTHS = 5
@@ -64,12 +64,12 @@ def draw_by_time(axes: Axes, traces: Traces, *, module: str | None = None) -> li
     shown = parts["last" if changed else "all"]
     aligned = len({len(profile) for profile in shown.values()}) > 1
     for index, (name, profile) in enumerate(shown.items()):
-        where = _where(profile, aligned)
-        axes.plot(*_broken_at_cuts(profile, where), label=_label(name, profile), **look_of(index, len(profile)))
+        where = positions(profile, aligned)
+        axes.plot(*profile.line(where), label=_label(name, profile), **look_of(index, len(profile)))
         if changed:
             early = parts["first"][name]
             colour = COLOURS[index % len(COLOURS)]
-            axes.plot(*_broken_at_cuts(early, where), color=colour, linestyle=EARLY_STYLE, linewidth=1.8, label="_")
+            axes.plot(*early.line(where), color=colour, linestyle=EARLY_STYLE, linewidth=1.8, label="_")
         mark_nonfinite(axes, where, profile.nonfinite, index)
         _mark_cuts(axes, profile, where, index)
         _mark_memory(axes, profile, where, index)
@@ -146,16 +146,6 @@ def _changed(first: Profile, last: Profile) -> bool:
     return bool((away[~np.isnan(away)] > CHANGED_DECADES).any())
 
 
-def _where(profile: Profile, aligned: bool) -> Ints:
-    """The positions; aligned, the last is 0."""
-    return np.arange(len(profile)) - (len(profile) - 1 if aligned else 0)
-
-
-def _broken_at_cuts(profile: Profile, where: Ints) -> tuple[Doubles, Doubles]:
-    inside = [cut for cut in profile.cuts if 0 < cut < len(profile)]
-    return np.insert(where.astype(np.float64), inside, np.nan), np.insert(drawable(profile.rms), inside, np.nan)
-
-
 def _mark_cuts(axes: Axes, profile: Profile, where: Ints, index: int) -> None:
     """A bar on the line at each first position after a cut."""
     cuts = [cut for cut in profile.cuts if cut < len(profile) and drawable(profile.rms)[cut] > 0]
@@ -168,14 +158,12 @@ def _mark_cuts(axes: Axes, profile: Profile, where: Ints, index: int) -> None:
 
 def _mark_memory(axes: Axes, profile: Profile, where: Ints, index: int) -> None:
     """A ring on the line where of a gradient from the end of the sequence a thousandth is left."""
-    seen = np.flatnonzero(drawable(profile.rms) > 0)
-    if not len(seen) or not profile.memory <= profile.lag:
+    at, height = profile.memory_mark
+    if np.isnan(at):
         return
-    at = seen[0] + profile.memory if profile.reverse else seen[-1] - profile.memory
-    height = np.interp(at, seen, np.log10(profile.rms[seen]))
     axes.plot(
         [where[0] + at],
-        [10**height],
+        [height],
         linestyle="",
         marker="o",
         markersize=1.9 * rcParams["lines.markersize"],

@@ -27,7 +27,7 @@ from gradscope.reports.codes import encoded
 from gradscope.reports.page_figure import NEUTRAL, plain_figure
 from gradscope.reports.page_map import NONFINITE_COLOUR, ZERO_COLOUR
 from gradscope.reports.passage import Passage
-from gradscope.reports.shrink import Cells, shrunk, starts_of
+from gradscope.reports.shrink import Cells, shrunk_both_ways, starts_of
 from gradscope.trace import Ints
 
 MOST_ROWS, MOST_COLUMNS = 200, 360  # as many as have a pixel each on a narrow screen
@@ -55,7 +55,7 @@ def time_map(passage: Passage, name: str, *, columns: int = MOST_COLUMNS) -> Tim
     """The map of one layer and direction; `name` is the figure's, its source's and that of the JSON document."""
     cells = Cells(values=passage.rms.T, nonfinite=passage.nonfinite.T, seen=passage.seen.T)
     steps, times = starts_of(len(passage.steps), columns), starts_of(passage.times, MOST_ROWS)
-    cells = _turned(shrunk(_turned(shrunk(cells, steps)), times))
+    cells = shrunk_both_ways(cells, steps, times)
     of = [
         f"{-(-whole // blocks)} {what}"
         for what, whole, blocks in (("steps", len(passage.steps), len(steps)), ("positions", passage.times, len(times)))
@@ -66,10 +66,6 @@ def time_map(passage: Passage, name: str, *, columns: int = MOST_COLUMNS) -> Tim
         grid=encoded(cells.values, cells.nonfinite, cells.seen),
         shrunk=" × ".join(f"up to {one}" for one in of),
     )
-
-
-def _turned(cells: Cells) -> Cells:
-    return Cells(values=cells.values.T, nonfinite=cells.nonfinite.T, seen=cells.seen.T)
 
 
 def _drawn(passage: Passage, cells: Cells, steps: Ints, times: Ints, name: str) -> figure:
