@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gradscope.reports.comparison import Comparison
     from gradscope.scenarios.base import Scenario, ScenarioResult
 
+PAGE = "report.html"
 OnStep = Callable[[str, int, int, int], None]
 
 
@@ -35,7 +36,11 @@ OnStep = Callable[[str, int, int, int], None]
     "--steps", metavar="N", type=click.IntRange(min=1), help="Optimizer steps; by default the scenario's own number."
 )
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Change a setting; can be repeated.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for traces, numbers and figures.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for traces, numbers, figures and report.html.",
+)
 @click.option(
     "--jobs",
     metavar="N",
@@ -57,9 +62,9 @@ def run(
 ) -> int:
     """Train the variants of SCENARIOs side by side.
 
-    Each scenario gets a folder in --out: a trace and its numbers (CSV) for each variant and seed, result.json and
-    figures. Without --out, traces, result.json and figures go to a temporary folder whose path is printed. With
-    --format json, one document per scenario goes to stdout, each on a line.
+    Each scenario gets a folder in --out: a trace and its numbers (CSV) for each variant and seed, result.json, figures
+    and report.html, a page with the variants side by side. Without --out, all but the numbers go to a temporary folder
+    whose path is printed. With --format json, one document per scenario goes to stdout, each on a line.
     """
     scenarios = choose(names, every)
     wanted = parse_settings(settings)
@@ -198,7 +203,8 @@ def compare(result: "ScenarioResult") -> "Comparison":
 
 
 def keep(result: "ScenarioResult", comparison: "Comparison", directory: Path, *, numbers: bool) -> None:
-    """Writes the result and the figures and, as `numbers`, a CSV beside each trace."""
+    """Writes the result, the page and the figures and, as `numbers`, a CSV beside each trace."""
+    from gradscope.reports.comparison_page import comparison_page
     from gradscope.reports.csvfile import CsvFile
     from gradscope.reports.figures import save_figures
 
@@ -208,6 +214,7 @@ def keep(result: "ScenarioResult", comparison: "Comparison", directory: Path, *,
         paths = [one.trace for one in result.runs if one.variant == variant.name]
         for one, path in zip(variant.runs, paths, strict=True):
             CsvFile().write(one.trace, one.diagnosis, path.with_suffix(".csv"))
+    (directory / PAGE).write_text(comparison_page(comparison), encoding="utf-8")
     save_figures(comparison, directory)
 
 
@@ -219,10 +226,11 @@ def show(result: "ScenarioResult", comparison: "Comparison", directory: Path, fo
 
     if form == "json":
         click.echo(json.dumps(result.to_dict(), ensure_ascii=False, allow_nan=False))
-        say(f"traces, numbers and figures are in {directory}")
+        say(f"traces, numbers and figures are in {directory}; to look at: {directory / PAGE}")
         return
     console = stdout()
     console.print(ComparisonReport(comparison))
     console.print()
     console.print(Text.assemble(("Files ", "bold"), str(directory)), soft_wrap=True)
+    console.print(Text.assemble(("Page  ", "bold"), str(directory / PAGE)), soft_wrap=True)
     console.print(Text(f"one of them alone: gradscope report {result.runs[0].trace}", "dim"), soft_wrap=True)

@@ -152,7 +152,8 @@ def loss_curves(traces: Traces, title: str = "") -> Figure:
         mark_nonfinite(axes, found.steps, found.broken, index)
         if not found.known.any():
             continue
-        steps, middle, low, high = (of[found.known] for of in (found.steps, found.middle, found.low, found.high))
+        steps = found.steps[found.known]
+        middle, low, high = (of[found.known] for of in (found.middle, found.low, found.high))
         _step_line(axes, steps, middle, name, look_of(index, len(steps)))
         if len(runs) > 1:
             axes.fill_between(steps, low, high, color=COLOURS[index % len(COLOURS)], alpha=0.15, linewidth=0)

@@ -33,16 +33,16 @@ class Losses:
     @property
     def known(self) -> NDArray[np.bool_]:
         """At which steps there is a number."""
-        return ~np.isnan(self.middle)
+        return np.asarray(~np.isnan(self.middle))
 
 
 def losses_of(runs: Sequence[Trace]) -> Losses:
     """Over the runs of one variant; those that have fewer or more steps than the first are left out."""
     runs = [run for run in runs if len(run.steps) == len(runs[0].steps)]
-    losses = np.stack([run.per_step["loss"] for run in runs])
+    losses: Doubles = np.stack([run.per_step["loss"] for run in runs])
     finite = np.where(np.isfinite(losses), losses, np.nan)
-    known = ~np.isnan(finite).all(axis=0)
-    middle, low, high = (np.full(len(known), np.nan) for _ in range(3))
+    known = np.asarray(~np.isnan(finite).all(axis=0))
+    middle, low, high = (np.full(losses.shape[1], np.nan) for _ in range(3))
     for into, what in ((middle, np.nanmedian), (low, np.nanmin), (high, np.nanmax)):
         into[known] = what(finite[:, known], axis=0)
     broken = np.any([broken_steps(run, Quantity.LOSS) for run in runs], axis=0) | np.isinf(losses).any(axis=0)

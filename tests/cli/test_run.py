@@ -70,8 +70,9 @@ def test_as_expected_is_exit_0_and_everything_lies_in_out(cli, calls, tmp_path):
     assert outcome.code == 0
     assert "as expected" in outcome.out.splitlines()[0]
     assert f"Files {tmp_path / 'a-vs-b'}" in outcome.out
+    assert f"Page  {tmp_path / 'a-vs-b' / 'report.html'}" in outcome.out
     names = {path.name for path in (tmp_path / "a-vs-b").iterdir()}
-    assert names >= {"result.json", "gradient-by-depth.png", "loss.png", "heatmap.png"}
+    assert names >= {"result.json", "report.html", "gradient-by-depth.png", "loss.png", "heatmap.png"}
     assert names >= {f"{v}-seed{s}.{e}" for v in ("sigmoid", "relu-he") for s in (0, 1) for e in ("h5", "csv")}
     assert outcome.err == ""  # no progress bar where there is no terminal
 
@@ -89,7 +90,7 @@ def test_without_out_a_temporary_folder_is_named(cli, calls, tmp_path, monkeypat
     outcome = cli("run", "a-vs-b")
     folder = Path(next(line for line in outcome.out.splitlines() if line.startswith("Files ")).removeprefix("Files "))
     assert folder.is_relative_to(tmp_path / "temporary")
-    assert {path.suffix for path in folder.iterdir()} == {".h5", ".json", ".png"}
+    assert {path.suffix for path in folder.iterdir()} == {".h5", ".json", ".html", ".png"}
     assert [path.name for path in tmp_path.iterdir()] == ["temporary"]
 
 
