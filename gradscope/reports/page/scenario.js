@@ -27,11 +27,12 @@ gradscope.scenario = (() => {
     views.forEach(apply);
   }
 
-  document.addEventListener("embedded", (event) => {
-    if (!event.target.classList.contains("compared")) return;
-    views.push(event.detail);
-    apply(event.detail);
-  });
+  for (const place of document.querySelectorAll(".compared")) {
+    gradscope.shown(place.dataset.figure).then((view) => {
+      views.push(view);
+      apply(view);
+    });
+  }
   for (const button of buttons) {
     button.addEventListener("click", () => {
       press(button, !drawn(button));
