@@ -7,10 +7,11 @@ that of what both are given. Where the forward graph was not recorded, the order
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence, Set
+from itertools import pairwise
 
 from gradscope.flow import Edges, Flow, Vertex, flow_of, on_every_path, reached, topological
 from gradscope.links import INPUT, Side
-from gradscope.records import Quantity, Statistic
+from gradscope.records import Quantity, Site, Statistic
 from gradscope.rules.activations import ACTIVATIONS
 from gradscope.rules.gain import LEAST_LAYERS
 from gradscope.rules.layers import Layer, Place, Profile, learned_layers, logarithms, profile_of, size_of
@@ -29,15 +30,28 @@ def gradient_profiles(trace: Trace) -> tuple[Profile, ...]:
     found = []
     for chain in chains(flow, list(layers)):
         places: dict[int, Place] = {}
-        for vertex in chain:
+        for before, vertex in pairwise([None, *chain]):
+            assert vertex is not None  # only the first of all is
             if vertex.side is Side.RETURNED and vertex.module in layers and vertex.module in returned:
                 places.setdefault(returned[vertex.module], layers[vertex.module])
             elif vertex.side is Side.GIVEN and vertex.module in given and flow.tensor_of(vertex) == vertex:
                 column = given[vertex.module]
-                site = trace.sites[column]
-                places.setdefault(column, Place(module=site.module, module_type=site.module_type, depth=site.depth))
+                places.setdefault(column, _join(trace.sites[column], closes=_parted(flow, before, vertex)))
         found.append(_profile(trace, places, Statistic.L2_NORM))
     return _long(found)
+
+
+def _join(site: Site, *, closes: bool) -> Place:
+    return Place(module=site.module, module_type=site.module_type, depth=site.depth, closes=closes)
+
+
+def _parted(flow: Flow, before: Vertex | None, join: Vertex) -> bool:
+    """Whether the paths that join there have parted behind the place before; so it is of the first on a chain."""
+    leading = flow.before.get(join, ())
+    if before is None:
+        return len(leading) > 1
+    inside = reached([before], flow.after, join) | {before}
+    return sum(one in inside for one in leading) > 1
 
 
 def spread_profiles(trace: Trace) -> tuple[Profile, ...]:

@@ -20,6 +20,7 @@ from gradscope.trace import Trace
 
 _SUM = "AddBackward0"  # what autograd calls the sum of a branch and what leads around it
 _MUCH_LARGER = 5.0  # times the scale of most layers: such a layer is not what makes the signal small
+_LARGER = 2.0  # times, and its weights themselves too: it was drawn by another rule, and sums over more besides
 SAMPLES = "the share of the output in which samples differ"
 
 
@@ -117,9 +118,13 @@ class ForwardVarianceCollapse(Rule):
 
 def _small_from(trace: Trace, stretch: Stretch) -> int:
     """Index of the first place of the stretch whose weights are about as small as those of most of it; 0 if unknown."""
+    drawn = trace.statistics[Statistic.RMS][stretch.rows[0]]
+    usual = float(np.median([drawn[layer.weight] for layer in stretch.driving])) if stretch.driving else np.nan
     for index, place in enumerate(stretch.layers):
-        scale = float(relative_scale(trace, place)[stretch.rows[0]]) if isinstance(place, Layer) else np.nan
-        if not scale > _MUCH_LARGER * stretch.scale:
+        if not isinstance(place, Layer):
+            return index
+        scale = float(relative_scale(trace, place)[stretch.rows[0]]) / stretch.scale
+        if not (scale > _MUCH_LARGER or (scale > _LARGER and drawn[place.weight] > _LARGER * usual)):
             return index
     return 0
 

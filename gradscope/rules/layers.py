@@ -27,11 +27,14 @@ class Place:
         module: Its name.
         module_type: Its class.
         depth: Order of its first execution.
+        closes: Whether paths join in it that have parted behind the place before: something leads around what is
+            between, as in a residual net. Parallel towers, each with an input of its own, part nowhere.
     """
 
     module: str
     module_type: str
     depth: int
+    closes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -195,7 +195,7 @@ def other_remedy(budget: Budget | None) -> str | None:
 
 def _driving(trace: Trace, places: tuple[Place, ...]) -> tuple[Layer, ...]:
     layers = [place for place in places[1:] if isinstance(place, Layer)]
-    if len(layers) == len(places) - 1:
+    if layers and not any(place.closes for place in places[1:]):
         return tuple(layers)
     shallow, deep = places[0].depth, places[-1].depth
     return tuple(layer for layer in learned_layers(trace) if shallow < layer.depth <= deep)
@@ -204,7 +204,7 @@ def _driving(trace: Trace, places: tuple[Place, ...]) -> tuple[Layer, ...]:
 def joins_along(profile: Profile, rises: Rises) -> Bools:
     """Whether branches join on each step's rise, so that its weights are not what drives it. Shape (step,)."""
     at = np.arange(len(profile.layers))
-    joins = np.array([not isinstance(place, Layer) for place in profile.layers], dtype=bool)
+    joins = np.array([place.closes for place in profile.layers], dtype=bool)
     return np.asarray(((rises.foot[:, None] < at) & (at <= rises.top[:, None]) & joins).any(axis=1))
 
 

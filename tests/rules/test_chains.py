@@ -79,6 +79,23 @@ def test_towers_and_heads_are_chains_of_their_own(edges, expected):
     assert sorted(found) == expected
 
 
+def test_towers_that_are_put_together_part_nowhere():
+    """Small weights in one of them are what its gradient fades by, as nothing leads around them."""
+    edges = [*chain("in", "a", "b", "c", "d", "head", "out"), *chain("in", "p", "q", "head")]
+    found = traced("a b c d p q head", edges, [1e-4, 1e-3, 1e-2, 0.1, 1, 1, 1], joins={"head": 1.0})
+    tower = next(p for p in gradient_profiles(found) if "a" in walked(p))
+    assert walked(tower) == ["a", "b", "c", "d", "head?", "head"]
+    assert not any(place.closes for place in tower.layers)
+    (finding,) = ForwardVarianceCollapse().check(found)
+    assert finding.module == "a"
+
+
+def test_a_stream_around_a_branch_parts_and_joins():
+    names = "stem up down up2 down2 head"
+    (profile,) = gradient_profiles(traced(names, RESIDUAL, [5, 0, 0, 0, 0, 1], joins={"up2": 4, "head": 2}))
+    assert [place.closes for place in profile.layers] == [name.endswith("?") for name in walked(profile)]
+
+
 def test_the_steepest_of_several_chains_is_the_finding():
     gradients = [1e-3, 1e-2, 1e-1, 1, 1e-6, 1e-4, 1e-2, 1]
     (finding,) = VanishingGradient().check(traced("a b c d p q r s", TOWERS, gradients))

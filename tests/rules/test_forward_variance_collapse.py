@@ -58,6 +58,19 @@ def test_the_first_layer_with_weights_so_small_is_named():
     assert "3 has an rms of 0.02" in finding.remedy
 
 
+@pytest.mark.parametrize(("inputs", "module"), [(400, "3"), (4000, "0")], ids=["drawn larger", "of more inputs"])
+def test_a_layer_drawn_by_another_rule_is_none_of_the_small_ones(inputs, module):
+    """A first part that torch has initialised, 3 times the scale of the rest; and one whose layers are only wider."""
+    wide = np.arange(D) < 3
+    rms = np.where(wide, 0.06 if inputs == 400 else 0.019, 0.02)
+    shapes = {"shapes": {f"{i}.weight": [20, inputs if w else 400] for i, w in enumerate(wide)}}
+    std = np.r_[1, 0.3, 0.1, 0.1 * along(0.1, D - 3)]
+    names = [str(i) for i in range(D)]
+    found = trace_of(steps=20, modules=names, numel=8000, weight_rms=rms, output_std=std, meta=shapes)
+    (finding,) = ForwardVarianceCollapse().check(found)
+    assert finding.module == module
+
+
 def test_the_remedy_gives_the_std_that_the_activation_asks_for():
     (finding,) = ForwardVarianceCollapse().check(trace(along(0.1), rms=0.02))
     assert "a std of 0.22 keeps the spread" in finding.remedy
