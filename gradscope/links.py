@@ -14,7 +14,13 @@ from gradscope.findings import Json
 INPUT = "(input)"  # in place of a module: what no gradient goes back to
 OUTPUT = "(output)"  # what the model returns
 ROWS = " of rows"  # ends the name of a matrix product that adds up the rows of what leads to it
+_GATHERING = ("Spmm", "Sparse", "IndexAdd", "Scatter")  # begin the names of nodes by which rows are added up
 MOST_CALLS = 64  # of one module in one step: the last of them stands for all that follow, as in a loop over time
+
+
+def adds_up_rows(name: str) -> bool:
+    """Whether a function between two points adds up the rows of what leads to it: a product, or a gathering."""
+    return name.endswith(ROWS) or name.startswith(_GATHERING)
 
 
 class Side(StrEnum):

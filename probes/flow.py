@@ -20,7 +20,7 @@ from torch.autograd.graph import Node
 from torch.compiler import is_compiling
 from torch.utils.hooks import RemovableHandle
 
-from gradscope.links import INPUT, MOST_CALLS, OUTPUT, End, Link, Side
+from gradscope.links import INPUT, MOST_CALLS, OUTPUT, End, Link, Side, adds_up_rows
 from gradscope.probes.base import NO_KWARGS, ForwardHook, Probe, Recorder, Target, aside, in_transform
 from gradscope.probes.names import is_leaf
 from gradscope.probes.products import name_of
@@ -45,6 +45,8 @@ class Flow(Probe):
         for name, module in target.modules.items():
             if is_leaf(module):
                 given, returned = _GivenHook(recorder, ways, name), _ReturnedHook(recorder, ways, name)
+                if not type(module).__module__.startswith("torch.nn."):
+                    ways.computes(name)
                 hooks.append(module.register_forward_pre_hook(given, with_kwargs=True))
                 hooks.append(module.register_forward_hook(returned))
         if not is_leaf(target.model):
@@ -105,6 +107,7 @@ class Ways:
         self._recorder = weakref.ref(recorder)
         self._key = f"gradscope {id(self)}"  # of our marks in a node's dictionary
         self._known: dict[int, tuple[weakref.ref[Tensor], int, _Point]] = {}
+        self._own: set[str] = set()
 
     def given(self, module: str, call: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """`module` is about to be called with these."""
@@ -121,7 +124,13 @@ class Ways:
         """`module` has returned these."""
         if self.on:
             for name, tensor in tensors:
+                if call < MOST_CALLS and module in self._own:
+                    self._inside(module, call, name, tensor)
                 self._mark(tensor, _Point(End(module, Side.RETURNED, name), min(call, MOST_CALLS - 1)))
+
+    def computes(self, module: str) -> None:
+        """`module` is no layer of torch's: what it does with what it is given is looked at as well."""
+        self._own.add(module)
 
     def left(self, call: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """The model has returned these."""
@@ -135,6 +144,14 @@ class Ways:
     def clear(self) -> None:
         """Forgets the tensors of the step."""
         self._known.clear()
+
+    def _inside(self, module: str, call: int, name: str, tensor: Tensor) -> None:
+        """A way through `module` on which rows are added up; all others say nothing that is not known."""
+        for _, through in self._sources(tensor):
+            if any(map(adds_up_rows, through)):
+                ends = _Point(End(module, Side.GIVEN), call), _Point(End(module, Side.RETURNED, name), call)
+                self._link(*ends, through)
+                return
 
     def _arrives(self, point: _Point, tensor: Tensor) -> None:
         sources = list(self._sources(tensor))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gradscope.links import INPUT, End, Link, Links, Side
+from gradscope.links import INPUT, ROWS, End, Link, Links, Side, adds_up_rows
 
 
 def test_what_is_written_is_read_again():
@@ -23,3 +23,8 @@ def test_what_is_written_is_read_again():
 @pytest.mark.parametrize("meta", [{}, {"flow": None}, {"flow": ["x"]}, {"flow": [{"from": 3}]}, {"flow": [{"to": []}]}])
 def test_a_trace_of_before_has_none(meta):
     assert not Links.of(meta)
+
+
+def test_functions_that_add_up_rows_are_told_by_their_names():
+    names = ["MmBackward0", f"MmBackward0{ROWS}", "IndexAddBackward0", "SparseAddmmBackward0", "AddBackward0"]
+    assert [adds_up_rows(name) for name in names] == [False, True, True, True, False]

@@ -8,7 +8,7 @@ import numpy as np
 from gradscope.errors import NotJudged
 from gradscope.findings import Finding, Severity
 from gradscope.flow import Flow, flow_of
-from gradscope.links import ROWS
+from gradscope.links import adds_up_rows
 from gradscope.records import Quantity, Statistic
 from gradscope.rules.base import Rule
 from gradscope.rules.directions import Direction, directions_of
@@ -18,8 +18,6 @@ from gradscope.rules.persistence import Persistence, standing
 from gradscope.rules.stuck import place_of
 from gradscope.rules.wording import count, number
 from gradscope.trace import Doubles, Trace
-
-_MIXING = ("Spmm", "Sparse", "IndexAdd", "Scatter")  # nodes of autograd by which rows are added up
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,9 @@ class RankCollapse(Rule):
         what mixes the rows, or of the model.
     Why the threshold: 1e-6 is a difference of a thousandth between the rows, the three decades of GS304. In a net that
         mixes its rows, 1e-3 counts if the loss does not fall: a ReLU net at its He initialisation comes to
-        9π²/(2L²), which is 1e-3 at a depth of 200, and does not mix. One layer divides it by ten thousand only if what
-        it adds, a bias, buries what it was given.
+        9π²/(2L²), which is 1e-3 at a depth of 200, and does not mix. Most of the records are enough then, with the
+        first and the last: a batch may have a node without neighbours, which stays as it is. One layer divides it by
+        ten thousand only if what it adds, a bias, buries what it was given.
     What to try: a skip connection around what mixes; fewer rounds of it; for a siamese net negatives, a stopped
         gradient or a normalisation over the batch.
     How grave it is: an error from 1e-6 on; else a warning.
@@ -102,13 +101,13 @@ class RankCollapse(Rule):
         for limit in (self.max_spread, self.max_mixed)[: 2 if stalled else 1]:
             for one in known:
                 within = mixing[0].site.depth <= one.site.depth <= end
-                if not within or standing(one.spread <= limit, ~np.isnan(one.spread)) is None:
+                if not within or _lasts(one.spread <= limit, one, stalled) is None:
                     continue
                 before = _before(flow, known, one)
                 if before is None:
                     continue
                 later = [d for d in known if one.site.depth <= d.site.depth <= end]
-                lasting = standing(_all_below(later, 10 * limit) & (one.spread <= limit), ~np.isnan(one.spread))
+                lasting = _lasts(_all_below(later, 10 * limit) & (one.spread <= limit), one, stalled)
                 if lasting is not None and _typical(before.spread, lasting) >= self.min_before:
                     return (one, lasting, before, *_about_mixing(one, mixing))
         return None
@@ -187,6 +186,21 @@ _KEEP_APART = (
 _Found = tuple[Direction, Persistence, Direction | None, str, str]
 
 
+def _lasts(sick: Bools, one: Direction, stalled: bool) -> Persistence | None:
+    """Whether it is so to the end; where the loss does not fall, in most records, with the first and the last.
+
+    A node without neighbours keeps what it was, and is in some batches only.
+    """
+    known = ~np.isnan(one.spread)
+    lasting = standing(sick, known)
+    judged, rows = np.flatnonzero(known), np.flatnonzero(sick & known)
+    often = len(rows) > max(len(judged) / 2, 2) and sick[judged[0]] and sick[judged[-1]]
+    if lasting is not None or not stalled or not often:
+        return lasting
+    share = len(rows) / len(judged)
+    return Persistence(first=int(rows[0]), last=int(rows[-1]), share=share, standing=True, rows=rows)
+
+
 def _typical(spread: Doubles, lasting: Persistence) -> float:
     return float(np.nanmedian(spread[lasting.rows]))
 
@@ -213,12 +227,10 @@ def _mixes(flow: Flow | None, module: str) -> bool:
     """Whether rows are added up on the way to `module`: a product with a matrix on their left, or a gathering."""
     if flow is None:
         return False
-    for given in flow.given(module):
-        for leading in flow.before.get(given, ()):
-            names = flow.through.get((leading, given), ())
-            if any(name.endswith(ROWS) or name.startswith(_MIXING) for name in names):
-                return True
-    return False
+    given = flow.given(module)
+    ways = [(leading, one) for one in given for leading in flow.before.get(one, ())]
+    ways += zip(given, flow.returned(module), strict=True)  # what the module does itself
+    return any(adds_up_rows(name) for way in ways for name in flow.through.get(way, ()))
 
 
 def _about_mixing(one: Direction, mixing: list[Direction]) -> tuple[str, str]:

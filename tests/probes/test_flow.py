@@ -13,7 +13,7 @@ from watching import Training, assert_undisturbed
 
 import gradscope
 from gradscope.flow import flow_of
-from gradscope.links import INPUT, OUTPUT, Links, Side
+from gradscope.links import INPUT, OUTPUT, Links, Side, adds_up_rows
 from gradscope.probes.flow import STEPS
 
 
@@ -264,3 +264,26 @@ def test_the_training_stays_the_same_to_the_bit(build):
         return Training(model, [optimizer], step)
 
     assert_undisturbed(make, steps=STEPS + 2)
+
+
+class Hop(nn.Module):
+    """A layer of a graph net: a mean over neighbours, if it is given some, of what its own weight makes."""
+
+    def __init__(self, neighbours):
+        super().__init__()
+        self.weight, self.neighbours = nn.Parameter(torch.randn(4, 4)), neighbours
+
+    def forward(self, x):
+        h = x @ self.weight
+        return h if self.neighbours is None else self.neighbours @ h
+
+
+@pytest.mark.parametrize("mean", [torch.full((6, 6), 1 / 6), torch.full((6, 6), 1 / 6).to_sparse(), None])
+def test_rows_that_a_module_of_ones_own_adds_up_show(mean):
+    model = nn.Sequential(nn.Linear(3, 4), Hop(mean))
+    with gradscope.attach(model) as scope:
+        model(torch.randn(6, 3)).sum().backward()
+    flow = flow_of(scope.trace)
+    inside = flow.through.get((*flow.given("1"), *flow.returned("1")), ())
+    assert any(map(adds_up_rows, inside)) == (mean is not None)
+    assert flow.backbone == ("0", "1")

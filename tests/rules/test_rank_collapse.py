@@ -13,7 +13,9 @@ FALLING = np.geomspace(0.9, 1e-9, len(RECORDS))
 STALLS, FALLS = 2.0, np.linspace(2.0, 0.2, STEPS)
 
 
-def trace(spread, *, types="Linear", through=(), features=16, twice=False, loss=STALLS, equal=np.nan, attends=()):
+def trace(
+    spread, *, types="Linear", through=(), features=16, twice=False, loss=STALLS, equal=np.nan, attends=(), inside=()
+):
     """direction_spread of modules in a row, one value or one for each record; `through` lies between all of them."""
     count = len(spread)
     values = np.full((STEPS, count), np.nan)
@@ -24,6 +26,8 @@ def trace(spread, *, types="Linear", through=(), features=16, twice=False, loss=
         for one, other in zip([INPUT, *names], [*names, OUTPUT], strict=True):
             source, target = End(one, Side.RETURNED), End(other, Side.GIVEN)
             links.add(Link(source, target, tuple(through) if one != INPUT else ()), call, call)
+            if inside and other != OUTPUT:
+                links.add(Link(target, End(other, Side.RETURNED), tuple(inside)), call, call)
     widths = np.broadcast_to(features, count)
     shapes = {f"{name}.weight": [int(n), int(n)] for name, n in zip(names, widths, strict=True)}
     entropy = [0.9 if i in attends else np.nan for i in range(count)]
@@ -41,6 +45,8 @@ def trace(spread, *, types="Linear", through=(), features=16, twice=False, loss=
 
 TOKENS = [0.9, 0.2, 1e-3, 1e-8, 1e-14]
 GRAPH = [0.9, 0.1, 5e-3, 5e-4, 1e-4, 1e-4]
+LONE = [5e-4, 5e-4, 0.02, 5e-4, 0.02, 5e-4, 5e-4]
+ALONE = [5e-4, 5e-4, 0.02, 0.02, 0.02, 0.02, 5e-4]
 ATTENTION = {"attends": (1, 2, 3, 4)}
 MEANS = {"through": (f"MmBackward0{ROWS}",)}
 PRODUCTS = {"through": ("MmBackward0",)}
@@ -48,6 +54,8 @@ BROKEN = {
     "attention without skips": (trace(TOKENS, **ATTENTION), "3", Severity.ERROR),
     "and the loss falls all the same": (trace(TOKENS, loss=FALLS, **ATTENTION), "3", Severity.ERROR),
     "a graph smoothed too often": (trace(GRAPH, **MEANS), "3", Severity.WARNING),
+    "smoothed by modules that only mix": (trace(GRAPH, inside=MEANS["through"]), "3", Severity.WARNING),
+    "but for a lone node in some batches": (trace([0.9, 0.1, 5e-3, LONE, LONE], **MEANS), "3", Severity.WARNING),
     "a bias buries the rest": (trace([0.9, 0.5, 1e-8, 1e-8, 1e-8]), "2", Severity.ERROR),
     "equal rows of a table": (
         trace([0.0, 0.0, 0.3], types=["Embedding", "Linear", "GRU"], equal=1.0),
@@ -57,6 +65,9 @@ BROKEN = {
     "pairs that are pulled together": (trace([0.9, 0.7, FALLING], twice=True, loss=FALLS), "2", Severity.ERROR),
 }
 CLEAN = {
+    "a lone node, and the loss falls": trace([0.9, 0.1, 5e-3, LONE, LONE], loss=FALLS, **MEANS),
+    "lone nodes in most batches": trace([0.9, 0.1, 5e-3, ALONE, ALONE], **MEANS),
+    "modules that do not mix": trace(GRAPH, inside=PRODUCTS["through"]),
     "rows that differ": trace([0.9, 0.8, 0.5, 0.4, 0.3], **ATTENTION),
     "mixed, but the loss falls": trace(GRAPH, loss=FALLS, **MEANS),
     "weights that no module holds": trace(GRAPH, **PRODUCTS),
