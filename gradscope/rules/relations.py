@@ -358,7 +358,7 @@ def _comes_first(cause: Finding, effect: Finding) -> bool:
         return cause.first_step <= effect.first_step
     if cause.first_step != effect.first_step:
         return cause.first_step < effect.first_step
-    if cause.code == "GS502" and _stuck_choice(effect):
+    if cause.code == "GS502" and (_stuck_choice(effect) or _shut_gates(effect)):
         return False  # it was stuck before that step was made
     if _leads_up_to(cause, effect) or _leads_up_to(effect, cause):
         return _leads_up_to(cause, effect)
@@ -367,7 +367,7 @@ def _comes_first(cause: Finding, effect: Finding) -> bool:
     if {cause.code, effect.code} == {"GS303", "GS307"}:  # attention among equal rows is the same for every sample
         return (_shallowest(cause), cause.code) < (_shallowest(effect), effect.code)
     known = cause.code in ORDER and effect.code in ORDER
-    return known and (_stuck_gates(cause) or ORDER.index(cause.code) < ORDER.index(effect.code))
+    return known and (_stuck_gates(cause) or _shut_gates(cause) or ORDER.index(cause.code) < ORDER.index(effect.code))
 
 
 def _leads_up_to(slope: Finding, end: Finding) -> bool:
@@ -379,6 +379,12 @@ def _leads_up_to(slope: Finding, end: Finding) -> bool:
 def _stuck_gates(finding: Finding) -> bool:
     """Whether it speaks of a recurrent layer whose gates are stuck: what goes through time goes through them."""
     return finding.code == "GS302" and any(site.quantity is Quantity.GATE for site in finding.sites)
+
+
+def _shut_gates(finding: Finding) -> bool:
+    """Whether it speaks of gates that keep the gradient from what they are multiplied with."""
+    seen = {site.quantity for site in finding.sites}
+    return finding.code == "GS302" and {Quantity.OUTPUT, Quantity.OUTPUT_GRAD} <= seen
 
 
 def _stuck_choice(finding: Finding) -> bool:

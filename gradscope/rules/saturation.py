@@ -17,6 +17,7 @@ from gradscope.rules.layers import Layer, fan_in, learned_layers, relative_scale
 from gradscope.rules.learning import norms
 from gradscope.rules.losses import has_fallen
 from gradscope.rules.persistence import Persistence, persistence
+from gradscope.rules.shut_gates import ShutGate, shut_gates
 from gradscope.rules.stuck import Stuck, and_others, gathered, giver_of, place_of
 from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Ints, Trace
@@ -37,11 +38,14 @@ class Saturation(Rule):
         passes with √E[φ′²] = 0.3. From 95 % on (s = 35) it passes with 0.12. At s = 5.7 the mean slope is 0.14, at 35
         it is 0.02: a recurrent layer is stuck where the steepest of its gates has less than 0.1, an error below 0.03.
         A softmax over classes or experts is stuck below 0.03, where all but one in 33 of its choices are made.
+        A gate that lets through less than 1e-3 for whatever unit and input, from the first record on, is shut: what it
+        is multiplied with is made as if for nothing.
     What to try: smaller initial weights, scaled inputs, normalisation before the activation.
     Where it stays silent: the last activation before the output, which is meant to reach its bounds, unless it was
-        stuck from the first record on and in all of them; a gate beside a path that carries the gradient, and single
-        gates of a recurrent layer, as a forget gate that keeps its state; what heals. What training has brought to its
-        bounds while it halved the loss is only worth knowing.
+        stuck from the first record on and in all of them; a gate beside a path that carries the gradient, unless it
+        was shut for all from the start and does not open, and single gates of a recurrent layer, as a forget gate that
+        keeps its state; what heals. What training has brought to its bounds while it halved the loss is only worth
+        knowing.
     Source: Glorot & Bengio 2010, section 3; the figures are Gaussian integrals.
     """
 
@@ -54,6 +58,7 @@ class Saturation(Rule):
     min_steps: int = 3
     gate_slope: float = 0.1
     error_gate_slope: float = 0.03
+    error_opening: float = 1e-6
     learned_loss: float = 0.5  # of the first: a net that got there makes use of its bounds
     bypass: float = 10.0  # gradient that reaches the layer before by other paths, over what it can owe to this one
 
@@ -71,7 +76,8 @@ class Saturation(Rule):
         judged = [i for i in bounded if (~np.isnan(saturated[:, i])).sum() >= self.min_steps]
         recurrent = [layer for layer in gated_layers(trace) if _seen(layer.steepest).sum() >= self.min_steps]
         chosen = {c: slope for c, slope in softmax_slopes(trace).items() if _seen(slope).sum() >= self.min_steps}
-        if not recurrent and not judged and not chosen:
+        shut = {gate.site: gate for gate in shut_gates(trace)}
+        if not recurrent and not judged and not chosen and not shut:
             raise NotJudged(f"needs a bounded activation in {self.min_steps} recorded steps")
         found: list[Stuck | None] = []
         for i in judged:
@@ -80,12 +86,15 @@ class Saturation(Rule):
             before = [layer for layer in layers if layer.depth < sites[i].depth]
             stands = lasting is not None and lasting.standing
             meant = sites[i].depth > deepest and np.nanmin(share) < self.warn_fraction
-            if lasting is None or not stands or meant or (before and self._is_gate(trace, before[-1], lasting.rows)):
+            silent = meant or sites[i] in shut
+            if lasting is None or not stands or silent or (before and self._is_gate(trace, before[-1], lasting.rows)):
                 found.append(None)
             else:
                 found.append(Stuck(site=sites[i], lasting=lasting, share=share, bar=self.warn_fraction))
         for stuck, group in gathered(found):
             yield self._finding(trace, stuck, group)
+        if shut:
+            yield self._of_gates(trace, list(shut.values()))
         for layer in recurrent:
             lasting = persistence(layer.steepest < self.gate_slope, _seen(layer.steepest))
             if lasting is not None and lasting.standing:
@@ -164,6 +173,34 @@ class Saturation(Rule):
             cause=f"A softmax is steep only where several elements compete; {given}{size} decides before it learns.",
             remedy=f"Make the logits of {site.module} smaller: start their layer with small weights and a bias of zero,"
             " and divide by no temperature below 1.",
+        )
+
+    def _of_gates(self, trace: Trace, shut: list[ShutGate]) -> Finding:
+        gate = shut[0]
+        opening, giver = float(np.median(gate.opening[gate.lasting.rows])), giver_of(trace, gate.site)
+        first, last = int(trace.steps[gate.lasting.first]), int(trace.steps[gate.lasting.last])
+        given = ""
+        if giver is not None:
+            mean = float(trace.statistics[Statistic.MEAN][gate.lasting.first, giver])
+            given = f"; {trace.sites[giver].module} gives it values with a mean of {number(mean)} at step {first}"
+        return Finding(
+            code=self.code,
+            pathology=self.name,
+            severity=Severity.ERROR if opening <= self.error_opening else Severity.WARNING,
+            module=place_of(trace, gate.site),
+            sites=tuple(site for one in shut for site in (one.site, one.starved)),
+            alike=tuple(place_of(trace, one.site) for one in shut),
+            first_step=first,
+            last_step=last,
+            measured=opening,
+            threshold=1e-3,
+            unit="largest opening",
+            message=(
+                f"The gate {gate.site.module} is shut for all its units and inputs since step {first}: it lets"
+                f" {number(opening)} through at most{and_others(tuple(one.site for one in shut))}."
+            ),
+            cause=f"What {gate.starved.module} returns is multiplied with it, and so is the gradient{given}.",
+            remedy=f"Start the bias of what makes {gate.site.module} between −3 and 1: the gate is then partly open.",
         )
 
     def _finding(self, trace: Trace, stuck: Stuck, group: tuple[Site, ...]) -> Finding:

@@ -85,6 +85,19 @@ def test_what_a_stuck_softmax_does_not_choose_follows_from_it_wherever_it_stands
     assert roles(finding("GS302", depths=(2, 3)), idle)["GS501"] == ROOT
 
 
+def test_a_gate_that_is_shut_explains_what_it_keeps_from_learning_and_that_it_returns_the_same_for_every_sample():
+    gate = Site(module="2", module_type="Sigmoid", quantity=Quantity.OUTPUT, depth=2)
+    starved = Site(module="4", module_type="Tanh", quantity=Quantity.OUTPUT_GRAD, depth=4)
+    shut = replace(finding("GS302"), sites=(gate, starved))
+    same, idle = finding("GS303", depths=(2, 3)), finding("GS501", depths=(3, 4))
+    assert roles(shut, same, idle) == {
+        "GS302": ROOT,
+        "GS303": (Role.SYMPTOM, "GS302"),
+        "GS501": (Role.SYMPTOM, "GS302"),
+    }
+    assert roles(shut, finding("GS502"))["GS302"] == ROOT
+
+
 def test_a_cause_cannot_begin_after_its_effect():
     assert roles(finding("GS301", first=0), finding("GS502", first=5))["GS301"] == ROOT
 
