@@ -176,9 +176,12 @@ class ForwardVarianceExplosion(Rule):
         )
 
     def _growing(self, trace: Trace, profile: Profile, rises: Rises) -> Bools:
-        """Where the outputs do, unless weights below the scale that keeps them say that biases or norms make them."""
+        """Where the outputs do, unless weights below the scale that keeps them say that biases or norms make them.
+
+        Neither biases nor norms make three decades, layer by layer: there it is what multiplies beside the weights.
+        """
         with np.errstate(invalid="ignore"):
-            driven = ~(scale_along(trace, profile, rises) < self.least_scale)
+            driven = ~(scale_along(trace, profile, rises) < self.least_scale) | (rises.decades >= self.learned_decades)
         return steady_growth(rises, from_start=self.min_decades, grown=self.learned_decades) & driven
 
     def _both_ways(self, rises: Rises, back: Bools) -> Bools:
@@ -246,7 +249,7 @@ class ForwardVarianceExplosion(Rule):
         begins = grows_from(trace, stretch, least=self.least_scale)
         where = named(stretch, begins)
         first = f"; {where} is the first that makes its signal larger" if begins else ""
-        by_others = other_remedy(way_back(trace, stretch)) if stretch.scale < GROWTH else None
+        by_others = _beside_weights(trace, stretch) if stretch.scale < GROWTH else None
         advice = from_there(stretch, begins).weight_advice(trace, "smaller")
         return Finding(
             code=self.code,
@@ -267,3 +270,15 @@ class ForwardVarianceExplosion(Rule):
             cause=f"{stretch.weights[0].upper()}{stretch.weights[1:]}{first}.",
             remedy=by_others or f"{advice}; or put normalisation layers between.",
         )
+
+
+def _beside_weights(trace: Trace, stretch: Stretch) -> str | None:
+    """What to change where weights of such a scale cannot make the growth; None where they can."""
+    known = other_remedy(way_back(trace, stretch))
+    beside = 10**stretch.per_layer / max(stretch.scale, 1.0)
+    if known is not None or beside < GROWTH:
+        return known
+    return (
+        f"Look at what multiplies the signal by {number(beside)} per layer beside the weights: a sum over neighbours or"
+        " positions is to be divided by their number; or put normalisation layers between."
+    )

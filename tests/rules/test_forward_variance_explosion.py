@@ -86,6 +86,11 @@ def test_neither_large_weights_nor_saturation_alone_is_growth(rms, share):
     assert list(ForwardVarianceExplosion().check(cut_off(rms, share))) == []
 
 
+def test_what_multiplies_beside_the_weights_is_looked_for_where_they_cannot_have_made_the_growth():
+    (finding,) = ForwardVarianceExplosion().check(trace(along(8.0), rms=0.2))
+    assert "what multiplies the signal by 8 per layer beside the weights" in finding.remedy
+
+
 def test_the_remedy_gives_the_std_that_keeps_the_spread():
     (finding,) = ForwardVarianceExplosion().check(trace(along(4.0), rms=0.9))
     assert "has an rms of 0.9, a std of 0.22" in finding.remedy
