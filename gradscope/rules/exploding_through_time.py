@@ -31,7 +31,7 @@ from gradscope.rules.through_time import (
     with_others,
     worst_of_each_module,
 )
-from gradscope.rules.wording import number
+from gradscope.rules.wording import number, steps
 from gradscope.trace import Doubles, Ints, Trace
 
 _CLIPPED = 0.5  # norm of the gradient as applied over what backward left
@@ -48,9 +48,9 @@ class ExplodingThroughTime(Rule):
         adds nothing to it. The median gain must account for half of the growth. A factor on the loss cancels.
     Why the threshold: training makes gains of a little over 1, which add up to a factor of ten or less on 8 to 64 steps
         (RNN, LSTM and GRU), 25 at the most for an orthogonal RNN of 1.2. So two decades count if the run begins with
-        them, and three if training has made them. It is an error from four decades on, and from there on it counts
-        even if it heals, or lasts for the one step that replaces the layer's weights. It began where it was 1.5 decades
-        in the steps right before: more than those 25.
+        them, and three if training has made them; three count as well where they last for the one step that replaces
+        the layer's weights. It is an error from four decades on, and from there on it counts even if it heals. It began
+        where it was 1.5 decades in the steps right before: more than those 25.
     What to try: an orthogonal recurrent matrix or one divided by its spectral radius; clipping by the norm, which keeps
         the direction; a lower learning rate.
     Where it stays silent: growth by a factor of ten over the whole sequence; lags under 10; a few odd steps.
@@ -83,9 +83,11 @@ class ExplodingThroughTime(Rule):
             sick = known & steady & (growth >= bar)
             rows = np.flatnonzero(sick)
             lasting = persistence(*by_step(trace, recurrence, sick, known))
-            if lasting is None and len(rows) and growth[rows[0]] >= self.error_decades:
+            if lasting is not None and not (lasting.standing or middle(growth, rows) >= self.error_decades):
+                lasting = None
+            if lasting is None and len(rows) and growth[rows[0]] >= self.learned_decades:
                 lasting = _blown_away(trace, recurrence, rows)
-            if lasting is not None and (lasting.standing or middle(growth, rows) >= self.error_decades):
+            if lasting is not None:
                 leading, _ = by_step(trace, recurrence, known & steady & (growth >= self.leading_decades), known)
                 lasting = replace(lasting, first=_onset(leading, judged, lasting.first))
                 found.append(Lasting(recurrence=recurrence, persistence=lasting, rows=rows, decades=growth))
@@ -114,7 +116,7 @@ class ExplodingThroughTime(Rule):
             unit="decades",
             message=(
                 f"The gradient through time of {recurrence.label} grows by {gain:.3g} per time step, by"
-                f" {decades:.1f} decades over a lag of {lag}, in steps {first} to {last}{with_others(group)}."
+                f" {decades:.1f} decades over a lag of {lag}, in {steps(first, last)}{with_others(group)}."
             ),
             cause=_cause(lasting),
             remedy=_remedy(trace, lasting),
@@ -132,11 +134,11 @@ def _onset(leading: Bools, judged: Ints, first: int) -> int:
 
 def _blown_away(trace: Trace, recurrence: Recurrence, rows: Ints) -> Persistence | None:
     """An explosion that did not last since the step that it made replaced the layer's weights; None if it was none."""
-    steps = np.unique(recurrence.step[rows])
-    first, last = int(steps[0]), int(steps[-1])
+    at = np.unique(recurrence.step[rows])
+    first, last = int(at[0]), int(at[-1])
     if not is_replaced(trace, recurrence.module, first):
         return None
-    return Persistence(first=first, last=last, share=len(steps) / len(trace.steps), standing=False, rows=steps)
+    return Persistence(first=first, last=last, share=len(at) / len(trace.steps), standing=False, rows=at)
 
 
 def grown_decades(recurrence: Recurrence) -> tuple[Doubles, Bools]:
@@ -149,10 +151,10 @@ def grown_decades(recurrence: Recurrence) -> tuple[Doubles, Bools]:
         logs = np.log10(np.where(gain > 0, gain, np.nan))
     known = ~np.isnan(logs)
     total = np.cumsum(np.where(known, logs, 0.0), axis=1)
-    steps = np.arange(1, gain.shape[1] + 1)
+    back = np.arange(1, gain.shape[1] + 1)
     top = total.argmax(axis=1) if total.shape[1] else np.zeros(len(gain), dtype=np.intp)
     growth = np.take_along_axis(total, top[:, None], axis=1)[:, 0] if total.shape[1] else np.full(len(gain), np.nan)
-    along = known & (steps <= top[:, None] + 1)
+    along = known & (back <= top[:, None] + 1)
     filled = np.where(along, logs, np.inf)
     filled.sort(axis=1)
     at = np.maximum(along.sum(axis=1) - 1, 0) // 2

@@ -23,7 +23,7 @@ from gradscope.rules.layers import (
     relative_scale,
 )
 from gradscope.rules.persistence import Persistence, persistence
-from gradscope.rules.wording import number
+from gradscope.rules.wording import number, steps
 from gradscope.trace import Doubles, Ints, Trace
 
 
@@ -74,7 +74,7 @@ class Stretch:
     @property
     def when(self) -> str:
         """The steps, as a phrase."""
-        return f"in steps {self.first_step} to {self.last_step}"
+        return f"in {steps(self.first_step, self.last_step)}"
 
     @property
     def weights(self) -> str:

@@ -31,7 +31,7 @@ from gradscope.rules.through_time import (
     with_others,
     worst_of_each_module,
 )
-from gradscope.rules.wording import number
+from gradscope.rules.wording import number, steps
 from gradscope.trace import Doubles, Ints, Trace
 
 
@@ -134,7 +134,7 @@ class VanishingThroughTime(Rule):
             message=(
                 f"The gradient through time of {recurrence.label} keeps {number(gain)} per time step:"
                 f" {where} of {length}{cut} get less than {10**-self.min_decades:g} of the best-served one, the {half}"
-                f" half {share}, in steps {first} to {last}{with_others(group)}."
+                f" half {share}, in {steps(first, last)}{with_others(group)}."
             ),
             cause=_cause(lasting, lag) + (_NEEDLESS if needless else ""),
             remedy=_remedy(lasting, lag),

@@ -15,3 +15,8 @@ def both(one: float, other: float) -> tuple[str, str]:
 def count(n: int, noun: str) -> str:
     """``1 weight``, ``3 weights``."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def steps(first: int, last: int) -> str:
+    """``step 3``, ``steps 3 to 7``."""
+    return f"step {first}" if first == last else f"steps {first} to {last}"
