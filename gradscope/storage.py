@@ -1,26 +1,24 @@
 """Traces go to disk: while a run lasts (`TraceWriter`), or as a whole (`save_trace`). `trace_file` has the format.
 
-A run is written in blocks of 16 steps. The rest gets to the disk before the process ends by itself, be it by an
-exception, by `sys.exit` or by SIGTERM; only what nobody can catch, as kill -9, loses up to 16 steps.
+A run is written in blocks of 16 steps; where steps are slow, some before their block is full. The rest gets to the disk
+before the process ends by itself, be it by an exception, by `sys.exit` or by SIGTERM; only what nobody can catch, as
+kill -9, loses up to 16 steps.
 """
 
 import dataclasses
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock: there two processes are not told apart
-    fcntl = None  # type: ignore[assignment]
-
 import h5py
 import numpy as np
 
 from gradscope import at_exit
+from gradscope.claim import claim
 from gradscope.draft import draft_of
 from gradscope.errors import TraceError
 from gradscope.findings import Json
@@ -41,6 +39,7 @@ from gradscope.trace_file import (
 from gradscope.trace_file import read_trace as read_trace
 
 _INDEX_CACHE = 256 * 1024
+_PATIENCE_S = 3.0  # after which steps are written that do not fill a block: somebody may be looking on
 _FAILURES = (OSError, RuntimeError, ValueError)  # what h5py raises where it cannot write
 
 
@@ -90,6 +89,8 @@ class TraceWriter:
         self.last_call: Callable[[], None] | None = None  # asked, before the end, for a step that is still to come
         self._file: h5py.File | None = None  # None until the first step
         self._block = _Block(Counters())
+        self._early = 0  # steps of the block that are on disk already
+        self._flushed_at = time.monotonic()
         self._sites: Sequence[Site] = ()
         self._meta: Mapping[str, Json] = {}
         self._late: tuple[Event, ...] = ()
@@ -107,7 +108,7 @@ class TraceWriter:
         at_exit.add(self)
 
     def append(self, record: StepRecord, sites: Sequence[Site], meta: Mapping[str, Json]) -> None:
-        """Adds a step; `sites` and `meta` are as of now. Every 16th call writes.
+        """Adds a step; `sites` and `meta` are as of now. Every 16th call writes, and some of those that come slowly.
 
         Raises:
             TraceError: The writer is closed, or the disk is full; what was written before can be read.
@@ -120,7 +121,7 @@ class TraceWriter:
             self._sites, self._meta = sites, meta
             if self._file is None:
                 self._begin(time_rows=BLOCK * len(record.time_index))
-            if self._block.steps >= BLOCK:
+            if self._block.steps >= BLOCK or self._is_late():
                 self._flush()
 
     def finish(self, sites: Sequence[Site], meta: Mapping[str, Json], events: Sequence[Event] = ()) -> Trace:
@@ -200,20 +201,14 @@ class TraceWriter:
             TraceError: Another process holds it.
         """
         self._release()
-        if fcntl is None or not self._target.is_file():
+        if not self._target.is_file():
             return
-        descriptor = os.open(self._target, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = claim(self._target)
         except BlockingIOError:
-            os.close(descriptor)
             raise TraceError(
                 f"{self.path} is being written by another process; name another file, or end that run first."
             ) from None
-        except OSError:  # a file system without locks
-            os.close(descriptor)
-            return
-        self._lock = descriptor
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -241,6 +236,14 @@ class TraceWriter:
         self._identity = _identity(self._target)
         self._file = file
 
+    def _is_late(self) -> bool:
+        """Whether the steps of the block that are not on disk have waited long enough.
+
+        A block is written again as a whole, and HDF5 gives the place of the older one to nobody while others may read
+        it. So each time twice as many steps must have come: 1, 2, 4, 8 and 16 take at most twice the place of 16.
+        """
+        return self._block.steps >= 2 * self._early and time.monotonic() - self._flushed_at > _PATIENCE_S
+
     def _flush(self) -> None:
         block = self._block
         end = self._tables.put(block.records.finish(self._sites, self._meta), block.at)
@@ -248,6 +251,7 @@ class TraceWriter:
         self._late_on_disk = len(self._late)
         if block.steps >= BLOCK:  # else the next flush writes the block again, with the steps that were added
             self._block = _Block(end)
+        self._early, self._flushed_at = self._block.steps, time.monotonic()
 
     def _reread(self, meta: Mapping[str, Json], events: Sequence[Event]) -> Trace:
         if _identity(self._target) != self._identity:

@@ -119,7 +119,7 @@ _INFLATION = 1032  # deflate cannot shrink data by more than this
 _ALWAYS_ALLOWED = 1 << 28  # bytes that a file may declare whatever its own size: chunks of NaN only are left out
 _TEXT_ALLOWED, _TEXT_INFLATION = 1 << 24, 64  # the same for JSON, of which a byte can become 50 in memory
 # what h5py, json and numpy raise on a file that is not as it should be
-_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError, MemoryError)
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError, MemoryError)
 
 Numbers: TypeAlias = NDArray[np.generic]
 
@@ -134,10 +134,10 @@ def read_trace(path: str | Path) -> Trace:
         require_file(path)
         before = os.stat(path)
         try:
-            with _opened(path) as file:
-                _require_schema(file, path)
+            with opened(path) as file:
+                require_schema(file, path)
                 return read_open(file, before.st_size)
-        except _DAMAGE as damage:
+        except DAMAGE as damage:
             after = os.stat(path)
             written = (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size)
             if last or not written:  # else a block may have been read half
@@ -149,9 +149,9 @@ def require_trace(path: str | Path) -> None:
     """Raises as `read_trace`, as far as the beginning of the file and its attributes tell."""
     require_file(path)
     try:
-        with _opened(path) as file:
-            _require_schema(file, path)
-    except _DAMAGE as damage:
+        with opened(path) as file:
+            require_schema(file, path)
+    except DAMAGE as damage:
         raise TraceError(f"{path} is truncated or damaged: {reason(damage)}.") from damage
 
 
@@ -172,7 +172,7 @@ def require_file(path: str | Path) -> None:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[h5py.File]:
+def opened(path: str | Path) -> Iterator[h5py.File]:
     """The file, for reading. Without locks: a reader must never be in the way of the training that writes."""
     with ExitStack() as stack:
         unclosed = unclosed_file(path)
@@ -183,7 +183,8 @@ def _opened(path: str | Path) -> Iterator[h5py.File]:
             yield stack.enter_context(h5py.File(unclosed, "r"))
 
 
-def _require_schema(file: h5py.File, path: str | Path) -> None:
+def require_schema(file: h5py.File, path: str | Path) -> None:
+    """Raises a `TraceError` where `file`, which lies at `path`, is no trace that this version reads."""
     form, schema, version = _attributes(file)
     if form != FORMAT:
         raise TraceError(f"{path} is no gradscope trace: it is HDF5 of something else.")
@@ -209,16 +210,94 @@ def _attributes(file: h5py.File) -> tuple[bytes, int, bytes]:
     return bytes(of_type("format", "S")), int(of_type("schema", "i")), bytes(of_type("gradscope", "S"))
 
 
+class Piece(NamedTuple):
+    """Some steps of a file.
+
+    Attributes:
+        trace: Those steps, with all sites and the metadata as they are now.
+        late: How many of its events, the last ones, belong to no recorded step.
+        end: Up to where it goes.
+        committed: Up to where the file goes.
+    """
+
+    trace: Trace
+    late: int
+    end: Counters
+    committed: Counters
+
+
 def read_open(file: h5py.File, size: int) -> Trace:
     """The committed part of an open file of `size` bytes.
 
     Raises:
-        ValueError: The file is damaged; or any other of `_DAMAGE`.
+        ValueError: The file is damaged; or any other of `DAMAGE`.
+    """
+    return read_piece(file, size).trace
+
+
+def read_piece(file: h5py.File, size: int, since: Counters = Counters(), most: int | None = None) -> Piece:  # noqa: B008
+    """The steps of an open file of `size` bytes that were committed after `since`, at most `most` of them.
+
+    What only a merge reads, the silent units and what each rank has measured, is left out unless all is read.
+
+    Raises:
+        ValueError: The file is damaged; or any other of `DAMAGE`.
     """
     allowed = max(_ALWAYS_ALLOWED, _INFLATION * size)
     # first the counters, then what they speak of: a running writer only adds to it
-    committed = _dataset(file, "committed", allowed)
     schema = _attributes(file)[1]
+    counters = _committed(file, schema, size, allowed)
+    if any(now < before for now, before in zip(counters[:3], since[:3], strict=True)):
+        raise ValueError(f"its counters are {tuple(counters)}, and were {tuple(since)}")
+    sites_start, sites_stop, whole = counters.sites_start, counters.sites_stop, most is None
+    stop = counters.steps if most is None else min(counters.steps, since.steps + most)
+
+    def read(name: str, start: int, stop: int) -> Numbers:
+        return _rows(_dataset(file, name, allowed), start, stop)
+
+    text = read("document", counters.document_start, counters.document_stop).tobytes()
+    document = cast("dict[str, Json]", _of(dict, json.loads(text), "the document"))
+    texts, late = (cast("list[Json]", _of(list, document[name], name)) for name in ("texts", "events"))
+    sites = _sites({name: read(f"sites/{name}", sites_start, sites_stop) for name in _SITE_COLUMNS}, texts)
+    early = [
+        json.loads(line) for line in read("events", since.event_bytes, counters.event_bytes).tobytes().splitlines()
+    ]
+    held = [s.value for s in STATISTICS if not any(s in added for since, added in _ADDED.items() if since > schema)]
+
+    def statistics(group: str, start: int, *shape: int) -> Statistics:
+        tables: dict[str, Packed | Floats] = {s.value: Packed(shape, (), {}) for s in STATISTICS}
+        return Statistics(
+            tables | {s: _table(_dataset(file, f"{group}/{s}", allowed), shape, size, start) for s in held}
+        )
+
+    index = {name: read(f"time/{name}", since.times, counters.times) for name in _TIME_INDEX}
+    if stop < counters.steps:
+        index = {name: values[: np.searchsorted(index["step"], stop)] for name, values in index.items()}
+    times = len(index["step"])
+    if since.steps:
+        index["step"] = cast("NDArray[np.int32]", index["step"]) - np.int32(since.steps)
+    silent = {name: read(f"units/{name}", 0, counters.units) for name in _UNIT_COLUMNS if whole and counters.units}
+    if silent:
+        silent["silent"] = read("units/silent", 0, counters.unit_bytes)
+    steps = stop - since.steps
+    trace = Trace(
+        meta=cast("dict[str, Json]", _of(dict, document["meta"], "meta")),
+        sites=sites,
+        steps=cast("NDArray[np.int64]", read("steps/step", since.steps, stop)),
+        per_step={name: cast("NDArray[np.float64]", read(f"steps/{name}", since.steps, stop)) for name in PER_STEP},
+        statistics=statistics("stats", since.steps, steps, len(sites)),
+        times=_times(index, statistics("time", since.times, times), steps, len(sites), allowed),
+        events=tuple(_event(event) for event in [*early, *late]),
+        units=_units(silent, steps, len(sites)),
+        ranks=_ranks(file, steps, len(sites), allowed, document["meta"]) if whole and schema > 2 else None,
+    )
+    end = counters._replace(steps=stop, times=since.times + times)
+    return Piece(trace, len(late), end, counters)
+
+
+def _committed(file: h5py.File, schema: int, size: int, allowed: int) -> Counters:
+    """How much of the file is valid; it is no more than the file can hold."""
+    committed = _dataset(file, "committed", allowed)
     if committed.shape != (len(Counters()) if schema > 2 else _COUNTERS_BEFORE_3,):
         raise ValueError(f"committed has shape {committed.shape}")
     counters = Counters(*committed[:].tolist())
@@ -235,36 +314,7 @@ def read_open(file: h5py.File, size: int) -> Trace:
     texts_declared = counters.event_bytes + counters.document_stop - counters.document_start
     if declared > allowed or texts_declared > _TEXT_ALLOWED + _TEXT_INFLATION * size:
         raise ValueError(f"its {size} bytes cannot hold the {declared + texts_declared} that it declares")
-
-    def read(name: str, start: int, stop: int) -> Numbers:
-        return _rows(_dataset(file, name, allowed), start, stop)
-
-    text = read("document", counters.document_start, counters.document_stop).tobytes()
-    document = cast("dict[str, Json]", _of(dict, json.loads(text), "the document"))
-    texts, late = (cast("list[Json]", _of(list, document[name], name)) for name in ("texts", "events"))
-    sites = _sites({name: read(f"sites/{name}", sites_start, sites_stop) for name in _SITE_COLUMNS}, texts)
-    early = [json.loads(line) for line in read("events", 0, counters.event_bytes).tobytes().splitlines()]
-    held = [s.value for s in STATISTICS if not any(s in added for since, added in _ADDED.items() if since > schema)]
-
-    def statistics(group: str, *shape: int) -> Statistics:
-        tables: dict[str, Packed | Floats] = {s.value: Packed(shape, (), {}) for s in STATISTICS}
-        return Statistics(tables | {s: _table(_dataset(file, f"{group}/{s}", allowed), shape, size) for s in held})
-
-    index = {name: read(f"time/{name}", 0, times) for name in _TIME_INDEX}
-    silent = {name: read(f"units/{name}", 0, counters.units) for name in _UNIT_COLUMNS if counters.units}
-    if silent:
-        silent["silent"] = read("units/silent", 0, counters.unit_bytes)
-    return Trace(
-        meta=cast("dict[str, Json]", _of(dict, document["meta"], "meta")),
-        sites=sites,
-        steps=cast("NDArray[np.int64]", read("steps/step", 0, steps)),
-        per_step={name: cast("NDArray[np.float64]", read(f"steps/{name}", 0, steps)) for name in PER_STEP},
-        statistics=statistics("stats", steps, len(sites)),
-        times=_times(index, statistics("time", times), steps, len(sites), allowed),
-        events=tuple(_event(event) for event in [*early, *late]),
-        units=_units(silent, steps, len(sites)),
-        ranks=_ranks(file, steps, len(sites), allowed, document["meta"]) if schema > 2 else None,
-    )
+    return counters
 
 
 def _dataset(file: h5py.File, name: str, allowed: int) -> h5py.Dataset:
@@ -296,21 +346,24 @@ def _rows(dataset: h5py.Dataset, start: int, stop: int) -> Numbers:
     return np.asarray(dataset[start:stop])
 
 
-def _table(dataset: h5py.Dataset, shape: tuple[int, ...], size: int) -> Packed | Floats:
-    """(step, site) or (row,); NaN for what a dataset of the former is too short for: it would be NaN throughout.
+def _table(dataset: h5py.Dataset, shape: tuple[int, ...], size: int, start: int) -> Packed | Floats:
+    """(step, site) or (row,), from row `start` on.
 
-    Packed, where it lies in the file of `size` bytes as `storage` writes it.
+    What a dataset of the former is too short for is NaN: it would be NaN throughout. Packed, where it is read from the
+    beginning and lies in the file of `size` bytes as `storage` writes it.
     """
-    held = tuple(min(pair) for pair in zip(shape, dataset.shape, strict=True))
+    there = (max(0, dataset.shape[0] - start), *dataset.shape[1:])
+    held = tuple(min(pair) for pair in zip(shape, there, strict=True))
     if len(shape) == 1 and held != shape:
-        raise ValueError(f"{dataset.name[1:]} has {held[0]} rows, {shape[0]} were committed")
-    parts = _parts(dataset, held, size)
+        raise ValueError(f"{dataset.name[1:]} has {dataset.shape[0]} rows, {start + shape[0]} were committed")
+    parts = _parts(dataset, held, size) if not start else None
     if parts is not None:
         return Packed(shape, dataset.chunks, parts)
+    if not all(held):
+        return np.broadcast_to(np.float32(np.nan), shape)
     values = np.full(shape, np.nan, dtype=np.float32)
-    if all(held):
-        inside = tuple(slice(stop) for stop in held)
-        dataset.read_direct(values, inside, inside)
+    inside = tuple(slice(stop) for stop in held)
+    dataset.read_direct(values, (slice(start, start + held[0]), *inside[1:]), inside)
     return values
 
 
