@@ -101,7 +101,7 @@ class Tail:
 
     Attributes:
         standing: How it stands with the writer.
-        runs: How many files have been seen.
+        runs: How many files with steps have been seen.
         changed_at: When the clock saw the last change.
     """
 
@@ -169,7 +169,6 @@ class Tail:
         if self._run is None or self._run.identity != identity:
             require_file(self.path)
             self._run, self._trace, self._seen, self._asked_at = _Run(identity), None, (0, 0), -np.inf
-            self.runs += 1
         fresh = self._seen != (status.st_mtime_ns, status.st_size)
         if fresh or self.standing in (Standing.WRITTEN, Standing.BEGINNING, Standing.ABSENT):
             steps = self.steps
@@ -219,6 +218,7 @@ class Tail:
         run.newest = trace
         self._trace = None
         if len(trace.steps):
+            self.runs += not run.read.steps
             is_broken = broken(trace)
             sites = is_broken.shape[1] - 1
             before = np.zeros(sites + 1, bool)

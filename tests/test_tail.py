@@ -203,6 +203,8 @@ def test_what_is_no_trace_is_refused_and_damage_after_some_looks(tmp_path: Path)
     long_run(path, 200)
     path.write_bytes(path.read_bytes()[:9000])
     tail = Tail(path)
+    for _ in range(10):
+        assert not tail.steps, "it may be written at this moment"
+        tail.look()
     with pytest.raises(TraceError, match=r"run.h5 is truncated or damaged"):
-        for _ in range(20):
-            tail.look()
+        tail.look()

@@ -9,6 +9,7 @@ import click
 
 from gradscope import script as scripts
 from gradscope.awaited import when_imported
+from gradscope.cli.live_view import LiveView, TemporaryTrace
 from gradscope.cli.terminal import leave_encoding_alone, say, tolerate_any_encoding
 from gradscope.config import FAIL_ON, NEVER
 from gradscope.errors import UsageError
@@ -32,6 +33,7 @@ NOTHING_RECORDED = 2
     type=click.Choice(FAIL_ON),
     help="Exit with 1 on findings of this severity, if the script itself succeeds.",
 )
+@click.option("--live", is_flag=True, help="Show on stderr how the training goes, while it runs.")
 @click.option("-q", "--quiet", is_flag=True, help="No report at the end.")
 @click.argument("script")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")
@@ -41,6 +43,7 @@ def attach(
     out: Path | None,
     every: int,
     fail_on: str | None,
+    live: bool,
     quiet: bool,
     script: str,
     arguments: tuple[str, ...],
@@ -51,7 +54,7 @@ def attach(
     report comes after it, on stderr. Exit code 2: the script succeeded, but nothing could be recorded.
     """
     Every(every)
-    recording = _Recording(None if out is None else _destination(out), every)
+    recording = _Recording(None if out is None else _destination(out), every, live=live)
     scripts.die_of_interrupt_at_exit()
     when_imported("torch", recording.begin)
     scripts.before_exec(lambda: _say_goodbye(recording, script, quiet=quiet))
@@ -97,9 +100,12 @@ def _destination(out: Path) -> Path:
 class _Recording:
     """What is recorded of a script, from the moment at which it loads torch."""
 
-    def __init__(self, out: Path | None, every: int) -> None:
+    def __init__(self, out: Path | None, every: int, *, live: bool) -> None:
         self.process = os.getpid()
-        self._out = out
+        self._temporary = TemporaryTrace() if live and out is None else None
+        self._out = out if self._temporary is None else self._temporary.path
+        self._live = live
+        self._view: LiveView | None = None
         self._every = every
         self._onlooker: Onlooker | None = None
 
@@ -109,9 +115,18 @@ class _Recording:
 
         self._onlooker = Onlooker(out=self._out, every=self._every)
         self._onlooker.begin()
+        if self._live and self._out is not None and _prints():
+            self._view = LiveView(_written_by_this(self._out))
 
     def conclude(self, script: str, error: BaseException | None, *, quiet: bool) -> "list[Diagnosis]":
         """Ends it and shows what was recorded; a diagnosis for each model, none if nothing was."""
+        try:
+            return self._concluded(script, error, quiet=quiet)
+        finally:
+            if self._temporary is not None:
+                self._temporary.remove()
+
+    def _concluded(self, script: str, error: BaseException | None, *, quiet: bool) -> "list[Diagnosis]":
         onlooker = self._onlooker
         if onlooker is None:
             _tell(f"nothing was recorded: {script} never imported torch.")
@@ -120,16 +135,19 @@ class _Recording:
 
         onlooker.end(error)
         recorded = [(root, root.trace) for root in onlooker.roots if root.trace is not None and len(root.trace.steps)]
+        why_nothing = onlooker.why_nothing(script) if not recorded else ""  # before the view counts as a child
+        if self._view is not None:
+            self._view.close(is_written=bool(recorded))
         for note in onlooker.notes:
             _tell(note if note.endswith(".") else f"{note}.")
         if not recorded:
-            _tell(f"nothing was recorded: {onlooker.why_nothing(script)}")
+            _tell(f"nothing was recorded: {why_nothing}")
         diagnoses = []
         for root, trace in recorded:
             diagnoses.append(diagnose(trace))
             if not quiet:
                 _show(trace, diagnoses[-1], root.name if len(recorded) > 1 else "")
-            if root.path is not None:
+            if root.path is not None and self._temporary is None:
                 _tell(f"the trace of {root.name} is in {_written(root.path)}")
         return diagnoses
 
@@ -143,14 +161,22 @@ def _show(trace: "Trace", diagnosis: "Diagnosis", name: str) -> None:
         Terminal().write(trace, diagnosis, sys.stderr)
 
 
-def _written(path: Path) -> str:
-    """Where the trace went: of several processes each has a file of its own."""
+def _written_by_this(path: Path) -> Path:
+    """The file that this process writes: of several each has its own."""
     from gradscope.processes import file_of, place
+
+    here = place()
+    return path if here is None else file_of(path, here.rank)
+
+
+def _written(path: Path) -> str:
+    """Where the trace went."""
+    from gradscope.processes import place
 
     here = place()
     if here is None:
         return str(path)
-    return f"{file_of(path, here.rank)}; `gradscope merge` adds up those of all {here.world_size} ranks"
+    return f"{_written_by_this(path)}; `gradscope merge` adds up those of all {here.world_size} ranks"
 
 
 def _tell(sentence: str) -> None:

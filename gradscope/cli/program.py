@@ -15,6 +15,7 @@ from gradscope.cli.check import check
 from gradscope.cli.config import config
 from gradscope.cli.diff import diff
 from gradscope.cli.list import list_
+from gradscope.cli.live import live
 from gradscope.cli.merge import merge
 from gradscope.cli.report import report
 from gradscope.cli.rule import rule
@@ -62,7 +63,7 @@ def gradscope() -> None:
     """
 
 
-for command in (run, attach, check, report, diff, merge, rule, list_, config):
+for command in (run, attach, live, check, report, diff, merge, rule, list_, config):
     command.params.append(_debug_option())  # so that it may stand before the command or after
     gradscope.add_command(command)
 
