@@ -80,6 +80,11 @@ def page_of(title: str, sections: Sequence[Section]) -> str:
     )
 
 
+def style() -> str:
+    """How every page looks, the live one too."""
+    return _text("page.css")
+
+
 @cache
 def library() -> tuple[str, ...]:
     """Bokeh's own scripts that the figures need, without those for widgets, tables and formulas."""
