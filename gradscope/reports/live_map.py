@@ -13,6 +13,7 @@ from bokeh.models import (
     CustomJSHover,
     FixedTicker,
     HoverTool,
+    Image,
     LinearColorMapper,
     Range1d,
 )
@@ -25,7 +26,8 @@ from gradscope.reports.layer_grid import LayerGrid, Plane
 from gradscope.reports.names import on_one_line, shortened
 from gradscope.reports.page_figure import NEUTRAL, plain_figure
 from gradscope.reports.page_map import NONFINITE_COLOUR, ZERO_COLOUR
-from gradscope.trace import Doubles
+from gradscope.reports.shrink import Cells
+from gradscope.trace import Floats
 
 _BEYOND: Final = 1e6  # decades: no number lies there
 _MOST_NAMES, _MOST_STEPS = 30, 6
@@ -53,7 +55,7 @@ class LiveMap:
         """Draws `plane`; the layer in row `chosen` is framed."""
         cells = grid.planes[plane]
         count, columns = cells.values.shape
-        coloured, (low, high) = _coloured(cells.values, cells.seen, cells.nonfinite, log=plane.scale == "log")
+        coloured, (low, high) = _coloured(cells, log=plane.scale == "log")
         self.colours.update(low=low, high=high)
         self.image.data = {"image": [coloured], "x": [0], "y": [0], "dw": [columns], "dh": [count]}
         begins = cells.nonfinite & ~np.concatenate([np.zeros((count, 1), bool), cells.nonfinite[:, :-1]], axis=1)
@@ -76,7 +78,7 @@ class LiveMap:
 def live_map() -> LiveMap:
     """An empty map."""
     drawn = plain_figure(height=_LEAST_HEIGHT, x_label="step", y_label="layer, input at the bottom")
-    drawn.x_range, drawn.y_range = Range1d(0, 1), Range1d(0, 1)
+    drawn.x_range, drawn.y_range = Range1d(start=0, end=1), Range1d(start=0, end=1)
     drawn.grid.visible = False
     image = ColumnDataSource({"image": [], "x": [], "y": [], "dw": [], "dh": []})
     colours = LinearColorMapper(
@@ -87,7 +89,8 @@ def live_map() -> LiveMap:
         high_color=NONFINITE_COLOUR,
         nan_color="rgba(0, 0, 0, 0)",
     )
-    shown = drawn.image("image", x="x", y="y", dw="dw", dh="dh", source=image, color_mapper=colours)
+    glyph = Image(image="image", x="x", y="y", dw="dw", dh="dh", color_mapper=colours)
+    shown = drawn.add_glyph(image, glyph)
     broken, found = ColumnDataSource({"x": [], "y": []}), ColumnDataSource({"x": [], "y": []})
     drawn.scatter("x", "y", source=broken, marker="square", size=5, color=NONFINITE_COLOUR, line_color=None)
     for width, colour in ((5, "#ffffff"), (2, "#000000")):
@@ -108,8 +111,9 @@ def live_map() -> LiveMap:
     return LiveMap(drawn, image, broken, found, chosen, rows, colours)
 
 
-def _coloured(values: Doubles, seen: Doubles, nonfinite: Doubles, *, log: bool) -> tuple[Doubles, tuple[float, float]]:
+def _coloured(cells: Cells, *, log: bool) -> tuple[Floats, tuple[float, float]]:
     """What the colours stand for, and their ends: all numbers but a few, which must not leave one colour for them."""
+    values, seen, nonfinite = cells.values, cells.seen, cells.nonfinite
     known = seen & ~nonfinite & np.isfinite(values) & ((values > 0) if log else True)
     numbers = np.log10(values, where=known, out=np.full(values.shape, np.nan)) if log else values
     low, high = 0.0, 1.0
@@ -138,4 +142,4 @@ def _marks(grid: LayerGrid, diagnosis: Diagnosis | None) -> dict[str, list[float
 def _label(drawn: figure, side: str, labels: dict[float, str]) -> None:
     axis = drawn.xaxis[0] if side == "below" else drawn.yaxis[0]
     axis.ticker = FixedTicker(ticks=list(labels))
-    axis.major_label_overrides = dict(labels)
+    axis.major_label_overrides = {at: label for at, label in labels.items()}  # noqa: C416 (of a wider type)

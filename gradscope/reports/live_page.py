@@ -7,9 +7,10 @@ from typing import Final
 
 import numpy as np
 from bokeh.document import Document
-from bokeh.events import Tap
-from bokeh.layouts import column, gridplot, row
-from bokeh.models import ColumnDataSource, Div, Select
+from bokeh.events import Event, Tap
+from bokeh.layouts import column, row
+from bokeh.models import ColumnDataSource, InlineStyleSheet, LogTicker
+from bokeh.models.widgets import Div, Select
 from bokeh.plotting import figure
 from markupsafe import Markup
 
@@ -44,8 +45,8 @@ class LivePage:
         self._moment: Moment | None = None
         self._status = Div(text="", sizing_mode="stretch_width")
         self._findings = Div(text="", sizing_mode="stretch_width")
-        self._plane = Select(title="Quantity", options=[], width=320)
-        self._layer = Select(title="Layer", options=[], width=320)
+        self._plane = _select("Quantity")
+        self._layer = _select("Layer")
         self._legend = Div(
             text=environment().get_template("live_legend.html").render(nonfinite=NONFINITE_COLOUR, zero=ZERO_COLOUR),
             sizing_mode="stretch_width",
@@ -60,16 +61,14 @@ class LivePage:
         self._plane.on_change("value", self._chosen)
         self._layer.on_change("value", self._chosen)
         self._map.drawn.on_event(Tap, self._tapped)
-        stories = gridplot(
-            list(self._story_figures.values()), ncols=3, sizing_mode="stretch_width", toolbar_location=None
-        )
+        stories = row(list(self._story_figures.values()), sizing_mode="stretch_width", styles={"flex-wrap": "wrap"})
         document.title = "gradscope live"
         document.template = environment().get_template("live.html")
         document.template_variables["style"] = Markup(style())
         document.add_root(
             column(
                 self._status,
-                row(drawn, sizing_mode="stretch_width"),
+                row(drawn, sizing_mode="stretch_width", styles={"flex-wrap": "wrap"}),
                 row(self._plane, self._layer),
                 self._legend,
                 self._map.drawn,
@@ -103,8 +102,13 @@ class LivePage:
     def _chosen(self, attr: str, old: object, new: object) -> None:
         self._draw()
 
-    def _tapped(self, event: Tap) -> None:
-        if self._grid is not None and event.y is not None and 0 <= event.y < len(self._grid.layers):
+    def _tapped(self, event: Event) -> None:
+        if (
+            self._grid is not None
+            and isinstance(event, Tap)
+            and event.y is not None
+            and 0 <= event.y < len(self._grid.layers)
+        ):
             self._layer.value = self._layer.options[int(event.y)]
 
     def _draw(self) -> None:
@@ -122,6 +126,12 @@ class LivePage:
                 source.data = _points(grid.first, np.where(cells.nonfinite, np.nan, cells.values)[chosen])
 
 
+def _select(title: str) -> Select:
+    """Bokeh's own is white, whatever the ground."""
+    style = ".bk-input { background-color: var(--raised); color: var(--ink); border-color: var(--line); }"
+    return Select(title=title, options=[], width=320, stylesheets=[InlineStyleSheet(css=style)])
+
+
 def _choices(select: Select, options: list[str]) -> None:
     """Keeps what was chosen, where it is still there."""
     if select.options != options:
@@ -135,6 +145,9 @@ def _line(source: ColumnDataSource, title: str, *, log: bool) -> figure:
     drawn.line("x", "y", source=source, line_width=2, color=COLOURS[0])
     drawn.scatter("x", "y", source=source, size=3, color=COLOURS[0])
     drawn.min_border_left = 64
+    drawn.styles = {"flex": "1 1 300px", "min-width": "300px"}
+    if log:
+        drawn.yaxis.ticker = LogTicker(desired_num_ticks=3, mantissas=[1, 2, 5])
     return drawn
 
 
