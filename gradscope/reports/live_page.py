@@ -43,6 +43,7 @@ class LivePage:
         self._shown: object = None
         self._grid: LayerGrid | None = None
         self._moment: Moment | None = None
+        self._names: list[str] = []
         self._status = Div(text="", sizing_mode="stretch_width")
         self._findings = Div(text="", sizing_mode="stretch_width")
         self._plane = _select("Quantity")
@@ -96,7 +97,8 @@ class LivePage:
         self._grid = layer_grid(moment.trace, most_cells=_MOST_CELLS)
         if self._grid is not None:
             _choices(self._plane, [plane.label for plane in self._grid.planes])
-            _choices(self._layer, [on_one_line(layer.module or "(model)") for layer in self._grid.layers])
+            self._names = [on_one_line(layer.module or "(model)") for layer in self._grid.layers]
+            _choices(self._layer, self._names)
         self._draw()
 
     def _chosen(self, attr: str, old: object, new: object) -> None:
@@ -109,14 +111,14 @@ class LivePage:
             and event.y is not None
             and 0 <= event.y < len(self._grid.layers)
         ):
-            self._layer.value = self._layer.options[int(event.y)]
+            self._layer.value = self._names[int(event.y)]
 
     def _draw(self) -> None:
         grid, moment = self._grid, self._moment
         if grid is None or moment is None:
             return
         plane = next((p for p in grid.planes if p.label == self._plane.value), None)
-        chosen = self._layer.options.index(self._layer.value) if self._layer.value in self._layer.options else 0
+        chosen = self._names.index(self._layer.value) if self._layer.value in self._names else 0
         if plane is not None:
             self._map.show(grid, plane, moment.diagnosis, chosen)
         for story, source in self._stories.items():
@@ -135,7 +137,7 @@ def _select(title: str) -> Select:
 def _choices(select: Select, options: list[str]) -> None:
     """Keeps what was chosen, where it is still there."""
     if select.options != options:
-        select.options = options
+        select.options = [*options]
     if select.value not in options:
         select.value = options[0] if options else ""
 
