@@ -39,7 +39,6 @@ def served(tmp_path: Path) -> Iterator[Served]:
     trace_of(
         output_rms=np.ones((60, 6)),
         output_nonfinite_count=counts,
-        output_grad_rms=np.tile(np.geomspace(1e-3, 1, 6), (60, 1)),
         modules=["one", "two", "three", "four", HOSTILE, "six"],
         loss=np.linspace(1, 0.5, 60),
         meta={"model": HOSTILE},
@@ -85,15 +84,16 @@ def test_a_browser_shows_it_and_what_comes_after(browser, served: Served) -> Non
         page.get_by_text("Second").wait_for()
         assert layer.locator("option").all_inner_texts() == ["a", "b", "c"]
         assert all(url.startswith(("http://127.0.0.1:", "ws://127.0.0.1:")) for url in visited.requests)
-        assert not [said for said in visited.complaints if "initial ranges" not in said]  # of figures still empty
+        empty = ("initial ranges", "for log axis")  # what Bokeh says of a figure that has no points yet
+        assert not [said for said in visited.complaints if not any(words in said for words in empty)]
 
 
 def test_a_click_on_the_map_chooses_the_layer(browser, served: Served) -> None:
     with visit(browser, served.address, width=1400) as visited:
         page = visited.page
         page.get_by_text("non-finite").first.wait_for()
-        box = page.locator(".bk-Figure").nth(2).bounding_box()
-        assert box is not None
+        boxes = [drawn.bounding_box() for drawn in page.locator(".bk-Figure").all()]
+        box = max((box for box in boxes if box is not None), key=lambda box: box["height"])  # the lines are lower
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 30)
         # the last layer is at the top; the select stands in a shadow root, which a locator looks into
         page.locator("select").nth(1).locator("option:checked", has_text="six").wait_for(state="attached")
