@@ -240,7 +240,8 @@ class TraceWriter:
         """Whether the steps of the block that are not on disk have waited long enough.
 
         A block is written again as a whole, and HDF5 gives the place of the older one to nobody while others may read
-        it. So each time twice as many steps must have come: 1, 2, 4, 8 and 16 take at most twice the place of 16.
+        it. So each time twice as many steps must have come: with 1, 2, 4, 8 and 16 of them a block takes two to three
+        times the place of one that is written once, where after each step it would take nine.
         """
         return self._block.steps >= 2 * self._early and time.monotonic() - self._flushed_at > _PATIENCE_S
 

@@ -342,6 +342,20 @@ def test_a_killed_run_can_be_read_and_has_lost_at_most_16_steps(tmp_path: Path) 
         assert len(list(pool.map(kill, range(25)))) == 25
 
 
+def test_slow_steps_do_not_wait_for_their_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("gradscope.storage.time.monotonic", lambda: now[0])
+    writer, on_disk = TraceWriter(tmp_path / "run.h5"), []
+    for count, appended in enumerate(islice(run(1), 40), start=1):
+        now[0] += 60.0 if count <= 24 else 0.01
+        writer.append(*appended)
+        on_disk.append(len(read_trace(tmp_path / "run.h5").steps))
+    writer.close()
+    known = [1, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8, 8, 8, 8, 8, 16]
+    assert on_disk == [*known, *(16 + n for n in known[:8]), *[24] * 7, 32, *[32] * 8]
+    assert_same(read_trace(tmp_path / "run.h5"), collected(islice(run(1), 40)))
+
+
 def test_a_terminated_run_has_lost_nothing(tmp_path: Path) -> None:
     for seed in range(3):
         path = tmp_path / f"{seed}.h5"

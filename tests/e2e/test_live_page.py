@@ -35,7 +35,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     """The page of a sick network, whose process is this machine's alone."""
     path = tmp_path / "run.h5"
     counts = np.zeros((60, 6))
-    counts[40:, 4] = 7
+    counts[40:, 4:] = 7
     trace_of(
         output_rms=np.ones((60, 6)),
         output_nonfinite_count=counts,
