@@ -137,7 +137,7 @@ def _select(title: str) -> Select:
 def _choices(select: Select, options: list[str]) -> None:
     """Keeps what was chosen, where it is still there."""
     if select.options != options:
-        select.options = [*options]
+        select.update(options=options)
     if select.value not in options:
         select.value = options[0] if options else ""
 
