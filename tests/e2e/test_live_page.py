@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -97,18 +96,6 @@ def test_a_click_on_the_map_chooses_the_layer(browser, served: Served) -> None:
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 30)
         # the last layer is at the top; the select stands in a shadow root, which a locator looks into
         page.locator("select").nth(1).locator("option:checked", has_text="six").wait_for(state="attached")
-
-
-def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        words = [sys.executable, "-m", "gradscope", "live", str(tmp_path / "run.h5"), "--web", "--port", str(port)]
-        done = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
-    assert done.returncode == 2
-    assert f"`--port {port}` cannot be used: " in done.stderr
-    assert done.stderr.count("\n") == 1
 
 
 def test_it_leaves_with_the_run_where_it_is_told_to(tmp_path: Path) -> None:
