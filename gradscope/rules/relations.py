@@ -142,12 +142,19 @@ def _same_module(cause: Finding, effect: Finding, passage: Passage) -> bool:
 
 
 def _from_zeros(cause: Finding, effect: Finding, passage: Passage) -> bool:
-    """All of the effect's weights are zero, gradients of zero are all that they get, and the model has a way around.
+    """Two weights or more are zero, gradients of zero are all that they get, and the model has a way around.
 
-    So are two factors of an adapter that both start at zero; a whole net of zeros was merely drawn so.
+    So are two factors of an adapter that both start at zero, as each passes the other nothing; a whole net of zeros was
+    merely drawn so, and one weight of zeros that gets nothing is kept from it by what it chooses among.
     """
     modules = passage.modules(effect)
-    return passage.start_at_zero(modules) and modules <= passage.modules(cause) and passage.has_way_around(modules)
+    several = len({(site.module, site.name) for site in effect.sites}) > 1
+    return (
+        several
+        and passage.start_at_zero(modules)
+        and modules <= passage.modules(cause)
+        and passage.has_way_around(modules)
+    )
 
 
 def _from_nobody(cause: Finding, effect: Finding, passage: Passage) -> bool:

@@ -235,6 +235,12 @@ def test_two_factors_of_zero_beside_a_path_pass_nothing_on_and_stay_alike_for_it
         assert found == {root: ROOT, symptom: (Role.SYMPTOM, root)}
 
 
+def test_one_weight_of_zeros_that_gets_nothing_is_alike_first():
+    """A router over experts that are copies: which it chooses makes no difference."""
+    alike, nothing = about("GS504", Quantity.WEIGHT, "a"), about("GS103", Quantity.WEIGHT_GRAD, "a")
+    assert roles(alike, nothing, trace=adapted(around=True)) == {"GS504": ROOT, "GS103": (Role.SYMPTOM, "GS504")}
+
+
 def test_zeros_that_no_optimizer_holds_stay_alike_for_it():
     alike, out = about("GS504", Quantity.WEIGHT, "a", "b"), about("GS501", Quantity.WEIGHT_GRAD, "b")
     same = about("GS303", Quantity.OUTPUT, "b")
