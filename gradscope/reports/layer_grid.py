@@ -212,7 +212,10 @@ def _layers(trace: Trace, columns: set[int]) -> tuple[Layer, ...]:
 def _plane(trace: Trace, plane: Plane, columns: Mapping[str, int], layers: tuple[Layer, ...], starts: Ints) -> Cells:
     """One plane, shrunk, some rows at a time."""
     parts = [
-        shrunk(_cells(trace, plane, [columns.get(layer.module) for layer in some]), starts) for some in _parts(layers)
+        shrunk(
+            _cells(trace, plane, [columns.get(layer.module) for layer in some]), starts, shares=plane.scale == "share"
+        )
+        for some in _parts(layers)
     ]
     return Cells(
         values=np.concatenate([part.values for part in parts]),

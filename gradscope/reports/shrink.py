@@ -1,4 +1,8 @@
-"""A grid with fewer cells in which a single sick step stays to be seen: a cell shows its extreme, never its mean."""
+"""A grid with fewer cells in which a single sick step stays to be seen: a cell shows its extreme, never its mean.
+
+Of what is spaced over decades that is what lies farthest from the usual; of a share, such as that of dead units, the
+largest, as there zero is the healthy one.
+"""
 
 from dataclasses import dataclass
 
@@ -29,18 +33,15 @@ def starts_of(steps: int, most: int) -> Ints:
     return np.arange(blocks, dtype=np.int64) * steps // blocks if blocks else np.zeros(0, dtype=np.int64)
 
 
-def shrunk(cells: Cells, starts: Ints) -> Cells:
+def shrunk(cells: Cells, starts: Ints, *, shares: bool = False) -> Cells:
     """One cell for each block of steps that begins at `starts`: what lies farthest from the place's median.
 
     Any NaN or Inf makes the cell non-finite, and a zero is farther than every number. The distance is that of the
-    logarithms, so a fall by three decades weighs as much as a rise.
+    logarithms, so a fall by three decades weighs as much as a rise. Of `shares` it is the largest instead.
     """
     if not len(starts) or len(starts) == cells.values.shape[1]:
         return cells
-    positive = cells.seen & ~cells.nonfinite & (cells.values > 0) & np.isfinite(cells.values)
-    logs = np.where(positive, np.log(cells.values, where=positive, out=np.zeros(cells.values.shape)), np.nan)
-    distance = np.abs(logs - _medians(logs)[:, None])
-    distance[cells.seen & (cells.values == 0)] = np.inf
+    distance = cells.values.copy() if shares else _distances(cells)
     distance[np.isnan(distance)] = -1.0
     farthest = _argmax_of_blocks(distance, starts)
     rows = np.arange(len(distance))[:, None]
@@ -54,6 +55,15 @@ def shrunk(cells: Cells, starts: Ints) -> Cells:
 def shrunk_both_ways(cells: Cells, steps: Ints, places: Ints) -> Cells:
     """The same for blocks of steps, and then for blocks of places that begin at `places`."""
     return _turned(shrunk(_turned(shrunk(cells, steps)), places))
+
+
+def _distances(cells: Cells) -> Doubles:
+    """Of each number from its row's median, in nats; infinite for a zero, NaN where there is no number."""
+    positive = cells.seen & ~cells.nonfinite & (cells.values > 0) & np.isfinite(cells.values)
+    logs = np.where(positive, np.log(cells.values, where=positive, out=np.zeros(cells.values.shape)), np.nan)
+    distance: Doubles = np.abs(logs - _medians(logs)[:, None])
+    distance[cells.seen & (cells.values == 0)] = np.inf
+    return distance
 
 
 def _turned(cells: Cells) -> Cells:

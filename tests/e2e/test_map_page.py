@@ -114,6 +114,27 @@ def test_the_keyboard_chooses_quantity_and_layer(page):
         assert visited.complaints == []
 
 
+DRAWN = """async () => {
+    const {model} = await gradscope.figure("map");
+    const named = (name) => model.document.get_model_by_name(name);
+    const palette = named("map-colours").palette.map((c) => [1, 3, 5].map((at) => parseInt(c.slice(at, at + 2), 16)));
+    const at = new Map(palette.map(([r, g, b], i) => [((255 << 24) | (b << 16) | (g << 8) | r) >>> 0, i]));
+    return [...new Set(named("map-image").data.image[0])].map((colour) => at.get(colour)).sort();
+}"""
+
+
+def test_of_shares_a_cell_shows_the_largest_and_zero_is_the_first_colour(browser, tmp_path):  # noqa: F811
+    dead = np.zeros((1500, 2))  # more steps than are drawn: a cell stands for two or three
+    dead[700, 1] = 1.0
+    trace = trace_of(output_dead_fraction=dead, modules=["first", "second"])
+    Html().write(trace, Diagnosis(findings=(), not_judged=(), steps=1500, sites=2), tmp_path / "report.html")
+    with visit(browser, tmp_path / "report.html") as visited:
+        visited.page.wait_for_function(READY)
+        assert visited.page.locator("#map-scale").text_content() == "Colour: dead units, share."
+        assert visited.page.evaluate(DRAWN) == [0, 255]
+        assert visited.complaints == []
+
+
 def test_one_broken_cell_among_many_layers_is_seen(page):
     modules = [f"layer{i}" for i in range(900)]
     with page(*modules, steps=400, broken=(130, 444)) as visited:

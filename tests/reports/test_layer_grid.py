@@ -75,6 +75,14 @@ def test_a_plane_of_which_nothing_was_seen_is_left_out():
     assert [plane.key for plane in found.planes] == ["gradient", "dead"]
 
 
+def test_one_step_in_which_units_are_dead_is_seen_among_many_in_which_none_is():
+    dead = np.zeros((MOST_COLUMNS * 3, 1))
+    dead[301, 0] = 0.9
+    grid = layer_grid(trace_of(output_dead_fraction=dead))
+    assert plane(grid, "dead").values.max() == pytest.approx(0.9)
+    assert np.count_nonzero(plane(grid, "dead").values) == 1
+
+
 def test_many_steps_share_a_column_which_names_the_first_and_the_last():
     steps = 2 * MOST_COLUMNS + 1
     rms = np.ones((steps, 2))

@@ -59,6 +59,22 @@ def test_one_broken_step_and_one_zero_stay():
     assert found.values[0].tolist() == [0, 1, 1, 1, 1]
 
 
+@given(arrays(float, st.tuples(st.integers(1, 3), st.integers(1, 20)), elements=st.floats(0, 1)), st.integers(1, 20))
+def test_of_shares_each_cell_shows_the_largest(values, most):
+    starts = starts_of(values.shape[1], most)
+    found = shrunk(cells_of(values), starts, shares=True)
+    ends = [*starts[1:], values.shape[1]]
+    assert found.values.tolist() == [
+        [max(row[a:b]) for a, b in zip(starts, ends, strict=True)] for row in values.tolist()
+    ]
+
+
+def test_a_share_that_was_not_observed_hides_no_other():
+    found = shrunk(cells_of([[np.nan, 0.0, np.nan, np.nan]]), starts_of(4, 2), shares=True)
+    assert found.values[0, 0] == 0
+    assert found.seen.tolist() == [[True, False]]
+
+
 def test_a_block_is_seen_where_one_of_its_steps_was():
     found = shrunk(cells_of([[np.nan, np.nan, np.nan, 5.0]]), starts_of(4, 2))
     assert found.seen.tolist() == [[False, True]]

@@ -18,16 +18,18 @@ gradscope.map = (() => {
     return ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
   }
 
-  // The code that stands for the cells [r0, r1) × [c0, c1): what is broken, else what is farthest from the middle.
+  // The code that stands for the cells [r0, r1) × [c0, c1): what is broken, else what is farthest from the middle;
+  // of shares the largest, as there zero is the healthy one, and codes rise as their numbers do.
   function extreme(r0, r1, c0, c1) {
-    const { codes, middle } = shown;
+    const { codes, middle, scale } = shown;
     let found = UNSEEN;
     let distance = -1;
     for (let row = r0; row < r1; row++) {
       for (let at = row * layers.columns + c0; at < row * layers.columns + c1; at++) {
         const code = codes[at];
         if (code === NONFINITE) return NONFINITE;
-        const far = code === UNSEEN ? -1 : code === ZERO ? Infinity : Math.abs(code - middle);
+        const usual = code === ZERO ? Infinity : Math.abs(code - middle);
+        const far = code === UNSEEN ? -1 : scale === "share" ? code : usual;
         if (far > distance) [found, distance] = [code, far];
       }
     }
@@ -40,7 +42,8 @@ gradscope.map = (() => {
     if (code === ZERO && shown.scale === "log") return colours.zero;
     const log = gradscope.codes.log(shown.grid, code);
     const [low, high] = shown.limits;
-    const share = ((shown.scale === "share" ? 10 ** log : log) - low) / (high - low);
+    const value = shown.scale === "log" ? log : code === ZERO ? 0 : 10 ** log; // a zero has no logarithm
+    const share = (value - low) / (high - low);
     return colours.palette[Math.round(Math.min(Math.max(share, 0), 1) * (colours.palette.length - 1))];
   }
 
