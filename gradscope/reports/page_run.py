@@ -95,10 +95,15 @@ def _schedule(every: Json) -> str:
 
 def _over_the_steps(trace: Trace) -> Iterator[tuple[str, str]]:
     for key, name in (("loss", "loss"), ("lr", "learning rate"), ("loss_scale", "loss scale")):
-        known = trace.per_step[key][~np.isnan(trace.per_step[key])] if key in trace.per_step else np.zeros(0)
-        if len(known):
-            first, last = (f"{value:.4g}" for value in (known[0], known[-1]))
-            yield name, first if (known == known[0]).all() else f"{first} in the first step, {last} in the last"
+        values = trace.per_step.get(key, np.zeros(0))
+        rows = np.flatnonzero(~np.isnan(values))
+        if not len(rows):
+            continue
+        first, last = (f"{values[row]:.4g}" for row in rows[[0, -1]])
+        if (values[rows] == values[rows[0]]).all():
+            yield name, first
+        else:  # by their numbers: a loss that ends in NaN has no value in the last step
+            yield name, f"{first} in step {trace.steps[rows[0]]}, {last} in step {trace.steps[rows[-1]]}"
 
 
 def optimizer(about: Mapping[str, Json]) -> Optimizer:

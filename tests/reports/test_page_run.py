@@ -1,5 +1,7 @@
 """The facts of a run."""
 
+import math
+
 from builders import rank_trace, trace_of
 from examples import META
 
@@ -22,11 +24,16 @@ def test_all_that_is_known_is_told():
     assert said["seed"] == "0"
     assert said["settings"] == "depth 15, lr 0.01, betas 0.9, 0.99, task adding, tied yes"
     assert said["schedule"] == "every 10 steps"
-    assert said["loss"] == "2 in the first step, 1 in the last"
+    assert said["loss"] == "2 in step 0, 1 in step 20"
     assert said["learning rate"] == "0.1"
     assert said["frozen"].endswith("f7 and 2 more")
     assert said["versions"] == "gradscope 0.1.0, torch 2.13.0"
     assert said["parameters"] == "12,345"
+
+
+def test_a_loss_that_ends_in_nan_has_no_value_in_the_last_step():
+    said = dict(facts(trace_of(output_rms=[1.0], steps=3, loss=[2.0, 5.0, math.nan])))
+    assert said["loss"] == "2 in step 0, 5 in step 1"
 
 
 def test_what_is_not_known_is_left_out():
