@@ -73,6 +73,7 @@ class Change:
 
     Attributes:
         measure: What.
+        layer: Module in A.
         module: The layer's name in A; of a recurrent layer's time steps the label, as `gains` names it.
         other: The same in B.
         a: In A.
@@ -81,6 +82,7 @@ class Change:
     """
 
     measure: Measure
+    layer: str
     module: str
     other: str
     a: Middle
@@ -147,6 +149,7 @@ def compare(a: Trace, b: Trace, alignment: Alignment, first: int, last: int) -> 
                 changes.append(
                     Change(
                         measure=measure,
+                        layer=key[0],
                         module="".join(key),
                         other="".join(other),
                         a=middle,

@@ -155,6 +155,7 @@ def test_layers_are_paired_across_a_prefix_and_so_are_time_steps():
     named = {(change.module, change.other) for change in found.changes}
     assert ("rnn l0 per time step", "net.rnn l0 per time step") in named
     assert ("head", "net.head") in named
+    assert {change.layer for change in found.changes} == {"rnn", "head"}
     assert all(change.by == 0 for change in found.changes)
 
 

@@ -44,7 +44,7 @@ def both_gradients(difference: Difference) -> Drawn | None:
     missing = max(_LEAST_DECADES - (high - low), 0.0) / 2
     bottom, top = 10 ** (low - missing - _ROOM), 10 ** (high + missing + _ROOM)
     made.y_range = Range1d(start=bottom / 1.5, end=top * 1.5)
-    changed = {change.module for change in difference.changes}
+    changed = {change.layer for change in difference.changes}
     rings = [place.a is not None and place.b is not None and place.a.module in changed for place in places]
     marks: set[str] = set()
     for index, (letter, levels) in enumerate((("A", [p.a for p in places]), ("B", [p.b for p in places]))):

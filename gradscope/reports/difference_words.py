@@ -37,7 +37,7 @@ def headline(difference: Difference) -> str:
     ):
         if number:
             parts.append(f"{number} {what}" if parts else f"{counted(number, 'finding')} {what}")
-    if layers := {change.module for change in difference.changes}:
+    if layers := {change.layer for change in difference.changes}:
         parts.append(f"{counted(len(layers), 'layer')} changed markedly")
     if parts:
         return ", ".join(parts)
@@ -50,10 +50,16 @@ def about(one: Recorded) -> str:
     first, last, every = int(trace.steps[0]), int(trace.steps[-1]), meta.get("every")
     steps = f"step {first}" if first == last else f"steps {first} to {last}"
     if isinstance(every, int) and every > 1:
-        steps += f", every {every}{ {2: 'nd', 3: 'rd'}.get(every, 'th') } recorded"
+        steps += f", every {_ordinal(every)} recorded"
     model = on_one_line(str(meta.get("model") or ""))
     found = severities(leading(one.diagnosis.findings)) or "no finding"
     return ": ".join([", ".join(filter(None, [model, steps])), found])
+
+
+def _ordinal(number: int) -> str:
+    """``2nd``, ``11th``, ``23rd``."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def finding_line(difference: Difference, finding: Finding, other: Recorded) -> tuple[str, str, str]:
@@ -114,7 +120,7 @@ def by(change: Change) -> str:
 
 def over(difference: Difference) -> str:
     """Over which steps the layers are compared, and how many of them."""
-    both = len({change.module for change in difference.compared.changes})
+    both = len({change.layer for change in difference.compared.changes})
     steps = f"steps {difference.first} to {difference.last}"
     if not difference.shared:
         return f"{counted(both, 'layer')} compared over {steps}: the runs have too few steps in common"

@@ -19,6 +19,15 @@ def test_the_headline_counts_what_differs():
     assert headline(nothing()) == "no difference"
 
 
+def test_a_layer_that_changes_in_several_ways_is_counted_once():
+    found = everything()
+    change = next(change for change in found.changes if change.measure is Measure.GAIN)
+    in_time = replace(change, module=f"{change.layer} l0 per time step")
+    of_both = replace(found, compared=replace(found.compared, changes=(change, in_time)))
+    assert headline(of_both).endswith(", 1 layer changed markedly")
+    assert over(of_both).startswith("1 layer compared")
+
+
 def test_models_that_only_have_other_modules_are_said_to_be_the_same_in_what_both_have():
     a, b = (trace_of(steps=STEPS, modules=list(names), output_rms=[1.0] * len(names)) for names in ("ab", "ac"))
     found = difference(recorded("a", a), recorded("b", b))
@@ -31,7 +40,10 @@ def test_models_without_a_common_module_are_called_so():
     assert next(remarks(difference(recorded("a", a), recorded("b", b)))) == "the models have no module in common"
 
 
-@pytest.mark.parametrize(("every", "said"), [(1, ""), (2, ", every 2nd recorded"), (10, ", every 10th recorded")])
+@pytest.mark.parametrize(
+    ("every", "said"),
+    [(1, ""), (2, ", every 2nd recorded"), (10, ", every 10th recorded"), (21, ", every 21st recorded")],
+)
 def test_about_a_run(every, said):
     trace = trace_of(steps=3, every=every, modules=["fc"], output_rms=[1.0], meta={"model": "Net", "every": every})
     assert about(recorded("run", trace)) == f"Net, steps 0 to {2 * every}{said}: no finding"
