@@ -1,7 +1,7 @@
 """Theory beside measurement, as a page shows it: χ of each layer in a figure, and the words of `theory_text`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bokeh.models import ColumnDataSource, HoverTool, Range1d
@@ -51,25 +51,26 @@ def theory_section(trace: Trace, _: Diagnosis) -> Section:
     )
 
 
-def _comparable(found: Sequence[Expectation]) -> list[Expectation]:
-    """Those that a logarithmic axis can show, from the input on."""
-    return [one for one in reversed(found) if 0 < one.predicted < math.inf and 0 < one.measured < math.inf]
+def _comparable(found: Sequence[Expectation]) -> dict[int, Expectation]:
+    """Those that a logarithmic axis can show, by their number from the input on."""
+    numbered = enumerate(reversed(found), start=1)
+    return {at: one for at, one in numbered if 0 < one.predicted < math.inf and 0 < one.measured < math.inf}
 
 
-def _drawn(layers: Sequence[Expectation]) -> figure:
+def _drawn(layers: Mapping[int, Expectation]) -> figure:
     """χ of each layer: a ring where theory has it, a dot where it was measured."""
     source = ColumnDataSource(
         {
-            "layer": list(range(1, len(layers) + 1)),
-            "name": [one.module for one in layers],
-            "theory": [one.predicted for one in layers],
-            "measured": [one.measured for one in layers],
+            "layer": list(layers),
+            "name": [one.module for one in layers.values()],
+            "theory": [one.predicted for one in layers.values()],
+            "measured": [one.measured for one in layers.values()],
         }
     )
     drawn = plain_figure(
         height=260, x_label="layer, the first from the input is 1", y_label="χ per layer", y_type="log"
     )
-    values = [value for one in layers for value in (one.predicted, one.measured)]
+    values = [value for one in layers.values() for value in (one.predicted, one.measured)]
     drawn.y_range = Range1d(start=min(values) / 2, end=max(values) * 2)
     legend = Legend(orientation="horizontal", background_fill_alpha=0, border_line_alpha=0, label_text_color=NEUTRAL)
     drawn.add_layout(legend, "above")

@@ -30,6 +30,7 @@ def test_a_line_for_each_layer_and_a_figure_of_those_that_can_be_compared(monkey
     assert [one.agrees for one in made.context["layers"]] == [True, False, True, True]
     (source,) = {r.data_source for r in made.figures["theory"].renderers}
     assert source.data["name"] == ["a", "b", "c"]
+    assert source.data["layer"] == [1, 3, 4]  # the second has no theory
     assert source.data["measured"] == [0.5, 2.0, 1.1]
 
 
