@@ -33,6 +33,13 @@ def test_the_same_twice_has_no_findings_and_no_layers():
     assert "No layer changed markedly." in shown
 
 
+def test_what_stands_between_backticks_is_code():
+    trace = trace_of(steps=5, modules=["fc"], output_rms=[1.0])
+    said = replace(finding(module="fc"), message="`loss.backward()` was called twice.")
+    page = difference_page(difference(recorded("a", trace), recorded("b", trace, said)))
+    assert "<p><code>loss.backward()</code> was called twice.</p>" in page
+
+
 def test_names_are_text():
     page = difference_page(everything(ODD))
     assert "<img" not in page
