@@ -67,6 +67,7 @@ def time_section(trace: Trace, _: Diagnosis) -> Section | None:
             "profiles": bool(profiles),
             "rings": any(np.isfinite(one.memory_mark[0]) for one in profiles),
             "cuts": any(one.cuts for one in profiles),
+            "broken": any(one.nonfinite.any() for one in profiles),
             "maps": [
                 _place(one, name, made, len(found)) for one, (name, made) in zip(found, maps.items(), strict=True)
             ],
