@@ -102,16 +102,15 @@ def _outcomes(comparison: Comparison) -> list[Outcome]:
 
 
 def _expected(variant: ComparedVariant, names: Mapping[str, str]) -> str:
-    said = []
     if variant.expect:
-        said.append(f"must show {', '.join(_called(code, names) for code in sorted(variant.expect))}")
-    elif not names.keys() - variant.forbid:
-        said.append("must show no finding at all")
-    elif variant.forbid:
-        allowed = sorted(names.keys() - variant.forbid)
-        what = ", ".join(allowed) if len(allowed) <= 4 else f"{len(allowed)} kinds"
-        said.append(f"must show no finding but, perhaps, {what}")
-    return "; ".join(said) or "anything"
+        return f"must show {', '.join(_called(code, names) for code in sorted(variant.expect))}"
+    if not names.keys() - variant.forbid:
+        return "must show no finding at all"
+    if not variant.forbid:
+        return "anything"
+    allowed = sorted(names.keys() - variant.forbid)
+    what = ", ".join(allowed) if len(allowed) <= 4 else f"{len(allowed)} kinds"
+    return f"must show no finding but, perhaps, {what}"
 
 
 def _shown(variant: ComparedVariant, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:

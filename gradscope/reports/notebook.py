@@ -14,7 +14,7 @@ from gradscope.budget import signed
 from gradscope.findings import Diagnosis, Finding, Role
 from gradscope.records import Quantity
 from gradscope.reports.bars import sparkline
-from gradscope.reports.diagnosis_text import verdict
+from gradscope.reports.diagnosis_text import by_reason, verdict
 from gradscope.reports.names import on_one_line, shortened
 from gradscope.reports.outstanding import Standing, standings
 from gradscope.reports.passage import column_medians, memory_words, passages
@@ -86,9 +86,7 @@ def _finding(finding: Finding, folded: Sequence[Finding], *, unfolded: bool) -> 
 
 def _not_judged(diagnosis: Diagnosis) -> Iterator[str]:
     """The rules that lacked data, those with the same reason in one line."""
-    reasons: dict[str, list[str]] = {}
-    for item in diagnosis.not_judged:
-        reasons.setdefault(item.reason, []).append(item.rule)
+    reasons = by_reason((item.rule, item.reason) for item in diagnosis.not_judged)
     if not reasons:
         return
     yield f"<details><summary>{counted(len(diagnosis.not_judged), 'rule')} not judged</summary><ul>\n"

@@ -94,6 +94,23 @@ def _map(grid: LayerGrid) -> figure:
     drawn.x_range = Range1d(start=0, end=columns, bounds=(0, columns), min_interval=min(4, columns), name="map-columns")
     drawn.y_range = Range1d(start=0, end=rows, bounds=(0, rows), min_interval=min(4, rows), name="map-rows")
     drawn.grid.visible = False
+    _fill(drawn, rows, columns)
+    _name_axes(drawn, grid)
+    mapper = LinearColorMapper(palette=Viridis256, low=0, high=1, name="map-colours")
+    bar = ColorBar(
+        color_mapper=mapper, width=14, background_fill_alpha=0, major_label_text_color=NEUTRAL, name="map-bar"
+    )
+    drawn.add_layout(bar, "right")
+    for event in ("tap", "mousemove", "mouseleave"):
+        drawn.js_on_event(event, CustomJS(code=f"gradscope.map.{event}(cb_obj)"))
+    for axis in (drawn.x_range, drawn.y_range):
+        for end in ("start", "end"):
+            axis.js_on_change(end, CustomJS(code="gradscope.map.moved()"))
+    return drawn
+
+
+def _fill(drawn: figure, rows: int, columns: int) -> None:
+    """What the script fills: the image, marks of what is broken and of findings, the frame of the chosen layer."""
     drawn.image_rgba(
         image="image",
         x="x",
@@ -117,18 +134,6 @@ def _map(grid: LayerGrid) -> figure:
     drawn.hbar(
         y="y", height="height", left=0, right=columns, source=chosen, fill_alpha=0, line_color="#ff9d00", line_width=2
     )
-    _name_axes(drawn, grid)
-    mapper = LinearColorMapper(palette=Viridis256, low=0, high=1, name="map-colours")
-    bar = ColorBar(
-        color_mapper=mapper, width=14, background_fill_alpha=0, major_label_text_color=NEUTRAL, name="map-bar"
-    )
-    drawn.add_layout(bar, "right")
-    for event in ("tap", "mousemove", "mouseleave"):
-        drawn.js_on_event(event, CustomJS(code=f"gradscope.map.{event}(cb_obj)"))
-    for axis in (drawn.x_range, drawn.y_range):
-        for end in ("start", "end"):
-            axis.js_on_change(end, CustomJS(code="gradscope.map.moved()"))
-    return drawn
 
 
 def _name_axes(drawn: figure, grid: LayerGrid) -> None:
