@@ -18,11 +18,14 @@ def test_a_quiet_page_is_heard_as_quiet(browser, tmp_path):
 
 
 def test_requests_errors_and_exceptions_are_heard(browser, tmp_path):
-    said = "<script>console.error('said'); setTimeout(() => { throw new Error('thrown'); }, 0)</script>"
+    said = (
+        "<script>console.error('said');"
+        "setTimeout(() => { document.title = 'thrown'; throw new Error('thrown'); }, 0)</script>"
+    )
     (tmp_path / "other.css").write_text("", encoding="utf-8")
     page = write(tmp_path / "page.html", f"<link rel=stylesheet href=other.css>{said}")
     with visit(browser, page) as visited:
-        visited.page.wait_for_timeout(100)
+        visited.page.wait_for_function("document.title === 'thrown'")
     assert [url.rpartition("/")[2] for url in visited.requests] == ["other.css"]
     assert visited.complaints == ["said", "thrown"]
 
