@@ -145,6 +145,25 @@ def test_one_broken_cell_among_many_layers_is_seen(page):
         assert pixels_of(visited, NONFINITE_COLOUR) == 0
 
 
+def test_layers_that_break_again_and_again_do_not_hide_that_another_breaks(browser, tmp_path):  # noqa: F811
+    nonfinite = np.zeros((2000, 3))
+    nonfinite[::2, :2] = 1
+    nonfinite[1500, 2] = 1
+    trace = trace_of(
+        output_grad_rms=np.where(nonfinite > 0, np.nan, 1.0),
+        output_grad_nonfinite_count=nonfinite,
+        modules=["first", "second", "third"],
+    )
+    Html().write(trace, Diagnosis(findings=(), not_judged=(), steps=2000, sites=3), tmp_path / "report.html")
+    with visit(browser, tmp_path / "report.html") as visited:
+        visited.page.wait_for_function(READY)
+        rows = visited.page.evaluate(
+            "gradscope.figure('map').then((v) => [...v.model.document.get_model_by_name('map-broken').data.y])"
+        )
+        assert set(rows) == {0.5, 1.5, 2.5}
+        assert len(rows) <= 2000
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_what_layers_are_called_runs_nothing(page, scheme):
     dialogs = []

@@ -81,15 +81,18 @@ gradscope.map = (() => {
     named("map-ticks").ticks = ticks;
   }
 
-  // What no zoom may hide: where each row breaks, and where each finding begins at each of its layers.
+  // What no zoom may hide: where each row breaks, and where each finding begins at each of its layers. A row that breaks
+  // again and again leaves room for the marks of the others.
   function overlay() {
     const broken = { x: [], y: [] };
+    const most = Math.max(1, Math.floor(2000 / layers.count));
     for (let row = 0; row < layers.count; row++) {
-      for (let column = 0; column < layers.columns && broken.x.length < 2000; column++) {
+      for (let column = 0, marked = 0; column < layers.columns && marked < most; column++) {
         const at = row * layers.columns + column;
         if (shown.codes[at] !== NONFINITE || (column > 0 && shown.codes[at - 1] === NONFINITE)) continue;
         broken.x.push(column + 0.5);
         broken.y.push(row + 0.5);
+        marked++;
       }
     }
     named("map-broken").data = broken;
