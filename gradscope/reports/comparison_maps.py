@@ -175,7 +175,7 @@ def _special(cells: Cells) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 
 
 def _drawn(grid: Grid, low: float, high: float, last: int, upwards: str) -> figure:
-    rows, columns = grid.cells.values.shape
+    rows = len(grid.cells.values)
     every = float(np.median(np.diff(grid.steps))) if len(grid.steps) > 1 else 1.0
     first = float(grid.steps[0]) - every / 2
     drawn = plain_figure(height=HEIGHT, x_label="step", y_label=upwards)
@@ -183,11 +183,8 @@ def _drawn(grid: Grid, low: float, high: float, last: int, upwards: str) -> figu
     drawn.y_range = Range1d(start=0, end=rows)
     drawn.grid.visible = False
     enlarged(drawn, axis=15, ticks=14)
-    positive = grid.cells.seen & ~grid.cells.nonfinite & np.isfinite(grid.cells.values) & (grid.cells.values > 0)
-    logs = np.where(positive, np.log10(grid.cells.values, where=positive, out=np.zeros((rows, columns))), np.nan)
-    images = {
-        "image": (logs.astype(np.float32), LinearColorMapper(palette=Viridis256, low=low, high=high, nan_color=_CLEAR))
-    }
+    logs = grid.cells.logs().astype(np.float32)
+    images = {"image": (logs, LinearColorMapper(palette=Viridis256, low=low, high=high, nan_color=_CLEAR))}
     special = _special(grid.cells)
     if not np.isnan(special).all():
         colours = [ZERO_COLOUR, NONFINITE_COLOUR]

@@ -26,6 +26,17 @@ class Cells:
     nonfinite: NDArray[np.bool_]
     seen: NDArray[np.bool_]
 
+    @property
+    def positive(self) -> NDArray[np.bool_]:
+        """Where there is a number that has a logarithm. Shape (place, step)."""
+        return self.seen & ~self.nonfinite & np.isfinite(self.values) & (self.values > 0)
+
+    def logs(self) -> Doubles:
+        """log₁₀ of the numbers; NaN where there is none, and for zero. Shape (place, step)."""
+        positive = self.positive
+        found: Doubles = np.log10(self.values, where=positive, out=np.full(self.values.shape, np.nan))
+        return found
+
 
 def starts_of(steps: int, most: int) -> Ints:
     """Where each of at most `most` blocks begins: they are of even length but for one step. Shape (block,)."""
@@ -58,9 +69,8 @@ def shrunk_both_ways(cells: Cells, steps: Ints, places: Ints) -> Cells:
 
 
 def _distances(cells: Cells) -> Doubles:
-    """Of each number from its row's median, in nats; infinite for a zero, NaN where there is no number."""
-    positive = cells.seen & ~cells.nonfinite & (cells.values > 0) & np.isfinite(cells.values)
-    logs = np.where(positive, np.log(cells.values, where=positive, out=np.zeros(cells.values.shape)), np.nan)
+    """Of each number from its row's median, in decades; infinite for a zero, NaN where there is no number."""
+    logs = cells.logs()
     distance: Doubles = np.abs(logs - _medians(logs)[:, None])
     distance[cells.seen & (cells.values == 0)] = np.inf
     return distance

@@ -112,7 +112,7 @@ def _drawn(passage: Passage, cells: Cells, steps: Ints, times: Ints, name: str) 
 
 def _limits(cells: Cells) -> tuple[float, float]:
     """Where the colours begin and end: but for a few cells, which must not leave one colour for all others."""
-    known = cells.values[cells.seen & ~cells.nonfinite & (cells.values > 0) & np.isfinite(cells.values)]
+    known = cells.values[cells.positive]
     if not len(known):
         return -1.0, 0.0
     low, high = np.log10(np.quantile(known, [0.002, 0.99]))

@@ -75,6 +75,12 @@ def test_a_share_that_was_not_observed_hides_no_other():
     assert found.seen.tolist() == [[True, False]]
 
 
+def test_only_numbers_above_zero_have_logarithms():
+    found = cells_of([[100.0, 0.0, np.nan, np.inf, 1e-3]], [[False, False, False, False, True]])
+    assert found.logs().tolist()[0][0] == 2.0
+    assert np.isnan(found.logs()[0, 1:]).all()
+
+
 def test_a_block_is_seen_where_one_of_its_steps_was():
     found = shrunk(cells_of([[np.nan, np.nan, np.nan, 5.0]]), starts_of(4, 2))
     assert found.seen.tolist() == [[False, True]]
