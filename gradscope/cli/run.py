@@ -226,7 +226,7 @@ def show(result: "ScenarioResult", comparison: "Comparison", directory: Path, fo
 
     if form == "json":
         click.echo(json.dumps(result.to_dict(), ensure_ascii=False, allow_nan=False))
-        say(f"traces, numbers and figures are in {directory}; to look at: {directory / PAGE}")
+        say(f"files are in {directory}; to look at: {directory / PAGE}")
         return
     console = stdout()
     console.print(ComparisonReport(comparison))
