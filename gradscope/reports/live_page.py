@@ -55,7 +55,7 @@ class LivePage:
         self._map = live_map()
         self._lines = {name: ColumnDataSource({"x": [], "y": []}) for name in ("loss", _NORMS)}
         self._stories = {plane: ColumnDataSource({"x": [], "y": []}) for plane in PLANES}
-        drawn = [_line(source, name, log=name != "loss") for name, source in self._lines.items()]
+        self._line_figures = {name: _line(source, name, log=name != "loss") for name, source in self._lines.items()}
         self._story_figures = {
             plane: _line(source, plane.label, log=plane.scale == "log") for plane, source in self._stories.items()
         }
@@ -69,7 +69,7 @@ class LivePage:
         document.add_root(
             column(
                 self._status,
-                row(drawn, sizing_mode="stretch_width", styles={"flex-wrap": "wrap"}),
+                row(list(self._line_figures.values()), sizing_mode="stretch_width", styles={"flex-wrap": "wrap"}),
                 row(self._plane, self._layer),
                 self._legend,
                 self._map.drawn,
@@ -94,6 +94,7 @@ class LivePage:
         for name, source in self._lines.items():
             series = dict(series_over_steps(moment.trace)).get(name)
             source.data = _points(moment.trace.steps, series)
+            self._line_figures[name].visible = _can_be_drawn(series, log=name != "loss")
         self._grid = layer_grid(moment.trace, most_cells=_MOST_CELLS)
         if self._grid is not None:
             _choices(self._plane, [plane.label for plane in self._grid.planes])
@@ -122,10 +123,10 @@ class LivePage:
         if plane is not None:
             self._map.show(grid, plane, moment.diagnosis, chosen)
         for story, source in self._stories.items():
-            self._story_figures[story].visible = story in grid.planes and bool(grid.planes[story].seen[chosen].any())
-            if story in grid.planes:
-                cells = grid.planes[story]
-                source.data = _points(grid.first, np.where(cells.nonfinite, np.nan, cells.values)[chosen])
+            cells = grid.planes.get(story)
+            values = None if cells is None else np.where(cells.nonfinite, np.nan, cells.values)[chosen]
+            source.data = _points(grid.first, values)
+            self._story_figures[story].visible = _can_be_drawn(values, log=story.scale == "log")
 
 
 def _select(title: str) -> Select:
@@ -144,6 +145,7 @@ def _choices(select: Select, options: list[str]) -> None:
 
 def _line(source: ColumnDataSource, title: str, *, log: bool) -> figure:
     drawn = plain_figure(height=180, x_label="step", y_label="", y_type="log" if log else "linear", title=title)
+    drawn.visible = False  # until there is something to draw: an empty axis has no range
     drawn.line("x", "y", source=source, line_width=2, color=COLOURS[0])
     drawn.scatter("x", "y", source=source, size=3, color=COLOURS[0])
     drawn.min_border_left = 64
@@ -151,6 +153,10 @@ def _line(source: ColumnDataSource, title: str, *, log: bool) -> figure:
     if log:
         drawn.yaxis.ticker = LogTicker(desired_num_ticks=3, mantissas=[1, 2, 5])
     return drawn
+
+
+def _can_be_drawn(values: Doubles | None, *, log: bool) -> bool:
+    return values is not None and bool((np.isfinite(values) & ((values > 0) | (not log))).any())
 
 
 def _points(steps: Ints, values: Doubles | None) -> dict[str, Doubles]:
