@@ -52,7 +52,7 @@ PLANES: Final = (
     ),
     Plane(
         key="gradient-max",
-        label="gradient ∂L/∂y, largest element",
+        label="gradient ∂L/∂y, largest",
         scale="log",
         quantity=Quantity.OUTPUT_GRAD,
         statistic=Statistic.ABS_MAX,
@@ -60,7 +60,7 @@ PLANES: Final = (
     Plane(key="activation", label="activation y, rms", scale="log", quantity=Quantity.OUTPUT, statistic=Statistic.RMS),
     Plane(
         key="activation-max",
-        label="activation y, largest element",
+        label="activation y, largest",
         scale="log",
         quantity=Quantity.OUTPUT,
         statistic=Statistic.ABS_MAX,
