@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from gradscope.budget import Budget, budget_of, signed
 from gradscope.errors import TraceError
 from gradscope.reports.budget_text import Line, fitting, no_budget
-from gradscope.reports.canvas import COLOURS, LETTER, SIZE, letters, styled
+from gradscope.reports.canvas import COLOURS, LETTER, SIZE, letters, styled, verbatim
 from gradscope.reports.names import on_one_line, shortened
 from gradscope.trace import Trace
 
@@ -48,7 +48,7 @@ def budget_bars(trace: Trace, title: str = "") -> Figure:
     figure = Figure(figsize=(SIZE[0], height_of(known_budget(trace))), layout="constrained")
     axes = figure.add_subplot()
     patches = draw_budget(axes, trace)
-    axes.set_title(heading(known_budget(trace), title))
+    axes.set_title(verbatim(heading(known_budget(trace), title)))
     if len(patches) > 1:
         figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
     return figure
@@ -101,7 +101,7 @@ def draw_budget(axes: Axes, trace: Trace, most: int = MOST_BARS) -> list[Patch]:
         place = {"xytext": (away, 0), "textcoords": "offset points", "ha": side, "va": "center"}
         axes.annotate(signed(bar.decades, digits), (bar.decades, at), fontsize="x-small", **place)  # type: ignore[arg-type]
     axes.axvline(0, color="#333333", linewidth=0.8)
-    axes.set_yticks(where, [shortened(bar.name, MOST_NAME) for bar in bars], fontsize="small")
+    axes.set_yticks(where, [verbatim(shortened(bar.name, MOST_NAME)) for bar in bars], fontsize="small")
     axes.set_ylim(len(bars) - 0.4, -0.6)  # the loss at the top
     axes.set_xlim(*_with_room(axes, min(sizes.min(), 0.0), max(sizes.max(), 0.0)))
     axes.grid(False, axis="y")

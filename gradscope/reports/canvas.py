@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gradscope.records import Statistic
 from gradscope.reports.decades import ends_of_axis
+from gradscope.reports.names import on_one_line
 from gradscope.reports.profile import without_shared_prefix
 from gradscope.trace import Doubles, Ints, Trace
 
@@ -64,7 +65,7 @@ def titled_figure(title: str, what: str) -> tuple[Figure, Axes]:
     """One pair of axes under "title: what"."""
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(f"{title}: {what}" if title else what[:1].upper() + what[1:])
+    axes.set_title(verbatim(f"{title}: {what}" if title else what[:1].upper() + what[1:]))
     return figure, axes
 
 
@@ -73,7 +74,7 @@ def panel_figure(count: int, heading: str) -> tuple[Figure, int, int]:
     columns = next(c for c, most in ((1, 1), (2, 2), (3, 3), (2, 4), (3, 6), (4, count)) if count <= most)
     rows = -(-count // columns)
     figure = Figure(figsize=(SIZE[0], max(SIZE[1], 3.1 * rows)), layout="constrained")
-    figure.suptitle(heading, fontsize=17, fontweight="bold", x=0.01, ha="left")
+    figure.suptitle(verbatim(heading), fontsize=17, fontweight="bold", x=0.01, ha="left")
     return figure, rows, columns
 
 
@@ -106,15 +107,16 @@ def stat_of(stat: Statistic, symbol: str) -> str:
 
 def name_ticks(axes: Axes, names: Sequence[str], axis: Literal["x", "y"] = "x", most: int = MOST_TICKS) -> None:
     """Layer names without what all have in front, every n-th where there are many or little room."""
-    names = without_shared_prefix(names)
+    names = [on_one_line(name) for name in without_shared_prefix(names)]
     room = letters(axes, axis)
     most = max(min(most, int(room * LETTER / 1.5)), 2)  # a line and a half each, slanted or not
     where = np.arange(0, len(names), -(-len(names) // most))
-    labels = [n if len(n) <= 20 else "…" + n[-19:] for n in (names[i] for i in where)]
+    shown = [n if len(n) <= 20 else "…" + n[-19:] for n in (names[i] for i in where)]
+    labels = [verbatim(name) for name in shown]
     if axis == "y":
         axes.set_yticks(where, labels, fontsize="small")
     else:
-        slanted = sum(map(len, labels)) + len(labels) > room
+        slanted = sum(map(len, shown)) + len(shown) > room
         turned, ha = (40, "right") if slanted else (0, "center")
         axes.set_xticks(where, labels, rotation=turned, ha=ha, fontsize="small")
 
@@ -167,7 +169,12 @@ def mark_nonfinite(axes: Axes, where: Ints, broken: NDArray[np.bool_], index: in
 
 def wrapped(name: str) -> str:
     """A name for a legend beside the axes."""
-    return fill(name, 18)
+    return verbatim(fill(name, 18))
+
+
+def verbatim(text: str) -> str:
+    """`text` as it is: two dollars in the names of modules make no formula."""
+    return text.replace("$", r"\$")
 
 
 def legend_beside(axes: Axes, explained: Sequence[Line2D] = ()) -> None:

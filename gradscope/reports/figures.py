@@ -178,4 +178,4 @@ def _step_line(axes: Axes, steps: Ints, values: Doubles, name: str, look: Look) 
 def _step_axis(axes: Axes) -> None:
     smoothed = any(line.get_alpha() == PALE for line in axes.lines)
     axes.set_xlabel("step (running median; pale, every step)" if smoothed else "step")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gradscope.records import Quantity, Statistic
-from gradscope.reports.canvas import MOST_TICKS, is_size, limits, name_ticks, panel_figure, stat_of, styled
+from gradscope.reports.canvas import MOST_TICKS, is_size, limits, name_ticks, panel_figure, stat_of, styled, verbatim
 from gradscope.reports.decades import ends_of_colours
 from gradscope.reports.passage import Passage, joined_symbols, passages
 from gradscope.reports.profile import SYMBOL, layers, place
@@ -125,7 +125,7 @@ def _panels(grids: Mapping[str, Grid], title: str, symbol: str, axis: str) -> Fi
         if len(grid.steps) < len(steps):
             axes.patch.set(facecolor="white", edgecolor="#c8c8c8", hatch="//")
             patches["no step"] = Patch(facecolor="white", edgecolor="#c8c8c8", hatch="//", label="no step")
-        axes.set_title(fill(name, 24 if columns < 4 else 20), fontsize=14 if columns < 4 else 12, pad=6)
+        axes.set_title(verbatim(fill(name, 24 if columns < 4 else 20)), fontsize=14 if columns < 4 else 12, pad=6)
         if same and index % columns:
             axes.tick_params(labelleft=False)
         if index + columns >= len(grids):
@@ -168,7 +168,7 @@ def colours(grids: Sequence[Grid]) -> Normalize:
 def _step_axis(axes: Axes, steps: Ints, bins: int) -> None:
     """The cells' indices as the numbers of their steps."""
     axes.set_xlim(-0.5, len(steps) - 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=bins))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=bins, min_n_ticks=1))
     axes.xaxis.set_major_formatter(lambda i, _: str(steps[int(i)]) if 0 <= i < len(steps) else "")
 
 
@@ -208,7 +208,7 @@ def _time_ticks(axes: Axes, grid: Grid) -> None:
     """Positions; of stacked layers each one's name, and a line between them."""
     if grid.floors:
         floors = np.array([start for start, _ in grid.floors] + [len(grid.places)])
-        axes.set_yticks((floors[:-1] + floors[1:] - 1) / 2, [name for _, name in grid.floors], fontsize=12)
+        axes.set_yticks((floors[:-1] + floors[1:] - 1) / 2, [verbatim(name) for _, name in grid.floors], fontsize=12)
         for floor in floors[1:-1]:
             axes.axhline(floor - 0.5, **SEAM)  # type: ignore[arg-type]
     else:

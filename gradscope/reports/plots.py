@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from gradscope.errors import TraceError, nearest
 from gradscope.records import Quantity, Statistic
 from gradscope.reports.budget_figure import MOST_BARS, bars_that_fit, draw_budget, heading, height_of, known_budget
-from gradscope.reports.canvas import SIZE, STYLE, legend_beside, legend_within
+from gradscope.reports.canvas import SIZE, STYLE, legend_beside, legend_within, verbatim
 from gradscope.reports.figures import draw_by_depth
 from gradscope.reports.heatmaps import by_depth, draw_map
 from gradscope.reports.passage import passages
@@ -130,7 +130,7 @@ class Plots:
             figure = plt.figure(figsize=(SIZE[0], height), layout="constrained")
             axes = figure.add_subplot()
             axes.tick_params(labelsize=rcParams["font.size"])  # ticks are also made later, when it is shown
-            axes.set_title(f"{self._model}: {what}")
+            axes.set_title(verbatim(f"{self._model}: {what}"))
             yield axes
 
     def _known(self, quantity: Quantity | str, stat: Statistic | str, module: str | None) -> tuple[Quantity, Statistic]:

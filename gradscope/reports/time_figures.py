@@ -19,6 +19,7 @@ from gradscope.reports.canvas import (
     panel_figure,
     styled,
     titled_figure,
+    verbatim,
     wrapped,
 )
 from gradscope.reports.decades import drawable
@@ -100,7 +101,7 @@ def gradient_split(trace: Trace, title: str = "") -> Figure:
             if values is not None:
                 sizes.append(column_medians(values))
                 axes.plot(where, drawable(sizes[-1]), **SOURCES[key])  # type: ignore[arg-type]
-        axes.set_title(fill(passage.name, 24), fontsize=14, pad=6)
+        axes.set_title(verbatim(fill(passage.name, 24)), fontsize=14, pad=6)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         if index + columns >= len(shown):
             axes.set_xlabel("position in the sequence")

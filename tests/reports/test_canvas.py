@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from gradscope.reports.canvas import log_axis
+from gradscope.reports.canvas import log_axis, name_ticks, titled_figure, verbatim, wrapped
 from gradscope.reports.decades import LEAST_DECADES, MOST_DECADES_ABOVE, decades, drawable
 
 
@@ -33,3 +33,28 @@ def test_an_axis_without_anything_to_show_has_limits_too():
 def test_zero_nan_and_inf_are_gaps():
     shown = drawable(np.array([1.0, 0.0, np.nan, np.inf, 2.0]))
     np.testing.assert_array_equal(shown, [1, np.nan, np.nan, np.nan, 2])
+
+
+ODD = (r"a$\frac{b$", "$x^2$", r"\$5$", "$", "plain")  # of formulas, matplotlib would draw one and choke on another
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_dollars_are_dollars(name):
+    text = Figure().text(0, 0, verbatim(name))
+    shown, formula = text._preprocess_math(text.get_text())
+    assert (shown, formula) == (name, False)
+
+
+def test_names_with_dollars_can_be_drawn():
+    figure, axes = titled_figure(ODD[0], ODD[1])
+    axes.plot([0, 1], [1, 2], label=wrapped(ODD[0]))
+    axes.legend()
+    name_ticks(axes, ODD)
+    name_ticks(axes, ODD, axis="y")
+    figure.draw_without_rendering()
+
+
+def test_a_name_of_two_lines_has_one_tick_of_one_line():
+    axes = Figure().add_subplot()
+    name_ticks(axes, ["a", "new\nline"], axis="y")
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", r"new\nline"]

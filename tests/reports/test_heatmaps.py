@@ -41,6 +41,12 @@ def test_steps_of_a_heatmap_are_those_recorded():
     assert [formatter(i, 0) for i in (0, 3, 4)] == ["0", "30", ""]
 
 
+def test_a_single_step_has_one_number():
+    figure = heatmaps({"a": trace_of(output_grad_rms=np.ones((1, 3)))}, Quantity.OUTPUT_GRAD)
+    figure.draw_without_rendering()
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels() if label.get_text()] == ["0"]
+
+
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 7, 14])
 def test_every_variant_has_its_panel(count):
     panels = {f"v{i}": network(0.9) for i in range(count)}
