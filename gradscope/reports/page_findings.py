@@ -88,7 +88,12 @@ def row(finding: Finding) -> Row:
         role="root" if finding.role is Role.ROOT else from_root(finding.caused_by) or "symptom",
         first=finding.first_step,
         span=f"{span(finding)}{at}",
-        measured=f"{finding.measured:.3g} ({finding.threshold:.3g}) {finding.unit}".strip(),
+        measured=f"{_number(finding.measured)} ({_number(finding.threshold)}) {finding.unit}".strip(),
         measured_key=str(finding.measured).replace("inf", "Infinity"),  # as JavaScript reads it
         message=finding.message,
     )
+
+
+def _number(value: float) -> str:
+    """Three digits; a count has all of its own, as the sentence beside it has."""
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e7 else f"{value:.3g}"

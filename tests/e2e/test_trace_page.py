@@ -1,5 +1,8 @@
 """The page of a recording in a real browser: it shows, sorts, filters, asks for nothing and runs nobody's names."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from browser import visit
 from builders import trace_of
@@ -152,6 +155,23 @@ def test_nothing_is_wider_than_the_window(browser, written, scheme):
             visited.page.set_viewport_size({"width": width, "height": 900})
             assert visited.page.evaluate("document.documentElement.scrollWidth") <= width
     assert visited.complaints == []
+
+
+def test_a_long_name_is_not_wider_than_the_window(browser, written):
+    trace = trace_of(modules=["first", "x" * 300], output_grad_rms=np.ones(2))
+    with visit(browser, written(trace, HEALTHY), width=700) as visited:
+        assert visited.page.evaluate("document.documentElement.scrollWidth") <= 700
+
+
+def test_a_printed_page_has_all_columns_and_parameters(browser, written):
+    trace = sigmoid_chain()
+    optimizer = {"type": "Adam", "lr": 0.1, "parameters": [f"layers.{i}.weight" for i in range(60)]}
+    trace = replace(trace, meta={**trace.meta, "optimizers": [optimizer]})
+    with visit(browser, written(trace, MANY), width=718) as visited:  # what an A4 page has within its margins
+        visited.page.pdf()  # opens what is folded
+        visited.page.emulate_media(media="print")
+        visited.page.evaluate("document.querySelectorAll('#run details').forEach((folded) => (folded.open = true))")
+        assert visited.page.evaluate("document.documentElement.scrollWidth") <= 718
 
 
 def test_a_row_leads_to_the_story_of_its_layer(browser, written):

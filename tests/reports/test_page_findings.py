@@ -45,3 +45,10 @@ def test_role_place_in_time_and_limit():
     assert line.span == "0 to 9, time 7"
     assert line.measured == "0.25 (0.5) gain per layer"
     assert line.rank == 0
+
+
+@pytest.mark.parametrize(
+    ("measured", "shown"), [(2048.0, "2048"), (123456.0, "123456"), (0.12345, "0.123"), (3.0, "3"), (np.inf, "inf")]
+)
+def test_a_count_has_all_its_digits(measured, shown):
+    assert row(finding(measured=measured)).measured == f"{shown} (0.5) gain per layer"
