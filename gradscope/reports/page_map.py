@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 from bokeh.models import (
+    BasicTicker,
     ColumnDataSource,
     CustomJS,
     CustomJSTickFormatter,
@@ -138,6 +139,7 @@ def _fill(drawn: figure, rows: int, columns: int) -> None:
 
 def _name_axes(drawn: figure, grid: LayerGrid) -> None:
     """Steps and modules instead of the numbers of columns and rows."""
+    drawn.xaxis.ticker = BasicTicker(min_interval=1)  # a column has no quarters: its step would stand there four times
     drawn.xaxis.formatter = CustomJSTickFormatter(code="return gradscope.map.step(tick)")
     drawn.yaxis.formatter = CustomJSTickFormatter(code="return gradscope.map.name(tick)")
     drawn.yaxis.ticker = FixedTicker(ticks=[row + 0.5 for row in range(len(grid.layers))], name="map-ticks")
@@ -152,6 +154,7 @@ def _story(plane: Plane, first: int, last: int) -> figure:
     def source(part: str, *columns: str) -> ColumnDataSource:
         return ColumnDataSource({column: [] for column in columns}, name=f"story-{plane.key}-{part}")
 
+    drawn.xaxis.ticker = BasicTicker(min_interval=1)
     drawn.min_border_left = 64  # the axes of all stories stand under each other
     if plane.scale == "log":
         drawn.yaxis.ticker = LogTicker(desired_num_ticks=3, mantissas=[1, 2, 5])

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bokeh.models import ColumnDataSource, HoverTool, Range1d
+from bokeh.models import BasicTicker, ColumnDataSource, HoverTool, Range1d
 from bokeh.models.annotations import Legend, Span
 from bokeh.plotting import figure
 
@@ -72,6 +72,7 @@ def _drawn(layers: Mapping[int, Expectation]) -> figure:
     )
     values = [value for one in layers.values() for value in (one.predicted, one.measured)]
     drawn.y_range = Range1d(start=min(values) / 2, end=max(values) * 2)
+    drawn.xaxis.ticker = BasicTicker(min_interval=1)
     legend = Legend(orientation="horizontal", background_fill_alpha=0, border_line_alpha=0, label_text_color=NEUTRAL)
     drawn.add_layout(legend, "above")
     drawn.add_layout(Span(location=1, dimension="width", line_color=NEUTRAL, line_dash="dashed"))

@@ -142,7 +142,8 @@ gradscope.map = (() => {
     ready,
     step: (tick) => (tick < layers.columns ? String(layers.first(Math.max(0, Math.floor(tick)))) : ""),
     name(tick) {
-      const name = layers.name(Math.min(Math.max(0, Math.floor(tick)), layers.count - 1));
+      const whole = layers.name(Math.min(Math.max(0, Math.floor(tick)), layers.count - 1));
+      const name = whole.replace(/\p{Cc}+|[\u2028\u2029]/gu, " "); // a line break would run into the next row
       return name.length > 28 ? `…${name.slice(-27)}` : name;
     },
     moved() {
