@@ -131,9 +131,10 @@ gradscope.map = (() => {
     const palette = named("map-colours").palette.map(packed);
     colours = { palette, nonfinite: packed(nonfinite), zero: packed(zero) };
     await choosePlane();
-    chooseLayer(marks.find((mark) => mark.rows.length)?.rows[0] ?? 0);
     document.documentElement.dataset.ready = String(performance.now());
+    chooseLayer(marks.find((mark) => mark.rows.length)?.rows[0] ?? 0);
   })();
+  gradscope.first(ready);
 
   planeChoice.addEventListener("change", choosePlane);
   layerChoice.addEventListener("change", () => chooseLayer(Number(layerChoice.value)));

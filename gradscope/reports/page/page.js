@@ -45,12 +45,17 @@ const gradscope = (() => {
       return figure(name);
     });
     shown.set(name, seen);
-    inView.observe(place);
   }
+  // What a reader sees first is drawn first: all other figures wait for the promises that were handed to `first`.
+  const awaited = [];
+  document.addEventListener("DOMContentLoaded", async () => {
+    await Promise.allSettled(awaited);
+    for (const place of wanted.keys()) inView.observe(place);
+  });
   window.addEventListener("beforeprint", () => {
     for (const folded of document.querySelectorAll("details")) folded.open = true;
     embedAll();
   });
 
-  return { documentOf, figure, shown: (name) => shown.get(name), embedAll };
+  return { documentOf, figure, first: (promise) => awaited.push(promise), shown: (name) => shown.get(name), embedAll };
 })();
