@@ -112,7 +112,9 @@ def _consequence(optimizer: Optimizer, starved: float) -> str:
         return ""
     floor = f" {optimizer.name} divides the scale out, down to its eps of {optimizer.eps:g}."
     held = floor if optimizer.adaptive else ""
-    return f" The relative update of the first layer is {starved:.1e} times that of the last.{held}"
+    if starved == 0:
+        return f" The first layer does not move at all.{held}"
+    return f" The relative update of the first layer is {number(starved)} times that of the last.{held}"
 
 
 def _remedy(trace: Trace, stretch: Stretch, passed: list[Transmission]) -> str:
