@@ -14,6 +14,7 @@ from gradscope.rules.base import Rule
 from gradscope.rules.gain import Bools
 from gradscope.rules.layers import Layer, learned_layers, relative_scale
 from gradscope.rules.learning import norms
+from gradscope.rules.losses import has_fallen
 from gradscope.rules.persistence import Persistence, persistence
 from gradscope.rules.wording import number
 from gradscope.trace import Doubles, Trace
@@ -32,8 +33,9 @@ class AttentionCollapse(Rule):
         passes back p(1 − p) of p near one; at 0.05 almost nothing.
     What to try: logits divided by √d, smaller weights of queries and keys, a normalisation of both.
     How grave it is: an error below 0.05, else a warning.
-    Where it stays silent: heads that become sharp by learning, while the loss falls and a gradient gets through; a few
-        sharp heads among others; uniform attention, which is how it begins; a softmax over classes, experts or
+    Where it stays silent: heads that become sharp by learning, while the loss falls and a gradient gets through; heads
+        that are sharp from the beginning where the loss falls to a hundredth: they look where the task asks them to; a
+        few sharp heads among others; uniform attention, which is how it begins; a softmax over classes, experts or
         channels, which weighs no values.
     Source: Zhai et al. 2023, Stabilizing Transformer Training by Preventing Attention Entropy Collapse; Vaswani et al.
         2017, section 3.2.1, for √d.
@@ -48,6 +50,7 @@ class AttentionCollapse(Rule):
     min_steps: int = 3
     usual_logit: float = 3.0
     large_scale: float = 3.0
+    learned_loss: float = 0.01  # of the loss at first: what is learned so far is not hindered
 
     def concerns(self, trace: Trace) -> bool:
         """Models in which something attends."""
@@ -60,13 +63,13 @@ class AttentionCollapse(Rule):
         judged = {m: c for m, c in heads.items() if _known(trace, c).sum() >= self.min_steps}
         if not judged:
             raise NotJudged(f"needs the entropy of attention over values in {self.min_steps} steps")
-        found = []
+        found, learned = [], has_fallen(trace, to=self.learned_loss)
         for module, columns in judged.items():
             entropy, known = _entropy(trace, columns), _known(trace, columns)
             lasting = persistence(known & (np.nan_to_num(entropy, nan=1.0) <= self.max_entropy), known)
             if lasting is None or not lasting.standing:
                 continue
-            begun = bool((entropy[known][: self.min_steps] <= self.max_entropy).all())
+            begun = not learned and bool((entropy[known][: self.min_steps] <= self.max_entropy).all())
             in_vain = _in_vain(trace, lasting) or _passes_nothing(trace, flow, trace.sites[columns[0]])
             if begun or (entropy[lasting.last] <= self.error_entropy and in_vain):
                 found.append((module, columns, lasting))

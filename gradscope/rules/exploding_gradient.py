@@ -109,11 +109,11 @@ class ExplodingGradient(Rule):
         """What did not last since the step that it made replaced the weights that it begins at."""
         found = []
         for (profile, rises), sick in zip(judged, growing, strict=True):
-            rows = np.flatnonzero(sick)
-            if not len(rows) or not rises.shared[rows[0]] >= self.learned_decades:
+            rows = np.flatnonzero(sick & (rises.shared >= self.learned_decades))
+            if not len(rows):
                 continue
             first, last = int(rows[0]), int(rows[-1])
-            lasting = Persistence(first=first, last=last, share=float(sick.mean()), standing=False, rows=rows)
+            lasting = Persistence(first=first, last=last, share=len(rows) / len(sick), standing=False, rows=rows)
             stretch = stretch_of(trace, profile, rises, lasting)
             earliest = {stretch.where, *(layer.module for layer in stretch.driving[:1])}
             if any(is_replaced(trace, module, first) for module in earliest):

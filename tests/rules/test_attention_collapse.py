@@ -63,6 +63,7 @@ CLEAN = {
     "uniform": trace(np.full(STEPS, 1.0)),
     "as scaled dot products have it": trace(np.full(STEPS, 0.8)),
     "sharp by learning": trace(BECOMES_SHARP, loss=FALLS),
+    "sharp from the beginning, and the task is learned": trace(BEGIN_SHARP, loss=np.geomspace(1.0, 1e-3, len(FALLS))),
     "it heals": trace(BECOMES_SHARP[::-1]),
     "a softmax over classes": trace(BEGIN_SHARP, kind="Softmax", after=("MulBackward0",)),
     "a softmax over experts": trace(BEGIN_SHARP, kind="Softmax", after=SUM, values=("expert.0", "expert.1")),

@@ -57,6 +57,17 @@ def test_growth_counts_though_the_step_that_it_makes_ends_it(gain, moved, found)
     ] * found
 
 
+def test_it_begins_where_the_explosion_did_though_a_smaller_growth_elsewhere_lasts_longer():
+    """The first step grows over all layers; a few later ones by two decades over the last layers alone."""
+    later = np.where(np.arange(8) < 3, 1.0, towards_input(3.0, 8))
+    norms = np.where(
+        np.arange(20)[:, None] < 1, towards_input(10.0, 8), np.where(np.arange(20)[:, None] < 4, later, 1.0)
+    )
+    sizes = {"weight_l2_norm": np.ones(8), "weight_update_l2_norm": np.where(np.arange(8) < 2, 30.0, 1e-3)}
+    (finding,) = ExplodingGradient().check(trace(norms, **sizes))
+    assert (finding.module, finding.first_step, finding.last_step) == ("0", 0, 0)
+
+
 def test_severity_grows_with_the_decades():
     severities = [next(ExplodingGradient().check(trace(towards_input(g)))).severity for g in (2.0, 4.0)]
     assert severities == [Severity.WARNING, Severity.ERROR]
