@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from gradscope.reports.canvas import log_axis, name_ticks, titled_figure, verbatim, wrapped
 from gradscope.reports.decades import LEAST_DECADES, MOST_DECADES_ABOVE, decades, drawable
@@ -52,6 +53,9 @@ def test_names_with_dollars_can_be_drawn():
     name_ticks(axes, ODD)
     name_ticks(axes, ODD, axis="y")
     figure.draw_without_rendering()
+    drawn = [text for text in figure.findobj(Text) if "$" in text.get_text()]
+    assert len(drawn) >= 2 + len(ODD)  # the title, the legend, and the names at an axis
+    assert not any(formula for _, formula in (text._preprocess_math(text.get_text()) for text in drawn))
 
 
 def test_a_name_of_two_lines_has_one_tick_of_one_line():
